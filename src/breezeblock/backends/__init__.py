@@ -1,0 +1,1 @@
+"""Back ends: the storage that volumes live on, behind one contract."""

@@ -1,0 +1,253 @@
+"""The contract between Breezeblock and a storage back end.
+
+Plain values in, plain values out. A back end never sees HTTP, the catalog or the engine: it is told
+of a volume by a `Volume`, and answers with what must be remembered about it (`Placement`). What a
+volume *is* there (a chain of files, a VDI on an SR, an object prefix) is its own affair; the service
+keeps only the opaque `locator` and `format` it was given and hands them back on the next call.
+
+**Every verb may be killed at any instruction and is then called again with the same arguments and a
+fresh `Attempt`.** It must find out how far the last attempt came, and finish. A verb whose work is
+already complete returns the same answer as the first time. The verb that undoes another is the
+ordinary opposite (`delete` undoes `create`, `clone` and `create_from_snapshot`; `delete_snapshot`
+undoes `snapshot`), which therefore accepts anything that a killed attempt leaves behind, and treats
+what is absent as success.
+
+Calls about one volume never overlap: the service runs one operation a volume at a time. (The reading
+verbs `connection_info`, `check`, `stats` and `inventory` may run at any time.) Verbs block; the
+service calls them from worker threads.
+
+Required: `start stop stats capabilities create delete connection_info disconnect check inventory
+sweep`. Everything else is optional and declared in `Capabilities`; calling a verb that is not
+declared raises `UnsupportedError`. `backends.copying` supplies correct slow defaults above the
+contract for back ends that declare `data`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+
+class Volume(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume, as a back end is told of it."""
+
+    id: str
+    """RFC 4122 text, lower case."""
+    virtual_bytes: int
+    """What the consumer sees; a positive multiple of 512."""
+    pool: str
+    """One of the names that `stats` gave."""
+    locator: str = ""
+    """The back end's own address for it, from `Placement`; empty before the first one."""
+    format: str = ""
+    """Container format of the active image, from `Placement`; empty where there is none."""
+    options: Mapping[str, str] = {}
+    """What the volume type asks for; keys and values are among `Capabilities.options`."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A point in time of one volume."""
+
+    id: str
+    volume_id: str
+    virtual_bytes: int
+    """The volume's virtual bytes when the snapshot was taken."""
+    locator: str = ""
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """What the service must remember to find a volume again."""
+
+    locator: str
+    format: str = ""
+
+
+class Snapped(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of `snapshot`: taking one may move or convert the volume's active image."""
+
+    volume: Placement
+    locator: str = ""
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """How a host reaches a volume: the `connection_info` of the Block Storage API.
+
+    `data` is shown to API users with the attachment, so it holds a secret only where the back end is
+    configured to need one there.
+    """
+
+    driver_volume_type: str
+    data: dict[str, Any]
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """A place where volumes can be put, and how it is right now."""
+
+    name: str
+    total_bytes: int | None
+    """None where the storage does not tell."""
+    free_bytes: int | None
+    up: bool = True
+    reason: str = ""
+    """Why it is not up."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something `check` found: what is wrong, and what would mend it."""
+
+    subject: str
+    problem: str
+    remedy: str
+    severity: Literal["warning", "error"] = "error"
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that `inventory` saw on storage."""
+
+    pool: str
+    name: str
+    volume_id: str | None
+    """The volume it belongs to by its name, or None for a stranger's."""
+    kind: Literal["volume", "snapshot", "metadata", "temporary", "foreign"]
+    snapshot_id: str | None = None
+    allocated_bytes: int = 0
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a back end can do beyond the required verbs."""
+
+    storage_protocol: str
+    """As Cinder's: `nfs`, `file`, `smbfs`, `xenserver`, `nbd` …"""
+    thin: bool = True
+    extend: bool = False
+    snapshots: bool = False
+    """`snapshot` and `delete_snapshot` of any snapshot, in any order."""
+    revert: Literal["none", "latest", "any"] = "none"
+    clone: bool = False
+    create_from_snapshot: bool = False
+    data: bool = False
+    """`open_data` works, so that `backends.copying` can stand in for missing verbs."""
+    max_virtual_bytes: int | None = None
+    options: Mapping[str, tuple[str, ...]] = {}
+    """Per option name the values a volume type may ask for."""
+
+
+def _never() -> bool:
+    return False
+
+
+def _ignore(_done: int, _total: int) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution of one operation.
+
+    `operation_id` is the same on every re-run; `token` is unique to this execution. Both are safe in
+    file names. Temporary names hold both (`temp_name`), so that a frozen worker which wakes up late
+    cannot touch what its successor made, and a sweep can tell whose they are.
+    """
+
+    operation_id: str
+    token: str
+    progress: Callable[[int, int], None] = field(default=_ignore)
+    """Call with (bytes done, bytes total) during long work; cheap, may be called often."""
+    cancelled: Callable[[], bool] = field(default=_never)
+    """True once the operation was asked to stop: raise `CancelledOperationError` before publishing."""
+
+    @property
+    def temp_name(self) -> str:
+        """The name (no directory) for this attempt's unpublished work."""
+        return f".tmp-{self.operation_id}-{self.token}"
+
+
+class Data(Protocol):
+    """A volume's or snapshot's bytes, shaped as ovirt-imageio and nbdkit have it."""
+
+    virtual_bytes: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write all of `data`; durable after `flush`."""
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make a range read as zeros, freeing it where the storage can."""
+
+    def flush(self) -> None:
+        """Return when everything written is durable."""
+
+    def extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
+        """Yield (offset, length, is data) in order, covering the range; not data = reads as zeros."""
+
+
+class Backend(Protocol):
+    """Storage that volumes live on. The module's docstring holds the rules for all verbs."""
+
+    name: str
+    """The name of its section in the configuration."""
+
+    def start(self) -> None:
+        """Get ready (mount, log in). Unreachable storage is no error: its pools are then not `up`."""
+
+    def stop(self) -> None:
+        """Let go of what `start` took. Nothing that consumers use is taken away."""
+
+    def capabilities(self) -> Capabilities:
+        """Say what it can do. Constant while the process lives."""
+
+    def stats(self) -> list[Pool]:
+        """Describe every pool, each a real look at the storage."""
+
+    def create(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Make an empty volume that reads as zeros. Raises NoSpaceError, InvalidInputError."""
+
+    def delete(self, volume: Volume, attempt: Attempt) -> None:
+        """Remove the volume with everything of it, including leftovers of killed attempts."""
+
+    def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
+        """Grow it to at least `virtual_bytes`; new bytes read as zeros; never shrinks."""
+
+    def snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Snapped:
+        """Fix the volume's content of now under `snapshot.id`."""
+
+    def delete_snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
+        """Forget a snapshot; the volume and every other snapshot keep their content."""
+
+    def revert(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
+        """Give the volume the snapshot's content, keeping its virtual bytes; snapshots stay.
+
+        With `Capabilities.revert == "latest"` only the newest snapshot is accepted.
+        """
+
+    def clone(self, source: Volume, volume: Volume, attempt: Attempt) -> Placement:
+        """Make `volume` with the content of `source`, zeros beyond; independent of it afterwards."""
+
+    def create_from_snapshot(
+        self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
+    ) -> Placement:
+        """Make `volume` with the content of `snapshot` (of `source`), zeros beyond."""
+
+    def open_data(
+        self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False
+    ) -> AbstractContextManager[Data]:
+        """Open the bytes of a volume or (never writable) of a snapshot of it."""
+
+    def connection_info(self, volume: Volume, connector: Mapping[str, Any]) -> Connection:
+        """Say how the host that `connector` describes reaches the volume."""
+
+    def disconnect(self, volume: Volume, connector: Mapping[str, Any]) -> None:
+        """Withdraw what `connection_info` granted to that host; nothing granted = success."""
+
+    def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
+        """Compare the volume on storage with what the catalog believes; changes nothing."""
+
+    def inventory(self) -> Iterator[Found]:
+        """Yield everything in every reachable pool; changes nothing."""
+
+    def sweep(self, live_operations: frozenset[str]) -> list[str]:
+        """Remove temporary work of operations that are not in `live_operations`; return the names."""
