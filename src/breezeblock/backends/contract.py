@@ -22,12 +22,13 @@ declared raises `UnsupportedError`. `backends.copying` supplies correct slow def
 contract for back ends that declare `data`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import msgspec
+
+from breezeblock.attempt import Attempt
 
 
 class Volume(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,36 +133,6 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     max_virtual_bytes: int | None = None
     options: Mapping[str, tuple[str, ...]] = {}
     """Per option name the values a volume type may ask for."""
-
-
-def _never() -> bool:
-    return False
-
-
-def _ignore(_done: int, _total: int) -> None:
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One execution of one operation.
-
-    `operation_id` is the same on every re-run; `token` is unique to this execution. Both are safe in
-    file names. Temporary names hold both (`temp_name`), so that a frozen worker which wakes up late
-    cannot touch what its successor made, and a sweep can tell whose they are.
-    """
-
-    operation_id: str
-    token: str
-    progress: Callable[[int, int], None] = field(default=_ignore)
-    """Call with (bytes done, bytes total) during long work; cheap, may be called often."""
-    cancelled: Callable[[], bool] = field(default=_never)
-    """True once the operation was asked to stop: raise `CancelledOperationError` before publishing."""
-
-    @property
-    def temp_name(self) -> str:
-        """The name (no directory) for this attempt's unpublished work."""
-        return f".tmp-{self.operation_id}-{self.token}"
 
 
 class Data(Protocol):
