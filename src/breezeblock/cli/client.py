@@ -95,14 +95,14 @@ class Client:
             left = None if left is None else left - len(items)
 
     def find(self, kind: str, name: str, *, all_projects: bool = False) -> dict[str, Any]:
-        """Return the volume, snapshot or type with this id, or else with this name.
+        """Return the volume or snapshot with this id, or else with this name.
 
         Raises NotFoundError for none, ConflictError for several.
         """
         plural = f"{kind}s"
         if looks_like_id(name):
             try:
-                found: dict[str, Any] = self.get(f"/{plural}/{name}")[kind.removeprefix("volume_")]
+                found: dict[str, Any] = self.get(f"/{plural}/{name}")[kind]
             except NotFoundError:
                 pass  # a name may look like an id
             else:

@@ -47,8 +47,8 @@ def find(name: str | None, environ: Mapping[str, str], directory: Path) -> Cloud
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise ConfigError(
-            f"no clouds.yaml in {', '.join(str(place.parent) for place in places)}, and OS_AUTH_URL is not set",
-            remedy="Set OS_CLIENT_CONFIG_FILE=DIR/clouds.yaml (quickstart writes one), or the OS_* variables.",
+            f"none of {', '.join(map(str, places))} exists, and OS_AUTH_URL is not set",
+            remedy="Set OS_CLIENT_CONFIG_FILE=DIR/clouds.yaml (quickstart writes one), or OS_* variables.",
         )
     return _from_file(path, name or DEFAULT_CLOUD, environ)
 

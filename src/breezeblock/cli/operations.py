@@ -22,8 +22,8 @@ def list_(
     state: Annotated[
         str | None, typer.Option(help="queued, running, done, error or cancelled.", show_default=False)
     ] = None,
-    resource: Annotated[
-        str | None, typer.Option(help="Id of a volume or snapshot.", show_default=False)
+    volume: Annotated[
+        str | None, typer.Option(help="Id of a volume; deleted ones too.", show_default=False)
     ] = None,
 ) -> None:
     """List operations, newest first."""
@@ -31,7 +31,7 @@ def list_(
 
     query: dict[str, Any] = {
         "state": state,
-        "resource_id": resource,
+        "volume_id": volume,
         "all_tenants": 1 if all_projects else None,
     }
     items = list(client.connect(cloud).pages("/operations", "operations", limit=limit, **query))

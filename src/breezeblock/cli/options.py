@@ -1,5 +1,6 @@
 """Options and arguments that several commands share, so that they read and behave the same."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ Config = Annotated[
         show_default=False,
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Without a terminal nobody is asked.")]
 
 
 def properties(given: list[str] | None) -> dict[str, str]:
@@ -50,3 +51,9 @@ def config_file(given: Path | None) -> Path | None:
         Path("/etc/breezeblock/breezeblock.toml"),
     )
     return given or next((place for place in places if place.is_file()), None)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before data is lost, where somebody can answer; a script has decided already."""
+    if not yes and sys.stdin.isatty():
+        typer.confirm(question, abort=True, err=True)

@@ -79,10 +79,12 @@ def quickstart(
     from breezeblock.cli import output
 
     ready = start.prepare(data, port)
-    console = output.console()
-    for line in start.story(ready):
-        console.print(line, soft_wrap=True)
-    run(ready.config, "all")
+
+    def tell() -> None:
+        for line in start.story(ready):
+            output.console().print(line, soft_wrap=True)
+
+    run(ready.config, "all", ready=tell)
 
 
 def doctor(

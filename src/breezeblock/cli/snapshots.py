@@ -79,7 +79,7 @@ def create(
         body["description"] = description
     made = service.post("/snapshots", {"snapshot": body})["snapshot"]
     if wait:
-        waiting.for_resource(service, made["id"], timeout_s=timeout)
+        waiting.for_resource(service, made, timeout_s=timeout)
         made = service.get(f"/snapshots/{made['id']}")["snapshot"]
     _show(service, made, as_json=as_json)
 
@@ -100,12 +100,11 @@ def delete(
 
     service = client.connect(cloud)
     found = [service.find("snapshot", snapshot) for snapshot in snapshots]
-    if not yes:
-        typer.confirm(f"Delete {', '.join(snapshots)}?", abort=True, err=True)
+    options.confirm(f"Delete {', '.join(snapshots)}?", yes=yes)
     for snapshot in found:
         service.delete(f"/snapshots/{snapshot['id']}")
     for snapshot in found if wait else ():
-        waiting.for_resource(service, snapshot["id"], timeout_s=timeout)
+        waiting.for_resource(service, snapshot, timeout_s=timeout)
 
 
 def _show(service: Any, snapshot: dict[str, Any], *, as_json: bool) -> None:
@@ -126,5 +125,5 @@ def _show(service: Any, snapshot: dict[str, Any], *, as_json: bool) -> None:
         "created": snapshot.get("created_at"),
     }
     if snapshot["status"].startswith("error"):
-        shown["reason"] = reason(service, snapshot["id"])
+        shown["reason"] = reason(service, snapshot)
     output.fields({key: value for key, value in shown.items() if value not in (None, "", {})})

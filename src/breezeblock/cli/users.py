@@ -26,8 +26,8 @@ def list_(config: options.Config = None, as_json: options.Json = False) -> None:
         output.as_json(found)
     else:
         output.table(
-            ("Name", "Project", "Roles", "Enabled"),
-            ((user.name, user.project, user.roles, user.enabled) for user in found),
+            ("Name", "Default project", "Roles", "Enabled"),
+            ((user.name, user.default_project, user.roles, user.enabled) for user in found),
             empty="No users.",
         )
 
@@ -46,7 +46,7 @@ def add(
 
     with server.catalog(config) as database:
         secret, made = _password(from_stdin=password_stdin)
-        users.create_user(database, name, secret, project, tuple(role or ("member",)))
+        users.create_user(database, name, secret, project=project, roles=role or ["member"])
     _tell(secret, made=made)
 
 
@@ -74,11 +74,12 @@ def delete(name: Name, config: options.Config = None) -> None:
 
 def _password(*, from_stdin: bool) -> tuple[str, bool]:
     """Return a password and whether it was made up here. Never an argument: argv is for all to see."""
-    import secrets
     import sys
 
+    from breezeblock.identity import users
+
     if not from_stdin:
-        return secrets.token_urlsafe(18), True
+        return users.generate_password(), True
     given = sys.stdin.readline().rstrip("\n")
     if not given:
         raise typer.BadParameter("standard input holds no password", param_hint="--password-stdin")

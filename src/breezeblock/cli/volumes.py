@@ -107,7 +107,7 @@ def create(
         body["description"] = description
     made = service.post("/volumes", {"volume": body})["volume"]
     if wait:
-        waiting.for_resource(service, made["id"], timeout_s=timeout)
+        waiting.for_resource(service, made, timeout_s=timeout)
         made = service.get(f"/volumes/{made['id']}")["volume"]
     _show(service, made, as_json=as_json)
 
@@ -181,7 +181,7 @@ def extend(
     found = service.find("volume", volume)
     service.post(f"/volumes/{found['id']}/action", {"os-extend": {"new_size": sizes.gibibytes(size)}})
     if wait:
-        waiting.for_resource(service, found["id"], timeout_s=timeout)
+        waiting.for_resource(service, found, timeout_s=timeout)
 
 
 @app.command()
@@ -199,11 +199,10 @@ def revert(
 
     service = client.connect(cloud)
     found, wanted = service.find("volume", volume), service.find("snapshot", snapshot)
-    if not yes:
-        typer.confirm(f"Lose what was written to {volume} since {snapshot} was taken?", abort=True, err=True)
+    options.confirm(f"Lose what was written to {volume} since {snapshot} was taken?", yes=yes)
     service.post(f"/volumes/{found['id']}/action", {"revert": {"snapshot_id": wanted["id"]}})
     if wait:
-        waiting.for_resource(service, found["id"], timeout_s=timeout)
+        waiting.for_resource(service, found, timeout_s=timeout)
 
 
 @app.command()
@@ -224,15 +223,14 @@ def delete(
 
     service = client.connect(cloud)
     found = [service.find("volume", volume) for volume in volumes]
-    if not yes:
-        typer.confirm(f"Delete {', '.join(volumes)} with all data?", abort=True, err=True)
+    options.confirm(f"Delete {', '.join(volumes)} with all data?", yes=yes)
     for volume in found:
         if force:
             service.post(f"/volumes/{volume['id']}/action", {"os-force_delete": {}})
         else:
             service.delete(f"/volumes/{volume['id']}", cascade=True if cascade else None)
     for volume in found if wait else ():
-        waiting.for_resource(service, volume["id"], timeout_s=timeout)
+        waiting.for_resource(service, volume, timeout_s=timeout)
 
 
 def _show(service: Any, volume: dict[str, Any], *, as_json: bool) -> None:
@@ -257,16 +255,16 @@ def _show(service: Any, volume: dict[str, Any], *, as_json: bool) -> None:
         "attached to": [a.get("host_name") or a.get("server_id") for a in volume.get("attachments", ())],
     }
     if volume["status"].startswith("error"):
-        shown["reason"] = reason(service, volume["id"])
+        shown["reason"] = reason(service, volume)
     output.fields({key: value for key, value in shown.items() if value not in (None, "", [], {})})
 
 
-def reason(service: Any, resource_id: str) -> str:
+def reason(service: Any, resource: dict[str, Any]) -> str:
     """Return why the newest failure of a resource happened, as its operation or a message has it."""
     from breezeblock.cli import wait as waiting
 
-    operation = waiting.latest(service, resource_id)
+    operation = waiting.latest(service, resource)
     if operation and operation.get("error"):
         return str(operation["error"])
-    messages = service.get("/messages", resource_uuid=resource_id, limit=1)["messages"]
+    messages = service.get("/messages", resource_uuid=resource["id"], limit=1)["messages"]
     return str(messages[0]["user_message"]) if messages else "no reason was recorded"

@@ -16,15 +16,16 @@ OVER = frozenset({"done", "error", "cancelled"})
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.02, 1.0
 
 
-def latest(client: Client, resource_id: str) -> Mapping[str, Any] | None:
-    """Return the newest operation on a volume, snapshot or attachment, None when there is none."""
-    operations = client.get("/operations", resource_id=resource_id, limit=1)["operations"]
-    return operations[0] if operations else None
+def latest(client: Client, resource: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the newest operation on a volume or snapshot as the API shows it, None when there is none."""
+    volume_id = resource.get("volume_id", resource["id"])
+    operations = client.get("/operations", volume_id=volume_id, limit=200)["operations"]
+    return next((found for found in operations if found["resource_id"] == resource["id"]), None)
 
 
-def for_resource(client: Client, resource_id: str, *, timeout_s: float) -> None:
-    """Wait for the newest operation on a resource; see `for_operation`."""
-    operation = latest(client, resource_id)
+def for_resource(client: Client, resource: Mapping[str, Any], *, timeout_s: float) -> None:
+    """Wait for the newest operation on a volume or snapshot; see `for_operation`."""
+    operation = latest(client, resource)
     if operation is not None:
         for_operation(client, operation, timeout_s=timeout_s)
 
