@@ -34,7 +34,7 @@ class Database:
             path = self.url.database
             if not path or path == ":memory:" or not Path(path).is_absolute():
                 raise ConfigError(
-                    f"database.url names the SQLite file {path or ':memory:'!r}, which is not an absolute path",
+                    f"database.url names the SQLite file {path or ':memory:'!r}, not an absolute path",
                     remedy="Use sqlite:////absolute/path.db (four slashes).",
                 )
             self.writer = _sqlite_engine(self.url, size=1)
