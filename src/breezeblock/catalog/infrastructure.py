@@ -1,23 +1,17 @@
-"""Rows about the deployment itself: pools, services, and the descriptive columns of volumes and snapshots."""
+"""Rows of the processes that make up the deployment, and forgetting of messages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from breezeblock.catalog.clock import now
-from breezeblock.catalog.tables import messages, pools, services, snapshots, volumes
-
-
-def list_pools(connection: sa.Connection) -> Sequence[sa.Row[Any]]:
-    """Return every pool that a worker has reported."""
-    return connection.execute(sa.select(pools).order_by(pools.c.backend, pools.c.name)).all()
+from breezeblock.catalog.tables import messages, services
 
 
 def list_services(
     connection: sa.Connection, *, host: str | None = None, binary: str | None = None
 ) -> Sequence[sa.Row[Any]]:
-    """Return the processes that have reported; `host` also matches what stands before its @."""
+    """Return the processes that have reported; `host` also matches what stands before an @."""
     query = sa.select(services).order_by(services.c.binary, services.c.host)
     if host is not None:
         query = query.where(
@@ -34,20 +28,6 @@ def set_service_disabled(
     """Take a service out of scheduling or put it back; say whether it was there."""
     query = services.update().where(services.c.host == host, services.c.binary == binary)
     return connection.execute(query.values(disabled=disabled, disabled_reason=reason)).rowcount == 1
-
-
-def describe_volume(connection: sa.Connection, volume_id: str, values: Mapping[str, Any]) -> None:
-    """Change what users say about a volume (name, description, metadata …)."""
-    connection.execute(
-        volumes.update().where(volumes.c.id == volume_id).values(**values, updated_at=now())
-    )
-
-
-def describe_snapshot(connection: sa.Connection, snapshot_id: str, values: Mapping[str, Any]) -> None:
-    """Change what users say about a snapshot."""
-    connection.execute(
-        snapshots.update().where(snapshots.c.id == snapshot_id).values(**values, updated_at=now())
-    )
 
 
 def delete_message(connection: sa.Connection, message_id: str) -> None:
