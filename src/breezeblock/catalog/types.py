@@ -11,7 +11,9 @@ from breezeblock.catalog.tables import volume_type_access, volume_types, volumes
 
 def visible_to(project_id: str) -> sa.ColumnElement[bool]:
     """Return the condition that a project may use a type: public, or given to it."""
-    given = sa.select(volume_type_access.c.volume_type_id).where(volume_type_access.c.project_id == project_id)
+    given = sa.select(volume_type_access.c.volume_type_id).where(
+        volume_type_access.c.project_id == project_id
+    )
     return sa.or_(volume_types.c.is_public, volume_types.c.id.in_(given))
 
 
@@ -23,6 +25,14 @@ def find(connection: sa.Connection, name_or_id: str) -> sa.Row[Any] | None:
         .order_by((volume_types.c.id == name_or_id).desc())
     )
     return connection.execute(query).first()
+
+
+def name(connection: sa.Connection, type_id: str) -> str:
+    """Return the name of a type that exists."""
+    found: str = connection.execute(
+        sa.select(volume_types.c.name).where(volume_types.c.id == type_id)
+    ).scalar_one()
+    return found
 
 
 def names(connection: sa.Connection) -> list[str]:
@@ -78,9 +88,7 @@ def access(connection: sa.Connection, type_id: str) -> Sequence[str]:
 
 def add_access(connection: sa.Connection, type_id: str, project_id: str) -> None:
     """Give a type to a project."""
-    connection.execute(
-        volume_type_access.insert().values(volume_type_id=type_id, project_id=project_id)
-    )
+    connection.execute(volume_type_access.insert().values(volume_type_id=type_id, project_id=project_id))
 
 
 def remove_access(connection: sa.Connection, type_id: str, project_id: str) -> bool:

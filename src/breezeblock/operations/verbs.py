@@ -7,7 +7,7 @@ import msgspec
 import sqlalchemy as sa
 
 from breezeblock.backends.contract import Connection, Placement, Snapped
-from breezeblock.catalog import pools, quotas, rows, tables
+from breezeblock.catalog import pools, quotas, rows, tables, types
 from breezeblock.catalog.clock import now
 from breezeblock.catalog.states import transition
 from breezeblock.engine.port import Json
@@ -29,9 +29,7 @@ def give_back(
     connection: sa.Connection, project_id: str, volume_type_id: str, amounts: Mapping[str, int]
 ) -> None:
     """Return quota, `amounts` being keywords of `quota_amounts`."""
-    name = connection.execute(
-        sa.select(tables.volume_types.c.name).where(tables.volume_types.c.id == volume_type_id)
-    ).scalar_one()
+    name = types.name(connection, volume_type_id)
     returned = quota_amounts(name, **{resource: -amount for resource, amount in amounts.items()})
     quotas.take(connection, project_id, returned, {})
 

@@ -5,12 +5,12 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from breezeblock.catalog import operations, pools, quotas, rows, tables
+from breezeblock.catalog import pools, quotas, rows, tables, types
 from breezeblock.catalog.clock import new_id, now, ordered_id
 from breezeblock.catalog.states import ADMIN_VOLUME_STATES, Transition, transition
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError, OverQuotaError
 from breezeblock.operations.verbs import quota_amounts
-from breezeblock.service import scheduling, types_of
+from breezeblock.service import queue, scheduling
 from breezeblock.service.core import GIB, Caller, Service
 
 Row = sa.Row[Any]
@@ -51,9 +51,7 @@ def create(service: Service, caller: Caller, new: NewVolume) -> str:
     with service.database.write() as connection:
         source = _source(connection, caller, new)
         virtual_bytes = _virtual_bytes(service, connection, caller, new, source)
-        volume_type = types_of.resolve(
-            connection, caller, new.volume_type or source.volume_type_id, service.settings.default_volume_type
-        )
+        volume_type = _volume_type(connection, caller, new, source, service.settings.default_volume_type)
         if new.availability_zone not in {None, service.settings.availability_zone}:
             raise InvalidInputError(f"Availability zone '{new.availability_zone}' is invalid.")
         specs = msgspec.json.decode(volume_type.extra_specs, type=dict[str, str])
@@ -83,22 +81,20 @@ def create(service: Service, caller: Caller, new: NewVolume) -> str:
             image_metadata=source.image_metadata,
             created_at=now(),
         )
-        arguments = {"options": scheduling.options(specs)}
+        arguments: dict[str, Any] = {"options": scheduling.options(specs)}
         if new.snapshot_id:
-            arguments["snapshot_id"] = new.snapshot_id  # type: ignore[assignment]
+            arguments["snapshot_id"] = new.snapshot_id
         if new.source_volid:
-            arguments["source_volid"] = new.source_volid  # type: ignore[assignment]
-        operations.enqueue(
+            arguments["source_volid"] = new.source_volid
+        queue.enqueue(
             connection,
-            id=operation_id,
-            kind=source.kind,
-            lane=source.lane or volume_id,
+            caller,
+            operation_id,
+            source.kind,
             backend=backend,
-            resource_type="volume",
-            resource_id=volume_id,
             volume_id=volume_id,
-            arguments=msgspec.json.encode(arguments).decode(),
-            **_asked_by(caller),
+            lane=source.lane,
+            arguments=arguments,
         )
     service.wake()
     return volume_id
@@ -139,20 +135,19 @@ def delete(
                 "group, have snapshots, awaiting a transfer, or be disassociated from snapshots after "
                 "volume transfer."
             )
+        lane = queue.supersede(connection, row) if force else None
         _own(connection, row, step, operation_id, force=force)
         for snapshot in snapshots:
             _own_snapshot(connection, snapshot, operation_id, force=force)
-        operations.enqueue(
+        queue.enqueue(
             connection,
-            id=operation_id,
-            kind="delete_volume",
-            lane=volume_id,
+            caller,
+            operation_id,
+            "delete_volume",
             backend=row.backend,
-            resource_type="volume",
-            resource_id=volume_id,
             volume_id=volume_id,
             previous_status=row.status,
-            **_asked_by(caller),
+            lane=lane,
         )
     service.wake()
 
@@ -177,8 +172,7 @@ def extend(service: Service, caller: Caller, volume_id: str, virtual_bytes: int)
                 f"(current: {row.virtual_bytes // GIB}, extended: {virtual_bytes // GIB})."
             )
         _check_single(service, connection, caller, virtual_bytes)
-        volume_type = types_of.one(connection, row.volume_type_id)
-        amounts = quota_amounts(volume_type.name, virtual_bytes=more)
+        amounts = quota_amounts(types.name(connection, row.volume_type_id), virtual_bytes=more)
         quotas.take(connection, row.project_id, amounts, service.settings.quota)
         pool = pools.get(connection, row.backend, row.pool)
         reason = "it is not known" if pool is None else scheduling.refusal(pool, more, {})
@@ -186,18 +180,15 @@ def extend(service: Service, caller: Caller, volume_id: str, virtual_bytes: int)
             raise scheduling.nowhere(virtual_bytes, [f"{row.backend}#{row.pool}: {reason}"])
         pools.provision(connection, row.backend, row.pool, more)
         _own(connection, row, step, operation_id)
-        operations.enqueue(
+        queue.enqueue(
             connection,
-            id=operation_id,
-            kind="extend_volume",
-            lane=volume_id,
+            caller,
+            operation_id,
+            "extend_volume",
             backend=row.backend,
-            resource_type="volume",
-            resource_id=volume_id,
             volume_id=volume_id,
             previous_status=row.status,
-            arguments=msgspec.json.encode({"virtual_bytes": virtual_bytes}).decode(),
-            **_asked_by(caller),
+            arguments={"virtual_bytes": virtual_bytes},
         )
     service.wake()
 
@@ -228,18 +219,15 @@ def revert(service: Service, caller: Caller, volume_id: str, snapshot_id: str) -
             status=transition("snapshot", "revert").during,
             op_id=operation_id,
         )
-        operations.enqueue(
+        queue.enqueue(
             connection,
-            id=operation_id,
-            kind="revert_volume",
-            lane=volume_id,
+            caller,
+            operation_id,
+            "revert_volume",
             backend=row.backend,
-            resource_type="volume",
-            resource_id=volume_id,
             volume_id=volume_id,
             previous_status=row.status,
-            arguments=msgspec.json.encode({"snapshot_id": snapshot_id}).decode(),
-            **_asked_by(caller),
+            arguments={"snapshot_id": snapshot_id},
         )
     service.wake()
 
@@ -271,12 +259,12 @@ def reset_status(
             rows.update(connection, tables.volumes, volume_id, updated_at=now(), **values)
 
 
-def set_bootable(service: Service, caller: Caller, volume_id: str, bootable: bool) -> None:  # noqa: FBT001
+def set_bootable(service: Service, caller: Caller, volume_id: str, bootable: bool) -> None:
     """Say whether the volume can be booted from."""
     _set(service, caller, volume_id, bootable=bootable)
 
 
-def set_readonly(service: Service, caller: Caller, volume_id: str, readonly: bool) -> None:  # noqa: FBT001
+def set_readonly(service: Service, caller: Caller, volume_id: str, readonly: bool) -> None:
     """Say whether hosts may only read the volume."""
     _set(service, caller, volume_id, readonly=readonly)
 
@@ -338,6 +326,19 @@ def _from(origin: Row, kind: str, virtual_bytes: int) -> _Source:
     )
 
 
+def _volume_type(
+    connection: sa.Connection, caller: Caller, new: NewVolume, source: _Source, default: str
+) -> Row:
+    wanted = new.volume_type or source.volume_type_id or default
+    found = types.find(connection, wanted)
+    usable = found is not None and (
+        found.is_public or caller.is_admin or caller.project_id in types.access(connection, found.id)
+    )
+    if found is None or not usable:
+        raise NotFoundError(f"Volume type {wanted} could not be found.")
+    return found
+
+
 def _virtual_bytes(
     service: Service, connection: sa.Connection, caller: Caller, new: NewVolume, source: _Source
 ) -> int:
@@ -388,8 +389,6 @@ def _own(
     connection: sa.Connection, row: Row, step: Transition, operation_id: str, *, force: bool = False
 ) -> None:
     if force:
-        if row.op_id is not None:
-            operations.request_cancel(connection, row.op_id)
         rows.update(
             connection, tables.volumes, row.id, status=step.during, op_id=operation_id, updated_at=now()
         )
@@ -404,18 +403,9 @@ def _own(
 def _own_snapshot(connection: sa.Connection, row: Row, operation_id: str, *, force: bool) -> None:
     step = transition("snapshot", "delete")
     if force:
-        if row.op_id is not None:
-            operations.request_cancel(connection, row.op_id)
+        queue.supersede(connection, row)  # its lane is the volume's, as ours is
     else:
         require_status("Snapshot", row, step)
     rows.update(
         connection, tables.snapshots, row.id, status=step.during, op_id=operation_id, updated_at=now()
     )
-
-
-def _asked_by(caller: Caller) -> dict[str, str]:
-    return {
-        "project_id": caller.project_id,
-        "user_id": caller.user_id,
-        "request_id": caller.request_id,
-    }
