@@ -10,8 +10,7 @@ from breezeblock.backends.contract import Backend
 from breezeblock.backends.decorators import wrap
 from breezeblock.catalog import migrate
 from breezeblock.catalog.database import Database
-from breezeblock.config import Config, PoolPolicy, convert, split_policy
-from breezeblock.errors import ConfigError
+from breezeblock.config import Config, PoolPolicy, split_policy
 from breezeblock.service.core import Service, Settings
 
 
@@ -36,13 +35,7 @@ def open_backends(config: Config) -> tuple[dict[str, Backend], dict[str, PoolPol
     for name, section in config.backends.items():
         where = f"[backends.{name}]"
         policies[name], own = split_policy(section, where)
-        kind = own.get("kind")
-        if kind not in registry.KINDS:
-            raise ConfigError(
-                f"{where}: kind: unknown back end {kind!r}",
-                remedy=f"Known kinds: {', '.join(sorted(registry.KINDS))}.",
-            )
-        settings = convert(own, registry.KINDS[kind].config, where)
+        settings = registry.read_config(own, where)
         backends[name] = wrap(registry.open_backend(name, settings, Path(config.service.state_dir)))
     return backends, policies
 

@@ -86,7 +86,7 @@ class DbosEngine:
         moment = (datetime.now(UTC) - timedelta(seconds=older_than_s)).isoformat()
         while True:
             ended = DBOS.list_workflows(
-                status=ENDED_STATES, end_time=moment, limit=500, load_input=False, load_output=False
+                status=ENDED_STATES, completed_before=moment, limit=500, load_input=False, load_output=False
             )
             if not ended:
                 return

@@ -35,7 +35,7 @@ class Engine(Protocol):
         """Say whether an execution is under way, or will go on by itself."""
 
     def forget(self, older_than_s: float) -> None:
-        """Drop the records of executions that began that long ago and have ended."""
+        """Drop the records of executions that ended that long ago."""
 
     def shutdown(self, timeout_s: float) -> None:
         """Stop. Executions still under way stay resumable."""
