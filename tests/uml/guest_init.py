@@ -14,7 +14,8 @@ import traceback
 from pathlib import Path
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-EXPORT = Path("/run/export")
+ROOT = Path("/run/nfsroot")
+"""What the server takes for its root, so that NFS 3 and 4 know an export by the same path."""
 
 
 def sh(*argv: str) -> None:
@@ -44,22 +45,25 @@ def server() -> None:
     """Export one ext4 file system over NFS 3 to 4.2 on loopback, with and without root squashing."""
     sh("ip", "link", "set", "lo", "up")
     sh("mount", "-t", "tmpfs", "tmpfs", "/var/lib/nfs")
-    for directory in ("/run/tmp", "/run/rpcbind", "/var/lib/nfs/sm", "/var/lib/nfs/v4recovery", str(EXPORT)):
+    for directory in ("/run/tmp", "/run/rpcbind", "/var/lib/nfs/sm", "/var/lib/nfs/v4recovery", str(ROOT)):
         Path(directory).mkdir(parents=True)
     for name in ("etab", "rmtab", "xtab", "state"):
         Path("/var/lib/nfs", name).touch()
     with Path("/run/disk").open("wb") as disk:
         disk.truncate(8 << 30)
     sh("mkfs.ext4", "-q", "-E", "nodiscard,lazy_itable_init=1", "/run/disk")
-    sh("mount", "-o", "loop,noatime", "/run/disk", str(EXPORT))
-    squashed = EXPORT / "squashed"
+    sh("mount", "-o", "loop,noatime", "/run/disk", str(ROOT))
+    (ROOT / "export").mkdir()
+    squashed = ROOT / "squashed"
     squashed.mkdir()
     os.chown(squashed, 65534, 65534)
+    sh("mount", "-t", "tmpfs", "tmpfs", "/etc/nfs.conf.d")
+    Path("/etc/nfs.conf.d/test.conf").write_text(f"[exports]\nrootdir={ROOT}\n")
     sh("mount", "-t", "nfsd", "nfsd", "/proc/fs/nfsd")
     sh("rpcbind", "-w")
     options = "rw,insecure,no_subtree_check,sec=sys"
-    sh("exportfs", "-o", f"{options},fsid=1,no_root_squash", f"*:{EXPORT}")
-    sh("exportfs", "-o", f"{options},fsid=2,root_squash", f"*:{squashed}")
+    sh("exportfs", "-o", f"{options},fsid=1,no_root_squash", "*:/export")
+    sh("exportfs", "-o", f"{options},fsid=2,root_squash", "*:/squashed")
     sh("rpc.statd", "--no-notify")
     # No grace: nothing held locks before this kernel was booted.
     sh("rpc.nfsd", "-G", "10", "-L", "10", "4")
@@ -70,7 +74,7 @@ def server() -> None:
 def probe() -> None:
     server()
     for version in ("3", "4.2"):
-        sh("mount", "-t", "nfs", "-o", f"vers={version}", f"127.0.0.1:{EXPORT}", "/mnt")
+        sh("mount", "-t", "nfs", "-o", f"vers={version}", "127.0.0.1:/export", "/mnt")
         sh("umount", "/mnt")
 
 

@@ -22,8 +22,10 @@ from pathlib import Path
 from breezeblock.errors import ConfigError, UnavailableError
 from breezeblock.shares.sharelist import Share, redacted
 
-DEFAULT_OPTIONS = "hard,nosuid,nodev,noexec,lookupcache=none,acdirmin=0,acdirmax=0"
-"""hard: an I/O error after a time-out would be lost data; the rest is explained in docs/backends/nfs.md."""
+DEFAULT_OPTIONS = "hard,nosuid,nodev,noexec,nosharecache,lookupcache=none,acdirmin=0,acdirmax=0"
+"""hard: an I/O error after a time-out would be lost data. nosharecache: without it the kernel shows one
+mount under the address of another that reaches the same server, and the table cannot be trusted. The
+rest is explained in docs/backends/nfs.md."""
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _GROUPS = {

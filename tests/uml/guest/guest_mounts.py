@@ -12,7 +12,7 @@ import pytest
 from breezeblock.errors import UnavailableError
 from breezeblock.shares import mounts, sharelist, space
 
-EXPORT = Path("/run/export")
+EXPORT = Path("/run/nfsroot/export")
 
 
 def mounted(base: Path, address: str, options: str = "", **limits: float) -> mounts.Mounted:
@@ -29,7 +29,7 @@ def options_at(point: Path) -> list[str]:
     ("asked", "got"), [("vers=3", "vers=3"), ("vers=4.0", "vers=4.0"), ("nfsvers=4.1", "vers=4.1"), ("", "vers=4.2")]
 )
 def test_versions_and_default_options(tmp_path: Path, asked: str, got: str) -> None:
-    share = mounted(tmp_path, f"127.0.0.1:{EXPORT}", asked)
+    share = mounted(tmp_path, "127.0.0.1:/export", asked)
     options = options_at(share.path())
     assert got in options
     assert {"hard", "nosuid", "nodev", "noexec", "lookupcache=none"} <= set(options)
@@ -40,35 +40,35 @@ def test_versions_and_default_options(tmp_path: Path, asked: str, got: str) -> N
 
 def test_ipv6_and_space_in_the_address(tmp_path: Path) -> None:
     (EXPORT / "with space").mkdir()
-    share = mounted(tmp_path, f"[::1]:{EXPORT}/with\\040space", "vers=4.2")
+    share = mounted(tmp_path, "[::1]:/export/with\\040space", "vers=4.2")
     (share.path() / "file").write_text("x")
     assert (EXPORT / "with space" / "file").read_text() == "x"
-    assert mounted(tmp_path, f"[::1]:{EXPORT}/with\\040space").path() == share.point, "seen as mounted"
+    assert mounted(tmp_path, "[::1]:/export/with\\040space").path() == share.point, "seen as mounted"
 
 
 def test_looking_again_mounts_nothing_and_a_lost_mount_comes_back(tmp_path: Path) -> None:
-    share = mounted(tmp_path, f"127.0.0.1:{EXPORT}")
+    share = mounted(tmp_path, "127.0.0.1:/export")
     share.path()
     share.path()
     assert [entry.mount_point for entry in mounts.table()].count(str(share.point)) == 1
     subprocess.run(["umount", "-l", str(share.point)], check=True)
     assert mounts.source_at(share.point) is None
-    assert mounts.source_at(share.path()) == f"127.0.0.1:{EXPORT}"
+    assert mounts.source_at(share.path()) == "127.0.0.1:/export"
     print("a mount that was taken away came back on the next use")
 
 
 def test_many_threads_make_one_mount(tmp_path: Path) -> None:
-    shares = [mounted(tmp_path, f"127.0.0.1:{EXPORT}") for _ in range(2)]
+    shares = [mounted(tmp_path, "127.0.0.1:/export") for _ in range(2)]
     threads = [threading.Thread(target=share.path) for share in shares for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert mounts.source_at(shares[0].point) == f"127.0.0.1:{EXPORT}"
+    assert mounts.source_at(shares[0].point) == "127.0.0.1:/export"
 
 
 def test_a_stranger_on_the_mount_point_is_refused(tmp_path: Path) -> None:
-    share = mounted(tmp_path, f"127.0.0.1:{EXPORT}")
+    share = mounted(tmp_path, "127.0.0.1:/export")
     share.point.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "stranger", str(share.point)], check=True)
     with pytest.raises(UnavailableError, match="has stranger mounted"):
@@ -76,15 +76,15 @@ def test_a_stranger_on_the_mount_point_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_the_server_refuses_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:/run/export/none cannot be mounted.*No such file"):
-        mounted(tmp_path, f"127.0.0.1:{EXPORT}/none").path()
+    with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:/export/none cannot be mounted.*No such file"):
+        mounted(tmp_path, "127.0.0.1:/export/none").path()
 
 
 def test_a_silent_server_costs_no_more_than_the_limit(tmp_path: Path) -> None:
     # It takes connections, and never says a word.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        share = mounted(tmp_path, f"127.0.0.1:{EXPORT}", f"vers=4.2,port={port}", timeout_s=3)
+        share = mounted(tmp_path, "127.0.0.1:/export", f"vers=4.2,port={port}", timeout_s=3)
         began = time.monotonic()
         with pytest.raises(UnavailableError, match="did not answer within 3 s"):
             share.path()
@@ -93,7 +93,7 @@ def test_a_silent_server_costs_no_more_than_the_limit(tmp_path: Path) -> None:
 
 
 def test_a_server_that_dies_under_a_mount_does_not_hold_the_caller(tmp_path: Path) -> None:
-    share = mounted(tmp_path, f"127.0.0.1:{EXPORT}", "vers=3")
+    share = mounted(tmp_path, "127.0.0.1:/export", "vers=3")
     look = space.Look(share.path())
     look.space(5)
     subprocess.run(["rpc.nfsd", "0"], check=True)
