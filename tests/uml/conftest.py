@@ -11,7 +11,7 @@ LIMIT_S = 280.0
 @pytest.fixture(scope="session")
 def guest_report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> kernel.Report:
     wanted = {
-        item.callspec.params["guest_file"]
+        str(item.callspec.params["guest_file"])
         for item in request.session.items
         if isinstance(item, pytest.Function) and "guest_file" in getattr(item, "fixturenames", ())
     }

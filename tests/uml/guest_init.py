@@ -83,7 +83,17 @@ def tests(scratch: Path, files: list[str]) -> None:
 
     os.environ["TMPDIR"] = "/run/tmp"
     directory = str(Path(files[0]).parent)
-    options = ["-q", "-s", "--color=no", "-rf", "--tb=short", "-p", "no:cacheprovider", "-o", "python_files=guest_*.py"]
+    options = [
+        "-q",
+        "-s",
+        "--color=no",
+        "-rf",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "python_files=guest_*.py",
+    ]
     places = [f"--confcutdir={directory}", "--basetemp=/run/tmp/pytest", f"--junitxml={scratch}/junit.xml"]
     status = pytest.main([*options, *places, *files])
     (scratch / "status").write_text(str(int(status)))
@@ -104,7 +114,10 @@ def main() -> None:
             probe()
             return
         server()
-        print(f"NFS server up after {time.monotonic() - started:.1f} s on Linux {platform.release()}", flush=True)
+        print(
+            f"NFS server up after {time.monotonic() - started:.1f} s on Linux {platform.release()}",
+            flush=True,
+        )
         tests(Path(scratch), files)
     except BaseException:
         traceback.print_exc()

@@ -75,12 +75,12 @@ def _unescaped(text: str) -> str:
 
 
 def mount_point(base: Path, address: str) -> Path:
-    """Where a share is mounted: the name is the MD5 hex of its address, as os-brick and Nova have it."""
+    """Return where a share is mounted: the name is the MD5 hex of its address, as os-brick and Nova have it."""
     return base / hashlib.md5(address.encode(), usedforsecurity=False).hexdigest()
 
 
 def source_at(point: Path) -> str | None:
-    """What is mounted at `point` right now (the uppermost, if several), or None."""
+    """Return what is mounted at `point` right now (the uppermost, if several), or None."""
     here = str(point)
     return next((entry.source for entry in reversed(table()) if entry.mount_point == here), None)
 
@@ -121,7 +121,7 @@ class Mounted:
         self.point = mount_point(Path(os.path.realpath(self.base)), self.share.address)
 
     def path(self) -> Path:
-        """Return the mount point, mounted; raise UnavailableError within about `timeout_s` if it cannot be."""
+        """Return the mount point, mounted; otherwise raise UnavailableError within about `timeout_s`."""
         asked = time.monotonic()
         if self._is_mounted():
             return self.point
@@ -239,9 +239,9 @@ def check_usable(options: str, where: str) -> None:
 def _make_directories(point: Path) -> None:
     # Not Path.mkdir(exist_ok): that asks what an existing one is, and may so touch a hung mount.
     with suppress(FileExistsError):
-        os.makedirs(point.parent, 0o755)
+        point.parent.mkdir(0o755, parents=True)
     with suppress(FileExistsError):
-        os.mkdir(point, 0o755)
+        point.mkdir(0o755)
 
 
 def _normal(source: str) -> str:

@@ -66,7 +66,9 @@ def read(path: Path, kind: AddressKind) -> tuple[Share, ...]:
     numbered = ((f"{path} line {number}", line) for number, line in enumerate(text.split("\n"), 1))
     shares = parse(_without_comments(numbered), kind)
     if not shares:
-        raise ConfigError(f"The share list {path} names no share.", remedy=f"Add one, such as {kind.example}.")
+        raise ConfigError(
+            f"The share list {path} names no share.", remedy=f"Add one, such as {kind.example}."
+        )
     return shares
 
 
@@ -155,8 +157,8 @@ def _nfs_identity(address: str) -> str:
         host, colon, path = address.partition(":")
         if not _HOST.fullmatch(host):
             raise ValueError(
-                f"{redacted(address)!r} does not begin with a host name, an IPv4 address or an IPv6 address in "
-                "brackets; an NFS share is HOST:/EXPORT."
+                f"{redacted(address)!r} does not begin with a host name, an IPv4 address or an IPv6 address "
+                "in brackets; an NFS share is HOST:/EXPORT."
             )
     if colon != ":" or not path.startswith("/"):
         raise ValueError(f"{redacted(address)!r} is no NFS share; an NFS share is HOST:/EXPORT.")

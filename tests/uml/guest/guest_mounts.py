@@ -1,6 +1,5 @@
 """Mounting real NFS: versions, losing a mount, dead servers, strangers on our mount point."""
 
-import os
 import socket
 import subprocess
 import threading
@@ -26,7 +25,8 @@ def options_at(point: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("asked", "got"), [("vers=3", "vers=3"), ("vers=4.0", "vers=4.0"), ("nfsvers=4.1", "vers=4.1"), ("", "vers=4.2")]
+    ("asked", "got"),
+    [("vers=3", "vers=3"), ("vers=4.0", "vers=4.0"), ("nfsvers=4.1", "vers=4.1"), ("", "vers=4.2")],
 )
 def test_versions_and_default_options(tmp_path: Path, asked: str, got: str) -> None:
     share = mounted(tmp_path, "127.0.0.1:/export", asked)
@@ -89,7 +89,7 @@ def test_a_silent_server_costs_no_more_than_the_limit(tmp_path: Path) -> None:
         with pytest.raises(UnavailableError, match="did not answer within 3 s"):
             share.path()
         print(f"a silent server was given up after {time.monotonic() - began:.1f} s, limit 3 s")
-    assert os.listdir(share.point) == []
+    assert list(share.point.iterdir()) == []
 
 
 def test_a_server_that_dies_under_a_mount_does_not_hold_the_caller(tmp_path: Path) -> None:
