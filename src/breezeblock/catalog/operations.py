@@ -63,6 +63,14 @@ def claim(
     return claimed
 
 
+def any_queued(connection: sa.Connection, backends: Iterable[str]) -> bool:
+    """Say whether something waits for one of these back ends."""
+    statement = sa.select(operations.c.id).where(
+        operations.c.state == "queued", operations.c.backend.in_(tuple(backends))
+    )
+    return connection.execute(statement.limit(1)).first() is not None
+
+
 def requeue(connection: sa.Connection, operation_id: str, attempt: int) -> bool:
     """Give a running operation back, so that any worker may claim it as a new attempt."""
     statement = (

@@ -171,7 +171,7 @@ attachments = sa.Table(
     sa.Column("op_id", sa.Text, nullable=True),
     sa.Column("attach_mode", sa.Text, nullable=True),
     sa.Column("connector", sa.Text, nullable=True),  # JSON as the client gave it
-    sa.Column("connection", sa.Text, nullable=True),  # JSON of backends.contract.Connection
+    sa.Column("connection_info", sa.Text, nullable=True),  # JSON of backends.contract.Connection
     _text("created_at"),
     sa.Column("updated_at", sa.Text, nullable=True),
     sa.Column("attached_at", sa.Text, nullable=True),

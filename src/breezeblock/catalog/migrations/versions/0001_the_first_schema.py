@@ -220,7 +220,7 @@ def upgrade() -> None:
         sa.Column("op_id", sa.Text(), nullable=True),
         sa.Column("attach_mode", sa.Text(), nullable=True),
         sa.Column("connector", sa.Text(), nullable=True),
-        sa.Column("connection", sa.Text(), nullable=True),
+        sa.Column("connection_info", sa.Text(), nullable=True),
         sa.Column("created_at", sa.Text(), nullable=False),
         sa.Column("updated_at", sa.Text(), nullable=True),
         sa.Column("attached_at", sa.Text(), nullable=True),
