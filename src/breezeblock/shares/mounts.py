@@ -75,7 +75,7 @@ def _unescaped(text: str) -> str:
 
 
 def mount_point(base: Path, address: str) -> Path:
-    """Return where a share is mounted: the name is the MD5 hex of its address, as os-brick and Nova have it."""
+    """Return where a share is mounted: MD5 hex of its address, the name that os-brick and Nova compute."""
     return base / hashlib.md5(address.encode(), usedforsecurity=False).hexdigest()
 
 

@@ -6,7 +6,7 @@ at all: a share that is silently left out looks like an empty pool, and a volume
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +43,24 @@ class AddressKind:
 
 
 def read(path: Path, kind: AddressKind) -> tuple[Share, ...]:
-    """Read a share list file.
+    """Read a share list file. Raises ConfigError as `file_lines` and `parse` do."""
+    return parse(file_lines(path, kind), kind)
 
-    Raises ConfigError when it cannot be read, is over `MAX_FILE_BYTES`, is no UTF-8, names no share,
-    or holds any line that is no share; then all bad lines are in the message.
+
+def inline(lines: Iterable[str], where: str, kind: AddressKind) -> tuple[Share, ...]:
+    """Read shares given as strings; `where` names the setting for messages. Raises ConfigError."""
+    return parse(inline_lines(lines, where), kind)
+
+
+def inline_lines(lines: Iterable[str], where: str) -> list[tuple[str, str]]:
+    """Return (place, line) pairs for `parse`."""
+    return [(f"{where}[{index}]", line) for index, line in enumerate(lines)]
+
+
+def file_lines(path: Path, kind: AddressKind) -> list[tuple[str, str]]:
+    """Return (place, line) pairs for `parse` from a file, without blank lines and comments.
+
+    Raises ConfigError when it cannot be read, is over `MAX_FILE_BYTES`, is no UTF-8 or names no share.
     """
     try:
         with path.open("rb") as file:
@@ -61,20 +75,18 @@ def read(path: Path, kind: AddressKind) -> tuple[Share, ...]:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"The share list {path} is not UTF-8 text in line {line}.") from error
-    numbered = ((f"{path} line {number}", line) for number, line in enumerate(text.split("\n"), 1))
-    shares = parse(_without_comments(numbered), kind)
-    if not shares:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"The share list {path} is not UTF-8 text in line {number}.") from error
+    lines = [
+        (f"{path} line {number}", line.removesuffix("\r"))
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip() and not line.strip().startswith("#")
+    ]
+    if not lines:
         raise ConfigError(
             f"The share list {path} names no share.", remedy=f"Add one, such as {kind.example}."
         )
-    return shares
-
-
-def inline(lines: Iterable[str], where: str, kind: AddressKind) -> tuple[Share, ...]:
-    """Read shares given as strings; `where` names the setting for messages. Raises ConfigError."""
-    return parse(((f"{where}[{index}]", line) for index, line in enumerate(lines)), kind)
+    return lines
 
 
 def parse(lines: Iterable[tuple[str, str]], kind: AddressKind) -> tuple[Share, ...]:
@@ -99,13 +111,6 @@ def parse(lines: Iterable[tuple[str, str]], kind: AddressKind) -> tuple[Share, .
     if problems:
         raise ConfigError("\n".join(problems), remedy=f"Correct the share list ({_FORM}).")
     return tuple(shares)
-
-
-def _without_comments(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    for place, line in lines:
-        text = line.strip()
-        if text and not text.startswith("#"):
-            yield place, line.removesuffix("\r")
 
 
 def _share(line: str, kind: AddressKind) -> tuple[Share, str]:

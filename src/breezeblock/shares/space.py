@@ -5,6 +5,7 @@ therefore made in a daemon thread; the caller waits for a limited time and, whil
 stuck, no second one is started: a thousand questions to a dead server cost one thread.
 """
 
+import errno
 import os
 import threading
 import time
@@ -26,8 +27,15 @@ class Space:
 
 
 def of(directory: Path) -> Space:
-    """Ask the file system of `directory`; blocks while it does not answer. Raises OSError."""
-    found = os.statvfs(directory)
+    """Ask the file system of `directory`; blocks while it does not answer.
+
+    Raises OSError, also when the directory cannot be written: there is no room in it then.
+    """
+    found = os.statvfs(f"{directory}/.")  # the dot: a file in its place is an error
+    if found.f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(directory))
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
     return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
