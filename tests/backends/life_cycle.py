@@ -134,7 +134,16 @@ class Story:
         chain = {
             Path(layer["filename"]).name: layer
             for layer in json.loads(
-                tool("qemu-img", "info", "-U", "--backing-chain", "--output=json", "-f", disk.volume.format, str(active))
+                tool(
+                    "qemu-img",
+                    "info",
+                    "-U",
+                    "--backing-chain",
+                    "--output=json",
+                    "-f",
+                    disk.volume.format,
+                    str(active),
+                )
             )
         }
         assert chain[active.name]["virtual-size"] == len(disk.content)
@@ -167,7 +176,9 @@ def tell(story: Story, options: dict[str, str], other: dict[str, str]) -> None:
     (a,) = story.disks
     step("write pattern 1", lambda: story.write(a, 0x11, (0, 3 * MIB), (6 * MIB, MIB)))
     step("snapshot s1", lambda: story.snapshot(a, "s1"))
-    step("write pattern 2 over half of it", lambda: story.write(a, 0x22, (MIB, 2 * MIB), (7 * MIB + 512, 4096)))
+    step(
+        "write pattern 2 over half of it", lambda: story.write(a, 0x22, (MIB, 2 * MIB), (7 * MIB + 512, 4096))
+    )
     step("snapshot s2", lambda: story.snapshot(a, "s2"))
     step("write pattern 3", lambda: story.write(a, 0x33, (2 * MIB, MIB), (8 * MIB - 512, 512)))
     step("snapshot s3", lambda: story.snapshot(a, "s3"))
@@ -182,7 +193,9 @@ def tell(story: Story, options: dict[str, str], other: dict[str, str]) -> None:
     step("clone a to b, 14 MiB", lambda: story.derive("b", a, "", 14, other))
     step("create c from a@s1", lambda: story.derive("c", a, "s1", 8, other))
     _, b, c = story.disks
-    step("write pattern 8 to b and c", lambda: (story.write(b, 0x88, (0, MIB)), story.write(c, 0x99, (0, MIB))))
+    step(
+        "write pattern 8 to b and c", lambda: (story.write(b, 0x88, (0, MIB)), story.write(c, 0x99, (0, MIB)))
+    )
     step("delete s1, the oldest", lambda: story.delete_snapshot(a, "s1"))
     step("snapshot s4", lambda: story.snapshot(a, "s4"))
     step("write pattern 9", lambda: story.write(a, 0xAA, (3 * MIB, MIB), (10 * MIB, MIB)))

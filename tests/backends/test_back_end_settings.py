@@ -64,6 +64,8 @@ def test_file_and_inline_shares_are_one_list(tmp_path: Path) -> None:
 def refused_nas(shares: Path) -> str:
     with pytest.raises(ConfigError) as caught:
         open_backend(
-            "nas", read_config({"kind": "nfs", "shares": ["b:/3"], "shares_file": str(shares)}, "test"), shares.parent
+            "nas",
+            read_config({"kind": "nfs", "shares": ["b:/3"], "shares_file": str(shares)}, "test"),
+            shares.parent,
         )
     return str(caught.value)

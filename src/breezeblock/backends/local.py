@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.files import FileBackend, Format, Provisioning, file_naming
+from breezeblock.backends.files import FileBackend, Format, Provisioning
+from breezeblock.chains import Naming
 from breezeblock.errors import ConfigError, UnavailableError
 from breezeblock.shares.mounts import source_at
 from breezeblock.shares.space import Look, Space
@@ -112,4 +113,6 @@ def open_local(name: str, config: LocalConfig, _state_dir: Path) -> FileBackend:
     directories = config.pools if config.path is None else {name: config.path}
     looks = {pool: Look(Path(path)) for pool, path in directories.items()}
     places = LocalPlaces(name, looks, config.create_directories, config.must_be_mounted)
-    return FileBackend(name, places, file_naming(config.file_mode), config.format, config.provisioning)
+    return FileBackend(
+        name, places, Naming(mode=int(config.file_mode, 8)), config.format, config.provisioning
+    )

@@ -9,8 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.files import FileBackend, Format, Provisioning, file_naming
+from breezeblock.backends.files import FileBackend, Format, Provisioning
 from breezeblock.backends.local import AbsolutePath, FileMode
+from breezeblock.chains import Naming
 from breezeblock.errors import ConfigError
 from breezeblock.shares import mounts, sharelist
 from breezeblock.shares.space import Look, Space
@@ -126,7 +127,9 @@ def open_nfs(name: str, config: NfsConfig, state_dir: Path) -> FileBackend:
         for share in _shares(name, config)
     }
     places = NfsPlaces(name, pools)
-    return FileBackend(name, places, file_naming(config.file_mode), config.format, config.provisioning)
+    return FileBackend(
+        name, places, Naming(mode=int(config.file_mode, 8)), config.format, config.provisioning
+    )
 
 
 def _shares(name: str, config: NfsConfig) -> tuple[sharelist.Share, ...]:
