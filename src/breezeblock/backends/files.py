@@ -35,8 +35,9 @@ Provisioning = Literal["thin", "thick"]
 class Places(Protocol):
     """The directories that are a back end's pools. Every method may be called from any thread."""
 
-    protocol: str
-    """`Capabilities.storage_protocol`."""
+    @property
+    def protocol(self) -> str:
+        """`Capabilities.storage_protocol`."""
 
     def pools(self) -> tuple[str, ...]:
         """Return the pools' names, in the order of the configuration."""
@@ -60,7 +61,7 @@ class Places(Protocol):
         """Say how a consumer reaches the file `name` in the pool."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FileBackend:
     """Volumes as files, in any `Places`; stateless apart from them."""
 

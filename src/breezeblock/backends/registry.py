@@ -35,7 +35,7 @@ def read_config(section: Mapping[str, Any], where: str) -> msgspec.Struct:
     Raises ConfigError naming place, key, value and what is allowed.
     """
     kind = section.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(
             f"{where}: kind: {kind!r} is no kind of back end."
             if "kind" in section

@@ -117,6 +117,8 @@ def test_connection_info_is_what_os_brick_takes(backend: Backend, tmp_path: Path
     assert connection.driver_volume_type == "nfs"
     assert data["options"] == "-o vers=3"
     # What the consumer does with it: mount `export` at base/md5, open `name` there.
-    point = Path(data["mount_point_base"], hashlib.md5(data["export"].encode()).hexdigest())
+    point = Path(
+        data["mount_point_base"], hashlib.md5(data["export"].encode(), usedforsecurity=False).hexdigest()
+    )
     assert (point / data["name"]).stat().st_size == MIB
     backend.delete(volume, attempt())
