@@ -63,7 +63,12 @@ class Places(Protocol):
 
 @dataclass(slots=True)
 class FileBackend:
-    """Volumes as files, in any `Places`; stateless apart from them."""
+    """Volumes as files, in any `Places`; stateless apart from them.
+
+    `Placement.format` is the format of the image that a volume began with. It never changes, and the
+    chain's upper images are always qcow2, so it is all that must be remembered; what a consumer is to
+    open is in `connection_info`.
+    """
 
     name: str
     places: Places
@@ -208,7 +213,9 @@ class FileBackend:
     def connection_info(self, volume: Volume, connector: Mapping[str, Any]) -> Connection:
         """Name the active file; the consumer reaches the directory by itself."""
         del connector  # every host is told the same
-        name, image_format = chains.active(self.places.directory(volume.pool), self.naming, volume.id)
+        name, image_format = chains.active(
+            self.places.directory(volume.pool), self.naming, volume.id, self._format(volume)
+        )
         return self.places.connection(volume.pool, name, image_format)
 
     def disconnect(self, volume: Volume, connector: Mapping[str, Any]) -> None:
@@ -216,11 +223,31 @@ class FileBackend:
 
     def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
         """Compare files, `.info` and headers with the catalog."""
-        raise NotImplementedError
+        problems = chains.check(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            [snapshot.id for snapshot in snapshots],
+            volume.virtual_bytes,
+            self._format(volume),
+        )
+        return [
+            Finding(subject=one.subject, problem=one.problem, remedy=one.remedy, severity=one.severity)
+            for one in problems
+        ]
 
     def inventory(self) -> Iterator[Found]:
         """Yield every file in every reachable pool."""
-        raise NotImplementedError
+        for pool, directory in self._reachable().items():
+            for item in chains.inventory(directory, self.naming):
+                yield Found(
+                    pool=pool,
+                    name=item.name,
+                    volume_id=item.volume_id,
+                    kind=item.kind,
+                    snapshot_id=item.snapshot_id,
+                    allocated_bytes=item.allocated_bytes,
+                )
 
     def sweep(self, live_operations: frozenset[str]) -> list[str]:
         """Remove dead operations' temporary files from every reachable pool."""
