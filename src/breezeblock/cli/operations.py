@@ -17,7 +17,6 @@ Id = Annotated[str, typer.Argument(metavar="OPERATION", help="Its id.", show_def
 def list_(
     cloud: options.Cloud = None,
     as_json: options.Json = False,
-    all_projects: options.AllProjects = False,
     limit: options.Limit = 50,
     state: Annotated[
         str | None, typer.Option(help="queued, running, done, error or cancelled.", show_default=False)
@@ -26,13 +25,12 @@ def list_(
         str | None, typer.Option(help="Id of a volume; deleted ones too.", show_default=False)
     ] = None,
 ) -> None:
-    """List operations, newest first."""
+    """List operations, newest first; an admin sees those of every project."""
     from breezeblock.cli import client, output
 
     query: dict[str, Any] = {
         "state": state,
         "volume_id": volume,
-        "all_tenants": 1 if all_projects else None,
     }
     items = list(client.connect(cloud).pages("/operations", "operations", limit=limit, **query))
     if as_json:

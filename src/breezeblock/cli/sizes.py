@@ -19,7 +19,7 @@ _UNITS = {
     "gb": 1000**3,
     "tb": 1000**4,
 }
-_SIZE = re.compile(r"(?P<number>[0-9]{1,19})(?:\.0+)?\s*(?P<unit>[A-Za-z]*)")
+_SIZE = re.compile(r"(?P<number>[0-9]{1,19})\s*(?P<unit>[A-Za-z]*)")
 
 
 def gibibytes(text: str) -> int:
