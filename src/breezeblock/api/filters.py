@@ -132,7 +132,8 @@ def _moment(field: str, text: str) -> str:
             moment = moment.astimezone(UTC).replace(tzinfo=None)
     except (ValueError, OverflowError) as error:
         raise InvalidInputError(
-            f"Filter {field}: {text[:64]!r} is no ISO 8601 time.", remedy=f"Write {field}=gt:2026-01-31T00:00:00."
+            f"Filter {field}: {text[:64]!r} is no ISO 8601 time.",
+            remedy=f"Write {field}=gt:2026-01-31T00:00:00.",
         ) from error
     return moment.isoformat(timespec="microseconds")
 

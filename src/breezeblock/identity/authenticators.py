@@ -27,9 +27,7 @@ class Authenticator(Protocol):
     challenge: str
     """The WWW-Authenticate header of a 401."""
 
-    def authenticate(
-        self, headers: Mapping[str, str], project_id: str | None, request_id: str
-    ) -> Caller:
+    def authenticate(self, headers: Mapping[str, str], project_id: str | None, request_id: str) -> Caller:
         """Return the caller. Raises UnauthenticatedError, or InvalidInputError for a foreign project."""
 
     def claims(self, headers: Mapping[str, str], segment: str) -> bool:
