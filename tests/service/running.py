@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +94,5 @@ def running(
         yield Running(service, database, worker, backend)
     finally:
         worker.stop(10.0)
-        worker.lease.release()
-        with suppress(Exception):
-            database.dispose()
+        worker.close()
+        database.dispose()
