@@ -48,17 +48,11 @@ def provision(
     return connection.execute(statement.values(provisioned_bytes=kept)).rowcount == 1
 
 
-def forget_unconfigured(connection: sa.Connection, host: str, seen: set[tuple[str, str]]) -> None:
-    """Drop the pools that this host reported once and no longer has, where no volume lives."""
-    for row in connection.execute(sa.select(pools).where(pools.c.host == host)).all():
-        if (row.backend, row.name) in seen:
-            continue
-        used = sa.exists().where(volumes.c.backend == row.backend, volumes.c.pool == row.name)
-        connection.execute(
-            sa.delete(pools).where(pools.c.backend == row.backend, pools.c.name == row.name, ~used)
-        )
-        connection.execute(
-            sa.update(pools)
-            .where(pools.c.backend == row.backend, pools.c.name == row.name)
-            .values(up=False, reason="no longer in the configuration", updated_at=now())
-        )
+def forget_unconfigured(connection: sa.Connection, host: str, backends: set[str]) -> None:
+    """Drop the pools of back ends that this host once had; those that hold volumes stay, marked down."""
+    gone = sa.and_(pools.c.host == host, pools.c.backend.not_in(backends))
+    used = sa.exists().where(volumes.c.backend == pools.c.backend, volumes.c.pool == pools.c.name)
+    connection.execute(sa.delete(pools).where(gone, ~used))
+    connection.execute(
+        sa.update(pools).where(gone).values(up=False, reason="no longer configured", updated_at=now())
+    )

@@ -77,3 +77,22 @@ def _refusal(resource: str, amount: int, used: int, limit: int) -> str:
     kind = "SnapshotLimitExceeded" if resource.startswith("snapshots") else "VolumeLimitExceeded"
     noun = "snapshots" if resource.startswith("snapshots") else "volumes"
     return f"{kind}: Maximum number of {noun} allowed ({limit}) exceeded for quota '{resource}'."
+
+
+def set_limits(connection: sa.Connection, scope: str, values: Mapping[str, int]) -> None:
+    """Set hard limits of a project or of `DEFAULT_CLASS`, leaving others as they are."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    for resource, hard_limit in sorted(values.items()):
+        statement = dialect.insert(quota_limits).values(
+            scope=scope, resource=resource, hard_limit=hard_limit
+        )
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["scope", "resource"], set_={"hard_limit": hard_limit}
+            )
+        )
+
+
+def delete_limits(connection: sa.Connection, scope: str) -> None:
+    """Let a project have the defaults again."""
+    connection.execute(sa.delete(quota_limits).where(quota_limits.c.scope == scope))

@@ -9,6 +9,7 @@ because it skips our finish.
 
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from breezeblock.engine.port import Body, Json
 
 APPLICATION_VERSION = "1"
 LIVE_STATES = {"PENDING", "ENQUEUED", "DELAYED"}
+ENDED_STATES = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 log = structlog.get_logger(__name__)
 
@@ -79,11 +81,16 @@ class DbosEngine:
         status = DBOS.get_workflow_status(_workflow_id(operation_id, attempt))
         return status is not None and status.status in LIVE_STATES
 
-    def forget(self, operation_ids: list[tuple[str, int]]) -> None:
-        """Delete workflow records, every attempt up to the last."""
-        ids = [_workflow_id(id_, n) for id_, last in operation_ids for n in range(1, last + 1)]
-        if ids:
-            DBOS.delete_workflows(ids)
+    def forget(self, older_than_s: float) -> None:
+        """Delete workflow records; they are of use only while an operation can still be resumed."""
+        moment = (datetime.now(UTC) - timedelta(seconds=older_than_s)).isoformat()
+        while True:
+            ended = DBOS.list_workflows(
+                status=ENDED_STATES, completed_before=moment, limit=500, load_input=False, load_output=False
+            )
+            if not ended:
+                return
+            DBOS.delete_workflows([workflow.workflow_id for workflow in ended])
 
     def shutdown(self, timeout_s: float) -> None:
         """Stop taking part; unfinished workflows stay pending in the database."""

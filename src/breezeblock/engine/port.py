@@ -34,8 +34,8 @@ class Engine(Protocol):
     def is_live(self, operation_id: str, attempt: int) -> bool:
         """Say whether an execution is under way, or will go on by itself."""
 
-    def forget(self, operation_ids: list[tuple[str, int]]) -> None:
-        """Drop the records of executions that ended."""
+    def forget(self, older_than_s: float) -> None:
+        """Drop the records of executions that ended that long ago."""
 
     def shutdown(self, timeout_s: float) -> None:
         """Stop. Executions still under way stay resumable."""
