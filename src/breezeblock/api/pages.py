@@ -22,9 +22,7 @@ def page(request: Request, sortable: Mapping[str, str]) -> Page:
     if "limit" in query:
         limit = min(limit, _count("limit", query["limit"], 2**63))
     offset = _count("offset", query["offset"], MAX_OFFSET) if "offset" in query else 0
-    return Page(
-        limit=limit, offset=offset, marker=query.get("marker") or None, sort=_sort(query, sortable)
-    )
+    return Page(limit=limit, offset=offset, marker=query.get("marker") or None, sort=_sort(query, sortable))
 
 
 def next_links(request: Request, key: str, shown: Page, rows: Sequence[Any]) -> dict[str, Any]:

@@ -45,7 +45,9 @@ class Routes:
         """Say whether any path begins with this segment."""
         return first_segment in self._first
 
-    def find(self, method: str, segments: tuple[str, ...], version: Version) -> tuple[Endpoint, dict[str, str]]:
+    def find(
+        self, method: str, segments: tuple[str, ...], version: Version
+    ) -> tuple[Endpoint, dict[str, str]]:
         """Return the endpoint and the variable parts. Raises HttpError 404 or 405."""
         shape = (segments[0], len(segments)) if segments else ("", 0)
         allowed: list[str] = []
@@ -61,9 +63,7 @@ class Routes:
                 return endpoint, params
             allowed.append(endpoint.method)
         if allowed:
-            raise HttpError(
-                405, f"{method} is not allowed here.", {"Allow": ", ".join(sorted(set(allowed)))}
-            )
+            raise HttpError(405, f"{method} is not allowed here.", {"Allow": ", ".join(sorted(set(allowed)))})
         raise HttpError(404, "The resource could not be found.")
 
 

@@ -174,9 +174,7 @@ def _after(
         return mine < theirs if order[0][1] else mine > theirs
     alternatives = []
     for index, (column, descending) in enumerate(order):
-        equal = [
-            earlier == value for (earlier, _), value in zip(order[:index], values[:index], strict=True)
-        ]
+        equal = [earlier == value for (earlier, _), value in zip(order[:index], values[:index], strict=True)]
         beyond = column < values[index] if descending else column > values[index]
         alternatives.append(sa.and_(*equal, beyond))
     return sa.or_(*alternatives)

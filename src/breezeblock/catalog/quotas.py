@@ -83,9 +83,7 @@ def set_limits(connection: sa.Connection, scope: str, values: Mapping[str, int])
     """Set hard limits of a project or of `DEFAULT_CLASS`, leaving others as they are."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     for resource, hard_limit in sorted(values.items()):
-        statement = dialect.insert(quota_limits).values(
-            scope=scope, resource=resource, hard_limit=hard_limit
-        )
+        statement = dialect.insert(quota_limits).values(scope=scope, resource=resource, hard_limit=hard_limit)
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=["scope", "resource"], set_={"hard_limit": hard_limit}

@@ -39,7 +39,9 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 class Tokens:
     """Issues, checks and revokes tokens."""
 
-    def __init__(self, database: Database, *, ttl_s: float = 3600.0, verifier: Verifier | None = None) -> None:
+    def __init__(
+        self, database: Database, *, ttl_s: float = 3600.0, verifier: Verifier | None = None
+    ) -> None:
         self.database = database
         self.ttl_s = ttl_s
         self.verifier = verifier or Verifier()
@@ -74,7 +76,9 @@ class Tokens:
             elif user.default_project_id and not unscoped:
                 project = rows.project(connection, project_id=user.default_project_id)
             usable = project is not None and project.enabled
-            roles = implied(rows.roles_of(connection, user.id, project.id)) if usable and project else frozenset()
+            roles = (
+                implied(rows.roles_of(connection, user.id, project.id)) if usable and project else frozenset()
+            )
         if named and not roles:
             raise UnauthenticatedError(INVALID)
         if not roles:
