@@ -95,9 +95,13 @@ class Worker:
             time.sleep(0.02)
         if not self.dispatcher.idle():
             log.warning("worker.leaves_work", reason="it resumes at the next start")
-        self._engine.shutdown(0)
         for backend in self._backends.values():
             backend.stop()
+
+    def close(self) -> None:
+        """After `stop`, let the process go on without us: a process that ends need not wait for this."""
+        self._engine.shutdown(0)
+        self.lease.release()
 
     def look(self, name: str) -> None:
         """Look at a back end's pools and write down what was seen."""

@@ -41,7 +41,8 @@ class Job:
         self.row = row
         self.arguments: dict[str, Any] = msgspec.json.decode(row.arguments)
         self._steps = steps
-        self._looked_at = time.monotonic()
+        self._progress_due = _every(LOOK_INTERVAL_S)
+        self._cancel_due = _every(LOOK_INTERVAL_S)
         self._undoing = False
 
     @property
@@ -63,7 +64,7 @@ class Job:
 
     def step(self, name: str, work: Callable[[Attempt], Json]) -> Json:
         """Run one durable step of the work; a cancel request takes effect between steps."""
-        if not self._undoing and operations_cancelled(self):
+        if not self._undoing and _cancel_requested(self):
             raise CancelledOperationError("The operation was cancelled on request.")
         return self._steps.step(name, lambda: work(self._attempt()))
 
@@ -111,21 +112,29 @@ class Job:
         )
 
     def _progress(self, done: int, total: int) -> None:
-        if self._time_to_look():
+        if self._progress_due():
             with self.environment.database.write() as connection:
                 operations.set_progress(connection, self.id, done, total)
 
     def _cancelled(self) -> bool:
-        return not self._undoing and self._time_to_look() and operations_cancelled(self)
+        return not self._undoing and self._cancel_due() and _cancel_requested(self)
 
-    def _time_to_look(self) -> bool:
-        if time.monotonic() - self._looked_at < LOOK_INTERVAL_S:
+
+def _every(interval_s: float) -> Callable[[], bool]:
+    """Return a function that says True at most once in an interval, the first time after one."""
+    last = time.monotonic()
+
+    def due() -> bool:
+        nonlocal last
+        if time.monotonic() - last < interval_s:
             return False
-        self._looked_at = time.monotonic()
+        last = time.monotonic()
         return True
 
+    return due
 
-def operations_cancelled(job: Job) -> bool:
+
+def _cancel_requested(job: Job) -> bool:
     """Ask the catalog whether the job's operation was asked to stop."""
     with job.environment.database.read() as connection:
         return operations.cancel_requested(connection, job.id)

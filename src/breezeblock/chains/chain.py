@@ -1,0 +1,190 @@
+"""One volume as it lies in its directory: a linear chain of images, and which snapshot is where.
+
+The format of an overlay is always qcow2. That of the image at the bottom is what the volume was created
+with and never changes; the caller remembers it. A layer's recorded backing format must agree, and
+nothing is ever probed: a raw volume in which a guest wrote a qcow2 header stays raw.
+"""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from breezeblock.chains.info import DOCTOR, Info, read_info
+from breezeblock.chains.naming import Naming
+from breezeblock.errors import CorruptError, InvalidInputError, NotFoundError
+from breezeblock.images import qcow2
+from breezeblock.shares import files
+
+MAX_DEPTH = 4096
+FORMATS = ("raw", "qcow2")
+_LOOKS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One image of a chain."""
+
+    name: str
+    format: str
+    virtual_bytes: int
+    allocated_bytes: int
+    """What it takes on storage."""
+    backing: str | None = None
+    backing_format: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """The layers of a volume, the active one first, and the overlay of each snapshot."""
+
+    layers: tuple[Layer, ...]
+    info: Info | None
+    """None while no snapshot was ever taken."""
+
+    @property
+    def active(self) -> Layer:
+        """The image that a consumer opens."""
+        return self.layers[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers' file names, the active one first."""
+        return tuple(layer.name for layer in self.layers)
+
+    @property
+    def snapshots(self) -> dict[str, str]:
+        """Per snapshot id the overlay made when it was taken."""
+        return dict(self.info.snapshots) if self.info else {}
+
+    def below(self, name: str) -> tuple[Layer, ...]:
+        """Return the layers under the named one."""
+        return self.layers[self.names.index(name) + 1 :]
+
+    def data(self, snapshot_id: str) -> tuple[Layer, ...]:
+        """Return the layers that hold a snapshot's content, topmost first. Raises NotFoundError."""
+        overlay = self.snapshots.get(snapshot_id)
+        if overlay is None:
+            raise NotFoundError(f"Snapshot {snapshot_id} is not recorded with its volume.", remedy=DOCTOR)
+        return self.below(overlay)
+
+
+def layer(directory: Path, name: str, image_format: str) -> Layer:
+    """Look at one image. Raises CorruptError, FileNotFoundError."""
+    with files.opened(directory / name) as fd:
+        return _describe(fd, name, image_format)
+
+
+def _describe(fd: int, name: str, image_format: str) -> Layer:
+    status = os.fstat(fd)
+    allocated = status.st_blocks * 512
+    if image_format == "raw":
+        return Layer(name=name, format="raw", virtual_bytes=status.st_size, allocated_bytes=allocated)
+    try:
+        header = qcow2.parse(fd)
+    except CorruptError as error:
+        raise CorruptError(f"{name}: {error.message}", remedy=error.remedy) from error
+    return Layer(
+        name=name,
+        format="qcow2",
+        virtual_bytes=header.virtual_bytes,
+        allocated_bytes=allocated,
+        backing=header.backing,
+        backing_format=header.backing_format,
+    )
+
+
+def walk(directory: Path, naming: Naming, volume_id: str, name: str, base_format: str) -> tuple[Layer, ...]:
+    """Follow the chain from the named image to its bottom.
+
+    Raises CorruptError for a missing layer, a foreign name, a cycle, or more than MAX_DEPTH layers.
+    """
+    if base_format not in FORMATS:
+        raise InvalidInputError(f"Image format {base_format[:40]!a} is none of raw, qcow2.")
+    layers: list[Layer] = []
+    seen: set[str] = set()
+    expected: str | None = None
+    current: str | None = name
+    while current is not None:
+        if current in seen:
+            raise CorruptError(f"Volume {volume_id}: {current} is its own ancestor.", remedy=DOCTOR)
+        if len(layers) == MAX_DEPTH:
+            raise CorruptError(f"Volume {volume_id}: more than {MAX_DEPTH} layers.", remedy=DOCTOR)
+        if not naming.is_image(volume_id, current):
+            raise CorruptError(
+                f"Volume {volume_id}: {layers[-1].name if layers else '.info'} refers to {current}, "
+                "which is no image of this volume.",
+                remedy=DOCTOR,
+            )
+        seen.add(current)
+        own = base_format if current == naming.volume(volume_id) else "qcow2"
+        if expected is not None and expected != own:
+            raise CorruptError(
+                f"Volume {volume_id}: {layers[-1].name} records {current} as {expected}, but it is {own}.",
+                remedy=DOCTOR,
+            )
+        try:
+            layers.append(layer(directory, current, own))
+        except FileNotFoundError as error:
+            raise CorruptError(f"Volume {volume_id}: image {current} is missing.", remedy=DOCTOR) from error
+        current, expected = layers[-1].backing, layers[-1].backing_format
+    return tuple(layers)
+
+
+def load(
+    directory: Path,
+    naming: Naming,
+    volume_id: str,
+    base_format: str,
+    names: Collection[str] | None = None,
+) -> Chain:
+    """Read the whole volume. `names` = what the directory holds, if the caller knows already.
+
+    Raises NotFoundError if nothing of it is there, CorruptError if it is not consistent.
+    """
+    chain = _chain(directory, naming, volume_id, base_format, names)
+    for snapshot_id, overlay in chain.snapshots.items():
+        if overlay not in chain.names or not chain.below(overlay):
+            raise CorruptError(
+                f"Volume {volume_id}: overlay {overlay} of snapshot {snapshot_id} is not in the chain "
+                "or has nothing below it.",
+                remedy=DOCTOR,
+            )
+    return chain
+
+
+def _chain(
+    directory: Path, naming: Naming, volume_id: str, base_format: str, names: Collection[str] | None
+) -> Chain:
+    info = read_info(directory, naming, volume_id)
+    if info is None:
+        present = naming.of_volume(volume_id, files.listing(directory) if names is None else names)
+        if any(kind == "overlay" for _name, kind in present):
+            raise CorruptError(
+                f"Volume {volume_id} has snapshot overlays but no {naming.info(volume_id)}.", remedy=DOCTOR
+            )
+        if not any(kind == "volume" for _name, kind in present):
+            raise NotFoundError(f"Volume {volume_id} is not in {directory}.", remedy=DOCTOR)
+    top = info.active if info else naming.volume(volume_id)
+    return Chain(layers=walk(directory, naming, volume_id, top, base_format), info=info)
+
+
+def active(directory: Path, naming: Naming, volume_id: str, base_format: str) -> tuple[str, str]:
+    """Return (file name, format) of the image that a consumer opens. May run beside any verb."""
+    with files.storage_errors(f"Volume {volume_id}"):
+        for _look in range(_LOOKS - 1):
+            before = read_info(directory, naming, volume_id)
+            try:
+                return _active(directory, naming, volume_id, base_format)
+            except CorruptError:
+                # A verb may have re-linked the chain between two reads; it then changed one of these.
+                if read_info(directory, naming, volume_id) == before and not files.exists(
+                    directory / naming.intent(volume_id)
+                ):
+                    raise
+        return _active(directory, naming, volume_id, base_format)
+
+
+def _active(directory: Path, naming: Naming, volume_id: str, base_format: str) -> tuple[str, str]:
+    top = _chain(directory, naming, volume_id, base_format, None).active
+    return top.name, top.format

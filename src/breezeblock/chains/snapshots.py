@@ -1,0 +1,148 @@
+"""Verbs on a volume's snapshots. The rules for verbs are those of `backends.contract`.
+
+`format` is always that of the image the volume began with, and is what every verb returns: it never
+changes, so a caller that was killed before it could note anything still passes the right one.
+"""
+
+from pathlib import Path
+
+from breezeblock.attempt import Attempt
+from breezeblock.chains.begin import begun
+from breezeblock.chains.chain import MAX_DEPTH, Chain, layer, load
+from breezeblock.chains.info import DOCTOR, Info, Intent, write_info, write_intent
+from breezeblock.chains.merge import finish, grow
+from breezeblock.chains.naming import Naming
+from breezeblock.errors import ConflictError, CorruptError
+from breezeblock.images import clusters, qcow2, qemu_img
+from breezeblock.images.raw import check_cancelled
+from breezeblock.shares import files
+
+
+def snapshot(
+    directory: Path,
+    naming: Naming,
+    volume_id: str,
+    snapshot_id: str,
+    virtual_bytes: int,
+    attempt: Attempt,
+    *,
+    format: str,  # noqa: A002 - what the catalogue calls it
+) -> str:
+    """Fix the volume's content of now: from here on an empty overlay takes what is written."""
+    overlay = naming.overlay(volume_id, snapshot_id)
+    with begun(directory, naming, volume_id, attempt, format) as names:
+        chain = load(directory, naming, volume_id, format, names)
+        if snapshot_id in chain.snapshots:
+            return format
+        if len(chain.layers) >= MAX_DEPTH:
+            raise ConflictError(
+                f"Volume {volume_id} has {MAX_DEPTH} layers, which is the limit.",
+                remedy="Delete snapshots of it first.",
+            )
+        if overlay in names:
+            _check_leftover(directory, chain, overlay)
+        check_cancelled(attempt)
+        if chain.info is None:
+            # So that overlays without .info always mean that it was lost.
+            write_info(directory, naming, volume_id, Info(chain.active.name, {}), attempt)
+        virtual_bytes = max(virtual_bytes, chain.active.virtual_bytes)
+        _publish_overlay(
+            directory, naming, overlay, virtual_bytes, chain.active.name, chain.active.format, attempt
+        )
+        info = Info(overlay, {**chain.snapshots, snapshot_id: overlay})
+        write_info(directory, naming, volume_id, info, attempt)
+        return format
+
+
+def _publish_overlay(
+    directory: Path,
+    naming: Naming,
+    name: str,
+    virtual_bytes: int,
+    backing: str,
+    backing_format: str,
+    attempt: Attempt,
+) -> None:
+    temp = directory / attempt.temp_name
+    with files.fresh(temp, naming.mode) as fd:
+        qcow2.create(fd, virtual_bytes, backing=backing, backing_format=backing_format)
+        files.publish(fd, temp, directory / name)
+
+
+def _check_leftover(directory: Path, chain: Chain, overlay: str) -> None:
+    """Accept an overlay outside the chain only if it is what a killed `snapshot` leaves: empty, linked."""
+    found = layer(directory, overlay, "qcow2")
+    with files.opened(directory / overlay) as fd:
+        empty = clusters.is_empty(fd, qcow2.parse(fd))
+    if overlay in chain.names or overlay in chain.snapshots.values():
+        raise CorruptError(f"{overlay} stands for another snapshot already.", remedy=DOCTOR)
+    if not empty or found.backing not in chain.names:
+        raise CorruptError(f"{overlay} holds data but is not in the chain.", remedy=DOCTOR)
+
+
+def delete_snapshot(
+    directory: Path,
+    naming: Naming,
+    volume_id: str,
+    snapshot_id: str,
+    attempt: Attempt,
+    *,
+    format: str,  # noqa: A002 - what the catalogue calls it
+) -> str:
+    """Forget a snapshot: what was written since it was taken moves into the image below."""
+    overlay = naming.overlay(volume_id, snapshot_id)
+    with begun(directory, naming, volume_id, attempt, format) as names:
+        if not naming.of_volume(volume_id, names):
+            return format
+        chain = load(directory, naming, volume_id, format, names)
+        if snapshot_id not in chain.snapshots:
+            if overlay in names:
+                _check_leftover(directory, chain, overlay)
+                files.remove(directory / overlay)
+            return format
+        check_cancelled(attempt)
+        top = chain.snapshots[snapshot_id]
+        intent = Intent(snapshot=snapshot_id, top=top, base=chain.data(snapshot_id)[0].name)
+        write_intent(directory, naming, volume_id, intent, attempt)
+        finish(directory, naming, volume_id, intent, attempt, base_format=format)
+        return format
+
+
+def revert(
+    directory: Path,
+    naming: Naming,
+    volume_id: str,
+    snapshot_id: str,
+    virtual_bytes: int,
+    attempt: Attempt,
+    *,
+    format: str,  # noqa: A002 - what the catalogue calls it
+) -> str:
+    """Give the volume the content of any of its snapshots; all snapshots stay.
+
+    The new content is built as another overlay on the active image's backing file, and renamed over the
+    active image. For the newest snapshot that overlay is empty; for an older one it holds whatever
+    changed between the two.
+    """
+    with begun(directory, naming, volume_id, attempt, format) as names:
+        chain = load(directory, naming, volume_id, format, names)
+        data, under = chain.data(snapshot_id)[0], chain.layers[1]
+        virtual_bytes = max(virtual_bytes, chain.active.virtual_bytes)
+        check_cancelled(attempt)
+        final = directory / chain.active.name
+        if data.name == under.name:
+            _publish_overlay(directory, naming, final.name, virtual_bytes, under.name, under.format, attempt)
+            return format
+        temp = directory / attempt.temp_name
+        with files.fresh(temp, naming.mode) as fd:
+            # As long as the snapshot while it is compared; then grown, which hides what the newer
+            # backing file holds beyond the snapshot's end.
+            qcow2.create(fd, data.virtual_bytes, backing=data.name, backing_format=data.format)
+            qemu_img.rebase(temp, under.name, under.format, attempt)
+            built = layer(directory, temp.name, "qcow2")
+            if (built.backing, built.backing_format) != (under.name, under.format):
+                raise CorruptError(f"{temp.name} was not re-based onto {under.name}.")
+            grow(directory, built, virtual_bytes, under.virtual_bytes, attempt)
+            check_cancelled(attempt)
+            files.publish(fd, temp, final)
+        return format

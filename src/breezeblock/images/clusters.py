@@ -1,0 +1,140 @@
+"""What a QCOW2 layer itself holds: its allocated clusters, and copying them into a raw image.
+
+A cluster that is not allocated belongs to the backing file. The mapping comes from the file's tables,
+which are checked entry by entry: an image whose tables point outside the file is refused, not read as
+zeros.
+"""
+
+import os
+import sys
+from array import array
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from breezeblock.attempt import Attempt
+from breezeblock.errors import CorruptError
+from breezeblock.images import raw
+from breezeblock.images.qcow2 import Header
+
+_OFFSET = 0x00FF_FFFF_FFFF_FE00
+_COMPRESSED = 1 << 62
+_L2_RESERVED = 0x3F00_0000_0000_01FE
+_L1_RESERVED = 0x7F00_0000_0000_01FF
+
+
+class Kind(Enum):
+    """How a run of clusters is stored."""
+
+    DATA = "data"
+    ZERO = "zero"
+    """Reads as zeros, whatever the backing file holds."""
+    COMPRESSED = "compressed"
+
+
+class Run(NamedTuple):
+    """Neighbouring clusters of one kind; offsets and length in bytes."""
+
+    offset: int
+    length: int
+    kind: Kind
+    host_offset: int
+    """Where the data begins in the file; 0 unless `kind` is DATA."""
+
+
+def is_empty(fd: int, header: Header) -> bool:
+    """Tell whether the layer holds nothing of its own."""
+    return next(runs(fd, header), None) is None
+
+
+def runs(fd: int, header: Header) -> Iterator[Run]:
+    """Yield what is allocated, in order of virtual offsets, clipped to the virtual bytes."""
+    pending: Run | None = None
+    for run in _clusters(fd, header):
+        if pending and _continues(pending, run):
+            pending = pending._replace(length=pending.length + run.length)
+            continue
+        if pending:
+            yield pending
+        pending = run
+    if pending:
+        yield pending
+
+
+def _continues(before: Run, run: Run) -> bool:
+    return (
+        before.kind is run.kind
+        and before.offset + before.length == run.offset
+        and (run.kind is not Kind.DATA or before.host_offset + before.length == run.host_offset)
+    )
+
+
+def _clusters(fd: int, header: Header) -> Iterator[Run]:
+    size = header.cluster_bytes
+    l1 = _table(fd, header.l1_offset, header.l1_entries * 8)
+    for index, entry in enumerate(l1):
+        if not entry:
+            continue
+        table = entry & _OFFSET
+        if entry & _L1_RESERVED or not table or table % size or table + size > header.file_bytes:
+            raise _bad(f"L1 entry {index} ({entry:#x})", header)
+        l2 = _table(fd, table, size)
+        if not any(l2):
+            continue
+        base = index * header.l1_reach
+        for number, value in enumerate(l2):
+            offset = base + number * size
+            if value and offset < header.virtual_bytes:
+                run = _run(value, offset, min(size, header.virtual_bytes - offset), header)
+                if run:
+                    yield run
+
+
+def _run(value: int, offset: int, length: int, header: Header) -> Run | None:
+    if value & _COMPRESSED:
+        return Run(offset, length, Kind.COMPRESSED, 0)
+    host = value & _OFFSET
+    if value & _L2_RESERVED or host % header.cluster_bytes or (value & 1 and header.version < 3):
+        raise _bad(f"the L2 entry for virtual byte {offset} ({value:#x})", header)
+    if value & 1:
+        return Run(offset, length, Kind.ZERO, 0)
+    if host >= header.file_bytes:
+        raise _bad(f"the data of virtual byte {offset} at {host}", header)
+    return Run(offset, length, Kind.DATA, host) if host else None
+
+
+def _table(fd: int, offset: int, length: int) -> "array[int]":
+    table = array("Q", os.pread(fd, length, offset).ljust(length, b"\0"))
+    if sys.byteorder == "little":
+        table.byteswap()
+    return table
+
+
+def _bad(what: str, header: Header) -> CorruptError:
+    return CorruptError(
+        f"QCOW2 tables: {what} is impossible in a file of {header.file_bytes} bytes.",
+        remedy="`qemu-img check -f qcow2` lists the damage; restore the file if it was cut short.",
+    )
+
+
+def has_compressed(fd: int, header: Header) -> bool:
+    """Tell whether clusters are compressed, which only qemu-img unpacks."""
+    return any(run.kind is Kind.COMPRESSED for run in runs(fd, header))
+
+
+def commit_to_raw(fd: int, header: Header, target: int, attempt: Attempt) -> None:
+    """Write what the layer holds into a raw image that is at least as long; repeating it changes nothing.
+
+    Compressed clusters are an error here: look with `has_compressed` first.
+    """
+    for run in runs(fd, header):
+        for start in range(0, run.length, raw.SLICE_BYTES):
+            raw.check_cancelled(attempt)
+            length = min(raw.SLICE_BYTES, run.length - start)
+            if run.kind is Kind.ZERO:
+                raw.zero(target, run.offset + start, length)
+            elif run.kind is Kind.DATA:
+                raw.move(fd, run.host_offset + start, target, run.offset + start, length)
+            else:
+                raise _bad("a compressed cluster", header)
+            attempt.progress(run.offset + start, header.virtual_bytes)

@@ -1,0 +1,137 @@
+"""Raw images, and moving bytes between open files: sparse, by reflink or inside the server where possible.
+
+A raw image has no header: whatever its bytes look like (a guest may well write a qcow2 header at the
+start of its disk), it stays raw.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+
+from breezeblock.attempt import Attempt
+from breezeblock.errors import CancelledOperationError
+
+SLICE_BYTES = 8 << 20
+"""How much is moved between two looks at whether to stop."""
+
+_FICLONE = 0x40049409
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+# A network file system may offer a call and refuse it for one pair of files: read and write do it then.
+_CANNOT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
+    """Call fallocate(2), which `os` does not have; False where the file system cannot."""
+    while _libc.fallocate(fd, mode, offset, length) != 0:
+        code = ctypes.get_errno()
+        if code in _CANNOT:
+            return False
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+    return True
+
+
+def check_cancelled(attempt: Attempt) -> None:
+    """Raise CancelledOperationError if the operation was asked to stop."""
+    if attempt.cancelled():
+        raise CancelledOperationError("The operation was cancelled.")
+
+
+def grow(fd: int, virtual_bytes: int) -> None:
+    """Let the image be at least `virtual_bytes` long; the new bytes are zeros and take no space."""
+    if os.fstat(fd).st_size < virtual_bytes:
+        os.ftruncate(fd, virtual_bytes)
+
+
+def preallocate(fd: int, virtual_bytes: int, attempt: Attempt) -> None:
+    """Reserve the space of a new image, by writing zeros where nothing better exists."""
+    if _fallocate(fd, 0, 0, virtual_bytes):
+        return
+    zeros = bytes(min(SLICE_BYTES, virtual_bytes))
+    for offset in range(0, virtual_bytes, SLICE_BYTES):
+        check_cancelled(attempt)
+        _write(fd, memoryview(zeros)[: virtual_bytes - offset], offset)
+        attempt.progress(offset, virtual_bytes)
+
+
+def zero(fd: int, offset: int, length: int) -> None:
+    """Make a range inside the file read as zeros, freeing it where the file system can."""
+    length = min(length, os.fstat(fd).st_size - offset)
+    if length <= 0 or _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length):
+        return
+    zeros = memoryview(bytes(min(SLICE_BYTES, length)))
+    while length > 0:
+        _write(fd, zeros[:length], offset)
+        offset, length = offset + len(zeros[:length]), length - len(zeros[:length])
+
+
+def move(source: int, source_offset: int, target: int, target_offset: int, length: int) -> None:
+    """Copy a range between files; what lies beyond the source's end is zeros."""
+    while length > 0:
+        done = _move_some(source, source_offset, target, target_offset, length)
+        if done == 0:
+            zero(target, target_offset, length)
+            return
+        source_offset, target_offset, length = source_offset + done, target_offset + done, length - done
+
+
+def _move_some(source: int, source_offset: int, target: int, target_offset: int, length: int) -> int:
+    try:
+        done = os.copy_file_range(source, target, length, source_offset, target_offset)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        done = 0
+    if done:
+        return done
+    data = os.pread(source, min(length, SLICE_BYTES), source_offset)
+    _write(target, memoryview(data), target_offset)
+    return len(data)
+
+
+def _write(fd: int, view: memoryview, offset: int) -> None:
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def copy(source: int, target: int, attempt: Attempt) -> None:
+    """Make the new, empty file `target` equal to `source`, holes staying holes.
+
+    Tries to share the blocks (FICLONE), then copies the data extents inside the kernel or the server.
+    """
+    length = os.fstat(source).st_size
+    check_cancelled(attempt)
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    else:
+        return
+    os.ftruncate(target, length)
+    position = 0
+    while position < length:
+        start, end = _data_extent(source, position, length)
+        for offset in range(start, end, SLICE_BYTES):
+            check_cancelled(attempt)
+            move(source, offset, target, offset, min(SLICE_BYTES, end - offset))
+            attempt.progress(offset, length)
+        position = end
+
+
+def _data_extent(fd: int, position: int, length: int) -> tuple[int, int]:
+    """Return (start, end) of the next data; (length, length) if only a hole follows."""
+    try:
+        start = os.lseek(fd, position, os.SEEK_DATA)
+        return start, min(length, os.lseek(fd, start, os.SEEK_HOLE))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return length, length
+        if error.errno in _CANNOT:
+            return position, length
+        raise

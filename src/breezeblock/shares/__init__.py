@@ -1,0 +1,1 @@
+"""Shares: directories that other machines serve, and those of this one."""
