@@ -63,8 +63,8 @@ class LossyDelete(MemoryBackend):
 
     def delete_snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
         home, state = self._existing(volume)
-        later = [key for key in state.snapshots if key > snapshot.id][:1]
-        for key in later:
+        order = list(state.snapshots)
+        for key in order[order.index(snapshot.id) + 1 :][:1] if snapshot.id in order else []:
             os.truncate(home / state.snapshots[key].file, 0)
             os.truncate(home / state.snapshots[key].file, state.snapshots[key].bytes)
         return super().delete_snapshot(volume, snapshot, attempt)

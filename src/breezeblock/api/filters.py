@@ -8,7 +8,7 @@ import ast
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -66,7 +66,7 @@ def conditions(request: Request, resource: str, *, also: frozenset[str] = frozen
         field = _ALIASES.get(plain, plain)
         if field not in allowed:
             unknown.append(key)
-        elif like and field in _LIKE:
+        elif like and field in _LIKE and (resource, field) not in _CONSTANT:
             found.append(Condition(_column(resource, field), value, "like"))
         else:
             found.extend(_condition(request, resource, field, value))
@@ -96,22 +96,26 @@ def entries(field: str, text: str) -> dict[str, str]:
 
 
 def _condition(request: Request, resource: str, field: str, value: str) -> list[Condition]:
+    constant = _CONSTANT.get((resource, field)) or _CONSTANT.get(("", field))
+    if constant is not None:
+        return [] if constant(request, value) else [_NEVER]
     column = _column(resource, field)
-    if field in {"created_at", "updated_at"}:
-        return _times(field, value) if request.at_least(60) else [Condition(field, value)]
-    if field in _CONSTANT:
-        return [] if _CONSTANT[field](request, value) else [_NEVER]
-    if field in {"bootable", "multiattach", "is_public"}:
-        if field == "bootable" and not request.at_least(2) and value.lower() not in {"true", "false"}:
+    match field:
+        case "created_at" | "updated_at" if request.at_least(60):
+            return _times(field, value)
+        case "bootable" if not request.at_least(2) and value.lower() not in {"true", "false"}:
             return []
-        return [Condition(column, inputs.flag(field, value))]
-    if field == "size":
-        return [Condition(column, inputs.whole(field, value, low=0, high=inputs.MAX_GIB))]
-    if field in {"metadata", "extra_specs"}:
-        return [Condition(column, entries(field, value), "has")]
-    if field == "host":
-        return [Condition(column, value.rpartition("@")[2])]
-    return [Condition(column, None if value == "" and field in _NULLABLE else value)]
+        case "metadata":
+            return [Condition(column, entries(field, value), "has")]
+        case "bootable" | "multiattach":
+            wanted: object = inputs.flag(field, value)
+        case "size":
+            wanted = inputs.whole(field, value, low=0, high=inputs.MAX_GIB)
+        case "host":
+            wanted = value.rpartition("@")[2]
+        case _:
+            wanted = None if value == "" and field in _NULLABLE else value
+    return [Condition(column, wanted)]
 
 
 def _times(field: str, text: str) -> list[Condition]:
@@ -148,7 +152,10 @@ _LIKE = frozenset(
 )  # fmt: skip
 _NULLABLE = frozenset({"migration_status", "snapshot_id", "source_volid", "instance_id"})
 # Fields that are the same for every row here: the filter allows all of them or none.
-_CONSTANT: dict[str, Callable[[Request, str], Any]] = {
-    "group_id": lambda _request, _value: False,
-    "consumes_quota": lambda _request, value: inputs.flag("consumes_quota", value),
+_CONSTANT: dict[tuple[str, str], Callable[[Request, str], bool]] = {
+    ("", "group_id"): lambda _request, _value: False,
+    ("", "consumes_quota"): lambda _request, value: inputs.flag("consumes_quota", value),
+    ("snapshot", "availability_zone"): lambda request, value: (
+        value == request.service.settings.availability_zone
+    ),
 }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -56,12 +57,12 @@ class Request:
     @property
     def project_url(self) -> str:
         """The base of links to resources."""
-        return f"{self.base}/v3/{self.caller.project_id}"
+        return f"{self.base}/v3/{quote(self.caller.project_id)}"
 
     @property
     def bookmark_url(self) -> str:
         """The base of links without a version."""
-        return f"{self.base}/{self.caller.project_id}"
+        return f"{self.base}/{quote(self.caller.project_id)}"
 
     def json(self) -> dict[str, Any]:
         """Return the body, which must be a JSON object."""

@@ -139,6 +139,5 @@ def only(body: Mapping[str, Any], allowed: Iterable[str]) -> None:
     extra = sorted(set(body) - set(allowed))
     if extra:
         listed = ", ".join(repr(key[:64]) for key in extra[:8])
-        raise InvalidInputError(
-            f"Additional properties are not allowed ({listed} {'was' if len(extra) == 1 else 'were'} unexpected)."
-        )
+        verb = "was" if len(extra) == 1 else "were"
+        raise InvalidInputError(f"Additional properties are not allowed ({listed} {verb} unexpected).")

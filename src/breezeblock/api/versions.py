@@ -30,9 +30,9 @@ def negotiate(headers: Mapping[str, str]) -> Version:
     """Return the version that a request asks for: 3.0 where it names none."""
     asked = None
     for item in headers.get(HEADER, "").split(","):
-        service, _, version = item.strip().partition(" ")
+        service, _, wanted = item.strip().partition(" ")
         if service.lower() in SERVICES:
-            asked = version.strip()
+            asked = wanted.strip()
     if asked is None:
         asked = headers.get(LEGACY_HEADER)
         if asked is not None:

@@ -84,7 +84,9 @@ def roles_of(connection: sa.Connection, user_id: str, project_id: str) -> frozen
     return frozenset(connection.execute(query).scalars())
 
 
-def assignments(connection: sa.Connection, user_id: str | None = None) -> Sequence[sa.Row[Any]]:
+def assignments(
+    connection: sa.Connection, user_id: str | None = None
+) -> Sequence[sa.Row[str, str, str, str]]:
     """Return (user_id, project_id, project, role) of one user or of all."""
     query = sa.select(
         role_assignments.c.user_id,

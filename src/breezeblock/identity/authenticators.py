@@ -26,12 +26,11 @@ class Authenticator(Protocol):
     """Where tokens come from; None: this mode has none, and serves no Identity API."""
     challenge: str
     """The WWW-Authenticate header of a 401."""
+    any_project: bool
+    """A first path segment that is the project of a token `user:project` may look like anything."""
 
     def authenticate(self, headers: Mapping[str, str], project_id: str | None, request_id: str) -> Caller:
         """Return the caller. Raises UnauthenticatedError, or InvalidInputError for a foreign project."""
-
-    def claims(self, headers: Mapping[str, str], segment: str) -> bool:
-        """Say whether a first path segment of unusual form is this caller's project."""
 
 
 class Builtin:
@@ -41,6 +40,7 @@ class Builtin:
         self.tokens: Tokens | None = tokens
         self._tokens = tokens
         self.challenge = 'Keystone uri="/identity/v3"'
+        self.any_project = False
 
     def authenticate(self, headers: Mapping[str, str], project_id: str | None, request_id: str) -> Caller:
         """Check the token."""
@@ -61,10 +61,6 @@ class Builtin:
             project_name=token.project_name or "",
         )
 
-    def claims(self, headers: Mapping[str, str], segment: str) -> bool:
-        """Projects have ordinary ids here."""
-        return False
-
 
 class HttpBasic:
     """The same users by name and password on every request (RFC 7617)."""
@@ -72,6 +68,7 @@ class HttpBasic:
     def __init__(self, database: Database, verifier: Verifier | None = None) -> None:
         self.tokens: Tokens | None = None
         self.challenge = 'Basic realm="breezeblock", charset="UTF-8"'
+        self.any_project = False
         self._database = database
         self._verify = verifier or Verifier()
 
@@ -99,10 +96,6 @@ class HttpBasic:
             project_name=project.name,
         )
 
-    def claims(self, headers: Mapping[str, str], segment: str) -> bool:
-        """Projects have ordinary ids here."""
-        return False
-
 
 class NoAuth:
     """No check at all: everyone is an admin. A token `user:project` names user and project, as Cinder's."""
@@ -110,10 +103,11 @@ class NoAuth:
     def __init__(self) -> None:
         self.tokens: Tokens | None = None
         self.challenge = ""
+        self.any_project = True
 
     def authenticate(self, headers: Mapping[str, str], project_id: str | None, request_id: str) -> Caller:
         """Believe what is said."""
-        user, project = _noauth(headers)
+        user, project = noauth_token(headers)
         project = project_id or project or NO_AUTH_PROJECT
         return Caller(
             project_id=project,
@@ -124,12 +118,9 @@ class NoAuth:
             project_name=project,
         )
 
-    def claims(self, headers: Mapping[str, str], segment: str) -> bool:
-        """A project that the token names may look like anything."""
-        return bool(segment) and segment == _noauth(headers)[1]
 
-
-def _noauth(headers: Mapping[str, str]) -> tuple[str, str]:
+def noauth_token(headers: Mapping[str, str]) -> tuple[str, str]:
+    """Return user and project of a token `user:project`; empty where it names none."""
     user, _, project = headers.get("x-auth-token", "").partition(":")
     # Only a well-made one: an unchecked text must not get into the catalog by this door.
     if not (user.isprintable() and project.isprintable() and len(user) <= 64 and len(project) <= 64):

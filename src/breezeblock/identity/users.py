@@ -4,8 +4,10 @@ import re
 import secrets
 import uuid
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 
 from breezeblock.catalog import identity as rows
 from breezeblock.catalog.database import Database
@@ -145,14 +147,14 @@ def list_users(database: Database, name: str | None = None) -> list[User]:
     return found
 
 
-def _user_id(connection: rows.sa.Connection, name: str) -> str:
+def _user_id(connection: sa.Connection, name: str) -> str:
     found = rows.user(connection, name=name)
     if found is None:
         raise NotFoundError(f"There is no user named {name!r}.", remedy="See 'breezeblock user list'.")
     return str(found.id)
 
 
-def _project(row: rows.sa.Row[rows.Any]) -> Project:
+def _project(row: sa.Row[Any]) -> Project:
     return Project(id=row.id, name=row.name, description=row.description, enabled=row.enabled)
 
 
