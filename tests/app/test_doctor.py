@@ -17,6 +17,7 @@ import pytest
 from breezeblock import config as configuration
 from breezeblock.app import compose, doctor, quickstart
 from breezeblock.app.worker import Worker
+from breezeblock.backends.contract import Finding
 from breezeblock.catalog.clock import ordered_id
 from breezeblock.cli.exits import Exit
 from breezeblock.engine.dbos_engine import DbosEngine
@@ -51,7 +52,7 @@ class Patient:
             yield connection
         connection.close()
 
-    def only_finding(self) -> doctor.Finding:
+    def only_finding(self) -> Finding:
         (finding,) = self.examine().findings
         assert finding.remedy
         return finding
@@ -235,16 +236,12 @@ def test_the_command_tells_findings_by_its_exit_code(patient: Patient) -> None:
     (patient.pool / "a\x1b[2Jb").write_bytes(b"x")
     for index in range(5):
         (patient.pool / f"stranger-{index}").write_bytes(b"x")
-    told = subprocess.run(
-        [*command, "--limit", "2"], cwd=patient.data, capture_output=True, text=True, check=False
-    )
+    told = call("--limit", "2")
     assert told.returncode == Exit.FINDINGS
     assert told.stdout.count("remedy:") == 2
     assert "4 more" in told.stderr
     assert "\x1b" not in told.stdout
-    as_json = subprocess.run(
-        [*command, "--json"], cwd=patient.data, capture_output=True, text=True, check=False
-    )
+    as_json = call("--json")
     report = json.loads(as_json.stdout)
     assert as_json.returncode == Exit.FINDINGS
     assert {tuple(sorted(finding)) for finding in report["findings"]} == {

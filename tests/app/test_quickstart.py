@@ -180,7 +180,11 @@ def test_a_start_killed_anywhere_is_completed_by_the_next(tmp_path: Path) -> Non
         assert not list(data.glob(".*.tmp")), step
 
 
-START = "import pathlib, sys; from breezeblock.app import quickstart as q; q.prepare(pathlib.Path(sys.argv[1]), 18776)"
+START = """
+import pathlib, sys
+from breezeblock.app import quickstart
+quickstart.prepare(pathlib.Path(sys.argv[1]), 18776)
+"""
 
 
 def test_two_first_starts_at_once_agree_on_the_passwords(tmp_path: Path) -> None:
