@@ -180,7 +180,7 @@ class Client:
             request.add_header(key, value)
         try:
             with self._open(request) as response:
-                return _decode(response.read(ANSWER_LIMIT), url), dict(response.headers)
+                return _decode(response.read(ANSWER_LIMIT), url), response.headers
         except urllib.error.HTTPError as error:
             raise _refusal(error.code, error.read(ANSWER_LIMIT), url) from None
         except (OSError, http.client.HTTPException) as error:

@@ -57,7 +57,7 @@ def for_operation(client: Client, operation: Mapping[str, Any], *, timeout_s: fl
 
 def failure(operation: Mapping[str, Any]) -> str:
     """Return one line that says which operation failed and why."""
-    what = f"{operation['kind']} of {operation['resource_type']} {operation['resource_id']}"
+    what = f"{operation['kind']} ({operation['resource_id']})"
     verb = "was cancelled" if operation["state"] == "cancelled" else "failed"
     return f"{what} {verb}: {output.plain(operation.get('error') or 'no reason was recorded')}"
 
