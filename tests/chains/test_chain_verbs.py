@@ -213,9 +213,8 @@ def test_raw_volume_with_a_qcow2_header_stays_raw(tmp_path: Path) -> None:
     secret.write_bytes(b"secret" * 100_000)
     volume = Volume(tmp_path, "raw", MIB).create()
     path = tmp_path / NAMING.volume(volume.id)
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", secret, "-F", "raw", "evil", "1M"], cwd=tmp_path
-    )
+    header = [*["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw"], "-b", str(secret), "evil", "1M"]
+    subprocess.run(header, cwd=tmp_path, check=True)
     evil = (tmp_path / "evil").read_bytes().ljust(MIB, b"\0")[:MIB]
     (tmp_path / "evil").unlink()
     secret_bytes = secret.read_bytes()

@@ -8,6 +8,7 @@ zeros.
 import os
 import sys
 from array import array
+from collections import deque
 from collections.abc import Iterator
 from enum import Enum
 from itertools import compress, count
@@ -118,6 +119,11 @@ def _bad(what: str, header: Header) -> CorruptError:
         f"QCOW2 tables: {what} is impossible in a file of {header.file_bytes} bytes.",
         remedy="`qemu-img check -f qcow2` lists the damage; restore the file if it was cut short.",
     )
+
+
+def validate(fd: int, header: Header) -> None:
+    """Raise CorruptError unless every entry of the tables is possible."""
+    deque(runs(fd, header), maxlen=0)
 
 
 def has_compressed(fd: int, header: Header) -> bool:
