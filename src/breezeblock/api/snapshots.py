@@ -42,7 +42,7 @@ def create(request: Request) -> Reply:
     if request.at_least(66):
         if wanted.get("force") is not None and not force:
             raise InvalidInputError(
-                "Since microversion 3.66 the option 'force' is only accepted when it is true, and means nothing."
+                "Since microversion 3.66 the option 'force' is accepted only when it is true."
             )
         force = True
     if request.at_least(53):
