@@ -144,7 +144,7 @@ def test_deadline_ends_the_waiting_and_bounds_the_hanging(memory: MemoryBackend)
     gate = Gate(memory)
     backend = add_deadline(gate, seconds=0.01, most_abandoned=2)
     for _ in range(2):
-        with pytest.raises(UnavailableError, match="within 0.01 seconds"):
+        with pytest.raises(UnavailableError, match=r"within 0\.01 seconds"):
             backend.stats()
     threads = threading.active_count()
     with pytest.raises(UnavailableError):
