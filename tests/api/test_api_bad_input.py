@@ -140,10 +140,27 @@ def test_unknown_keys_are_refused_from_3_53_on(member: Client, world: World) -> 
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"null", b"[]", b'"volume"', b"1", b"{", b"nonsense", b'{"volume": {"size": 1}', b"\xff\xfe",
-     b"[" * 50_000, b'{"a":' * 20_000, b'{"volume":{"size":1e999}}', b'{"volume":{"name":"\\ud800","size":1}}', b"NaN",
-     b'{"volume":{"name":"a\\u0000","size":1}}', b'{"volume": []}', b'{"volume": null}', b'{"volum": {}}'],
-)  # fmt: skip
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"volume"',
+        b"1",
+        b"{",
+        b"nonsense",
+        b'{"volume": {"size": 1}',
+        b"\xff\xfe",
+        b"[" * 50_000,
+        b'{"a":' * 20_000,
+        b'{"volume":{"size":1e999}}',
+        b'{"volume":{"name":"\\ud800","size":1}}',
+        b"NaN",
+        b'{"volume":{"name":"a\\u0000","size":1}}',
+        b'{"volume": []}',
+        b'{"volume": null}',
+        b'{"volum": {}}',
+    ],
+)
 @pytest.mark.parametrize("path", ["/volumes", "/snapshots", "/attachments"])
 def test_bodies_that_are_no_object(member: Client, raw: bytes, path: str) -> None:
     bad(member.call("POST", path, data=raw, headers={"Content-Type": "application/json"}))
@@ -217,7 +234,7 @@ def test_updates_of_nothing(member: Client, world: World) -> None:
 
 def test_force_of_a_snapshot_from_3_66_on(member: Client, world: World) -> None:
     volume_id = world.volume()
-    body = {"snapshot": {"volume_id": volume_id, "force": False}}
+    body: dict[str, dict[str, Any]] = {"snapshot": {"volume_id": volume_id, "force": False}}
     bad(member.at("3.66").post("/snapshots", body), "force")
     assert member.at("3.65").post("/snapshots", body).status_code == 202
     body["snapshot"]["force"] = "True"

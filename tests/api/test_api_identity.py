@@ -122,7 +122,8 @@ def test_wrong_credentials_all_look_alike(here: Server) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"auth": 1}, {"auth": {}}, {"auth": {"identity": {}}}, {"auth": {"identity": {"methods": "password"}}},
+    [{}, {"auth": 1}, {"auth": {}}, {"auth": {"identity": {}}},
+     {"auth": {"identity": {"methods": "password"}}},
      {"auth": {"identity": {"methods": ["token"], "token": {"id": "x"}}}},
      {"auth": {"identity": {"methods": ["password"], "password": {"user": {"name": 1, "password": "x"}}}}},
      {"auth": {"identity": {"methods": ["password"], "password": {"user": {"name": "alice"}}}}},
