@@ -35,9 +35,9 @@ QUOTA = {
 }
 
 
-def still_service(directory: Path) -> Service:
+def still_service(url: str | Path) -> Service:
     """A service without a worker: what tests put into its catalog stays as it is."""
-    database = Database(f"sqlite:///{directory / 'catalog.db'}")
+    database = Database(url if isinstance(url, str) else f"sqlite:///{url / 'catalog.db'}")
     migrate.upgrade(database)
     capabilities = Capabilities(
         storage_protocol="file",

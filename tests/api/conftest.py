@@ -1,5 +1,6 @@
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,17 @@ from breezeblock.service.core import Service
 sys.path.append(str(Path(__file__).parents[1] / "service"))
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    found = still_service(tmp_path_factory.mktemp("catalog"))
-    yield found
-    found.database.dispose()
+@pytest.fixture(scope="session", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Everything is asked of both databases: each has its own idea of JSON, of order and of text."""
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            found = still_service(tmp_path_factory.mktemp("catalog"))
+        else:
+            server = request.getfixturevalue("postgres_server")
+            found = still_service(stack.enter_context(server.database()))
+        stack.callback(found.database.dispose)
+        yield found
 
 
 @pytest.fixture(scope="session")

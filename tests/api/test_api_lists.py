@@ -253,7 +253,7 @@ def test_summary(member: Client, world: World, five: list[str]) -> None:
     assert set(found) == {"total_count", "total_size"}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(["/volumes/detail", "/snapshots/detail", "/attachments", "/messages", "/types",
                           "/operations", "/limits", "/volumes/summary", "/os-availability-zone"]),

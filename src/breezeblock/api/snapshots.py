@@ -57,7 +57,9 @@ def create(request: Request) -> Reply:
         ),
     )
     row = service.get(request.service, request.caller, snapshot_id)
-    return reply({"snapshot": views.detailed(request, row, extended=False)}, 202)
+    made = views.detailed(request, row, extended=False)
+    made.status = "creating"  # a quick worker may be done by now, but this is what was promised
+    return reply({"snapshot": made}, 202)
 
 
 def update(request: Request) -> Reply:
