@@ -78,7 +78,7 @@ def delete(request: Request) -> Reply:
 
 
 def act(request: Request) -> Reply:
-    """Do what the body's one key says."""
+    """Run the action that the body's one key names."""
     name, argument = one_action(request)
     snapshot_id = request.params["id"]
     if name == "os-reset_status":

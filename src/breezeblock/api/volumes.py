@@ -41,7 +41,7 @@ _NEW = (
 
 
 def index(request: Request) -> Reply:
-    """List names and ids."""
+    """List volumes by name and id."""
     return _list(request, detail=False)
 
 
