@@ -16,8 +16,8 @@ import msgspec
 import typer.main
 
 from breezeblock import config
-from breezeblock.api import volume_actions
 from breezeblock.api.endpoints import ROUTES
+from breezeblock.api.volume_actions import ACTIONS
 from breezeblock.catalog import states
 from breezeblock.cli.exits import Exit
 from breezeblock.cli.root import app
@@ -71,19 +71,13 @@ def exit_codes() -> Iterator[str]:
         yield f"| {code.value} | {name} | {texts.get(('Exit', code.name), '') or name.capitalize() + '.'} |\n"
 
 
-def endpoints() -> Iterator[str]:
-    """Yield every request of the Block Storage API that is answered."""
-    yield "| Path below `/v3` or `/v3/{project}` | Methods | Since |\n|---|---|---|\n"
-    paths: dict[tuple[str, int], list[str]] = {}
+def routes() -> Iterator[str]:
+    """Yield every request of the Block Storage API, and the actions on volumes."""
+    yield "| Request | Since | What it does |\n|---|---|---|\n"
     for endpoint in ROUTES.endpoints:
-        paths.setdefault((endpoint.path, endpoint.since), []).append(endpoint.method)
-    for (path, since), methods in sorted(paths.items()):
-        yield f"| `{path}` | {', '.join(sorted(methods))} | 3.{since} |\n"
-
-
-def actions() -> Iterator[str]:
-    """Yield the actions on a volume."""
-    yield ", ".join(f"`{name}`" for name in sorted(volume_actions.ACTIONS)) + "\n"
+        does = (inspect.getdoc(endpoint.handler) or "").partition("\n")[0]
+        yield f"| `{endpoint.method} {endpoint.path}` | 3.{endpoint.since} | {does} |\n"
+    yield "\nActions on volumes: " + ", ".join(f"`{name}`" for name in ACTIONS) + ".\n"
 
 
 GENERATED: dict[str, Callable[[], Iterator[str]]] = {
@@ -91,8 +85,7 @@ GENERATED: dict[str, Callable[[], Iterator[str]]] = {
     "settings": settings,
     "commands": commands,
     "exit_codes": exit_codes,
-    "endpoints": endpoints,
-    "actions": actions,
+    "routes": routes,
 }
 
 

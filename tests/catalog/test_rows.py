@@ -157,7 +157,7 @@ def test_a_lane_runs_one_at_a_time_in_order(database: Database) -> None:
         assert operations.claim(connection, "me", ["one"], 10) == [(first, 1), (other, 1)]
     with database.write() as connection:
         assert operations.claim(connection, "me", ["one"], 10) == []
-        assert operations.finish(connection, first, "done")
+        assert operations.finish(connection, first, 1, "done")
         assert operations.claim(connection, "me", ["one"], 10) == [(second, 1)]
         assert operations.claim(connection, "me", ["one", "two"], 10) == [(elsewhere, 1)]
         assert operations.busy_executors(connection) == {"me"}
@@ -176,7 +176,7 @@ def test_a_crowd_of_workers_claims_each_once(database: Database) -> None:
                     claimed.append(operation_id)
             with database.write() as connection:
                 for operation_id in claimed:
-                    operations.finish(connection, operation_id, "done")
+                    operations.finish(connection, operation_id, 1, "done")
             if len(claimed) >= len(made):
                 return
 
@@ -198,3 +198,5 @@ def test_a_requeued_operation_fences_its_last_attempt(database: Database) -> Non
         adopted = operations.adopt(connection, operation, 2, "alive")
         assert adopted is not None
         assert adopted.executor == "alive"
+        assert not operations.finish(connection, operation, 1, "error", error="too late")
+        assert operations.finish(connection, operation, 2, "done")

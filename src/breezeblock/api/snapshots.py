@@ -42,7 +42,7 @@ def create(request: Request) -> Reply:
     if request.at_least(66):
         if wanted.get("force") is not None and not force:
             raise InvalidInputError(
-                "Since microversion 3.66 the option 'force' is only accepted when it is true, and means nothing."
+                "Since microversion 3.66 the option 'force' is accepted only when it is true."
             )
         force = True
     if request.at_least(53):
@@ -57,7 +57,9 @@ def create(request: Request) -> Reply:
         ),
     )
     row = service.get(request.service, request.caller, snapshot_id)
-    return reply({"snapshot": views.detailed(request, row, extended=False)}, 202)
+    made = views.detailed(request, row, extended=False)
+    made.status = "creating"  # a quick worker may be done by now, but this is what was promised
+    return reply({"snapshot": made}, 202)
 
 
 def update(request: Request) -> Reply:
@@ -76,7 +78,7 @@ def delete(request: Request) -> Reply:
 
 
 def act(request: Request) -> Reply:
-    """Do what the body's one key says."""
+    """Run the action that the body's one key names."""
     name, argument = one_action(request)
     snapshot_id = request.params["id"]
     if name == "os-reset_status":

@@ -102,6 +102,9 @@ def delete_snapshot(
             return format
         check_cancelled(attempt)
         top = chain.snapshots[snapshot_id]
+        with files.opened(directory / top) as fd:
+            # Once recorded, a merge must be finished: damage that would stop it is looked for before.
+            clusters.validate(fd, qcow2.parse(fd))
         intent = Intent(snapshot=snapshot_id, top=top, base=chain.data(snapshot_id)[0].name)
         write_intent(directory, naming, volume_id, intent, attempt)
         finish(directory, naming, volume_id, intent, attempt, base_format=format)

@@ -8,8 +8,10 @@ zeros.
 import os
 import sys
 from array import array
+from collections import deque
 from collections.abc import Iterator
 from enum import Enum
+from itertools import compress, count
 from typing import NamedTuple
 
 from breezeblock.attempt import Attempt
@@ -72,22 +74,24 @@ def _continues(before: Run, run: Run) -> bool:
 def _clusters(fd: int, header: Header) -> Iterator[Run]:
     size = header.cluster_bytes
     l1 = _table(fd, header.l1_offset, header.l1_entries * 8)
-    for index, entry in enumerate(l1):
-        if not entry:
-            continue
+    for index in _set(l1):
+        entry = l1[index]
         table = entry & _OFFSET
         if entry & _L1_RESERVED or not table or table % size or table + size > header.file_bytes:
             raise _bad(f"L1 entry {index} ({entry:#x})", header)
         l2 = _table(fd, table, size)
-        if not any(l2):
-            continue
         base = index * header.l1_reach
-        for number, value in enumerate(l2):
+        for number in _set(l2):
             offset = base + number * size
-            if value and offset < header.virtual_bytes:
-                run = _run(value, offset, min(size, header.virtual_bytes - offset), header)
+            if offset < header.virtual_bytes:
+                run = _run(l2[number], offset, min(size, header.virtual_bytes - offset), header)
                 if run:
                     yield run
+
+
+def _set(table: "array[int]") -> Iterator[int]:
+    """Yield the indices of entries that are not zero; tables are mostly zeros, so this loops in C."""
+    return compress(count(), table)
 
 
 def _run(value: int, offset: int, length: int, header: Header) -> Run | None:
@@ -115,6 +119,11 @@ def _bad(what: str, header: Header) -> CorruptError:
         f"QCOW2 tables: {what} is impossible in a file of {header.file_bytes} bytes.",
         remedy="`qemu-img check -f qcow2` lists the damage; restore the file if it was cut short.",
     )
+
+
+def validate(fd: int, header: Header) -> None:
+    """Raise CorruptError unless every entry of the tables is possible."""
+    deque(runs(fd, header), maxlen=0)
 
 
 def has_compressed(fd: int, header: Header) -> bool:
