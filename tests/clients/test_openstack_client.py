@@ -1,34 +1,36 @@
 """The eight commands that the first five minutes consist of, by the real `openstack` client."""
 
+import json
+from typing import Any
+
 import pytest
 from deployed import Deployed, until
 
 pytestmark = pytest.mark.clients
 
 
-def _status(service: Deployed, kind: str, name: str) -> str:
-    return str(service.openstack(*kind.split(), "show", name, as_json=True)["status"])
+def _look(service: Deployed, *arguments: str) -> Any:
+    """Ask with our own command, which starts ten times faster than the real client."""
+    return json.loads(service.call("breezeblock", *arguments, "--json").stdout)
 
 
 def _available(service: Deployed, kind: str, name: str) -> None:
-    until(lambda: _status(service, kind, name) == "available", f"{kind} {name} is available")
+    until(lambda: _look(service, kind, "show", name)["status"] == "available", f"{kind} {name} is available")
 
 
 def test_the_first_eight_commands_end_as_cinders_would(service: Deployed) -> None:
     service.openstack("volume", "create", "--size", "1", "a")
     _available(service, "volume", "a")
     service.openstack("volume", "snapshot", "create", "--volume", "a", "s")
-    _available(service, "volume snapshot", "s")
+    _available(service, "snapshot", "s")
     service.openstack("volume", "create", "--snapshot", "s", "b")
     service.openstack("volume", "create", "--source", "a", "c")
     _available(service, "volume", "b")
     _available(service, "volume", "c")
     service.openstack("volume", "set", "--size", "2", "a")
-    until(
-        lambda: service.openstack("volume", "show", "a", as_json=True)["size"] == 2, "the volume is extended"
-    )
+    until(lambda: _look(service, "volume", "show", "a")["size"] == 2, "the volume is extended")
     service.openstack("volume", "snapshot", "delete", "s")
-    until(lambda: service.openstack("volume", "snapshot", "list", as_json=True) == [], "s is gone")
+    until(lambda: _look(service, "snapshot", "list") == [], "s is gone")
     listed = service.openstack("volume", "list", "--long", as_json=True)
     seen = {item["Name"]: (item["Status"], item["Size"], item["Type"], item["Bootable"]) for item in listed}
     assert {name: (status, size) for name, (status, size, _, _) in seen.items()} == {
@@ -39,7 +41,7 @@ def test_the_first_eight_commands_end_as_cinders_would(service: Deployed) -> Non
     assert {kind for _, _, kind, _ in seen.values()} == {"__DEFAULT__"}
     assert len(list(service.pool.glob("volume-*"))) >= 3
     service.openstack("volume", "delete", "a", "b", "c")
-    until(lambda: service.openstack("volume", "list", as_json=True) == [], "all volumes are gone")
+    until(lambda: _look(service, "volume", "list") == [], "all volumes are gone")
     until(lambda: not list(service.pool.iterdir()), "the pool is empty")
 
 
