@@ -18,7 +18,7 @@ from breezeblock import config as configuration
 from breezeblock.app import compose, doctor, quickstart
 from breezeblock.app.worker import Worker
 from breezeblock.backends.contract import Finding
-from breezeblock.catalog.clock import ordered_id
+from breezeblock.catalog.clock import now, ordered_id
 from breezeblock.cli.exits import Exit
 from breezeblock.engine.dbos_engine import DbosEngine
 from breezeblock.errors import ConfigError
@@ -105,6 +105,24 @@ def _everything(directory: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
+def _run(
+    connection: sqlite3.Connection,
+    operation: str,
+    kind: str,
+    status: str,
+    volume: str,
+    arguments: dict[str, int],
+) -> None:
+    """Write down that a worker called x is at work on a volume."""
+    connection.execute(
+        "INSERT INTO operations (id, kind, state, lane, backend, resource_type, resource_id, volume_id,"
+        " project_id, user_id, request_id, arguments, executor, attempts, created_at)"
+        " VALUES (?, ?, 'running', ?, 'local', 'volume', ?, ?, '', '', '', ?, 'x', 1, '')",
+        (operation, kind, volume, volume, volume, json.dumps(arguments)),
+    )
+    connection.execute("UPDATE volumes SET status = ?, op_id = ? WHERE id = ?", (status, operation, volume))
+
+
 def test_a_healthy_service_has_no_findings_and_is_not_changed(patient: Patient) -> None:
     before = _everything(patient.pool)
     with patient.catalog() as connection:
@@ -164,21 +182,24 @@ def test_a_dead_operations_temporary_is_a_warning_and_a_live_ones_is_not(patient
     (patient.pool / f".tmp-{operation}-0a1b2c3d").write_bytes(b"x")
     assert patient.only_finding().severity == "warning"
     with patient.catalog() as connection:
-        connection.execute(
-            "INSERT INTO operations (id, kind, state, lane, backend, resource_type, resource_id, volume_id,"
-            " project_id, user_id, request_id, arguments, executor, attempts, created_at)"
-            " VALUES (?, 'extend_volume', 'running', ?, 'local', 'volume', ?, ?, '', '', '', ?, 'x', 1, '')",
-            (operation, patient.plain, patient.plain, patient.plain, json.dumps({"virtual_bytes": 2 * GIB})),
-        )
-        connection.execute(
-            "UPDATE volumes SET status = 'extending', op_id = ? WHERE id = ?", (operation, patient.plain)
-        )
+        _run(connection, operation, "extend_volume", "extending", patient.plain, {"virtual_bytes": 2 * GIB})
         # What the promise of an extension takes ahead.
         connection.execute("UPDATE quota_usages SET in_use = in_use + 1 WHERE resource LIKE 'gigabytes%'")
         connection.execute("UPDATE pools SET provisioned_bytes = provisioned_bytes + ?", (GIB,))
+        beat = "INSERT INTO services (host, binary, availability_zone, heartbeat_at) VALUES ('x', ?, '', ?)"
+        connection.execute(beat, ("breezeblock-worker", now()))
     report = patient.examine()
     assert report.findings == []
     assert report.looked_at["left out because an operation is at work"] == 1
+
+
+def test_an_operation_whose_worker_is_silent_is_found(patient: Patient) -> None:
+    operation = ordered_id()
+    with patient.catalog() as connection:
+        _run(connection, operation, "delete_volume", "deleting", patient.plain, {})
+    finding = patient.only_finding()
+    assert operation in finding.subject
+    assert "worker x has not" in finding.problem
 
 
 def test_a_row_without_its_operation_is_found(patient: Patient) -> None:
