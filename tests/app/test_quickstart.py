@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from breezeblock.app import compose, quickstart
-from breezeblock.errors import ConfigError
+from breezeblock.engine.lease import Lease
+from breezeblock.errors import ConfigError, UnavailableError
 from breezeblock.identity import users
 from breezeblock.identity.tokens import Tokens
 
@@ -101,6 +102,23 @@ def test_a_port_that_cannot_be_changed_is_told(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"api\.port is 8776"):
         quickstart.prepare(tmp_path, PORT)
+
+
+def test_the_port_under_a_running_service_is_left_alone(tmp_path: Path) -> None:
+    ready = quickstart.prepare(tmp_path, PORT)
+    before = _snapshot(tmp_path)
+    database = compose.open_database(ready.config)
+    running = Lease(database, ready.config.executor_id)
+    running.acquire(0.0)
+    try:
+        assert quickstart.prepare(tmp_path, PORT).notes == []
+        with pytest.raises(UnavailableError, match="already running"):
+            quickstart.prepare(tmp_path, PORT + 1)
+    finally:
+        running.release()
+        database.dispose()
+    assert _snapshot(tmp_path) == before
+    assert quickstart.prepare(tmp_path, PORT + 1).config.api.port == PORT + 1
 
 
 def test_a_lost_clouds_yaml_changes_no_password(tmp_path: Path) -> None:
