@@ -169,7 +169,7 @@ def _set_port(file: Path, port: int, notes: list[str]) -> None:
 
 @contextlib.contextmanager
 def _nobody_running(config: Config) -> Iterator[None]:
-    """Keep a service from running meanwhile, or raise UnavailableError: it answers on the port that it has."""
+    """Keep a service from starting meanwhile; raise UnavailableError if one is running."""
     database = Database(config.database.url)
     lease = Lease(database, config.executor_id)
     try:
