@@ -42,6 +42,10 @@ class ConflictError(BreezeblockError):
     """The object is in a state that does not allow the request."""
 
 
+class DuplicateError(BreezeblockError):
+    """Something with that name exists already."""
+
+
 class ForbiddenError(BreezeblockError):
     """The caller may not do this."""
 

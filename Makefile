@@ -1,0 +1,45 @@
+# Two commands: `make run` and `make test`. Both first install what is missing.
+DATA ?= ./data
+PORT ?= 8776
+MAKEFLAGS += --no-print-directory
+BIN := .venv/bin
+
+.PHONY: help run test lint bench docs lock clean setup
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: ## start the service on 127.0.0.1 (DATA=./data PORT=8776)
+	@tools/setup.sh run
+	@exec $(BIN)/breezeblock quickstart --data "$(DATA)" --port "$(PORT)"
+
+test: ## lint, then run all tests
+	@tools/setup.sh test
+	@$(MAKE) lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: ## check style, types and the floors
+	@tools/setup.sh python
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: ## run the benchmarks (see benchmarks/README.md)
+	@tools/setup.sh test
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: ## build the documentation into docs/_build/html
+	@tools/setup.sh python
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+lock: ## resolve requirements/*.txt anew (needs uv)
+	uv pip compile -q $(LOCK) requirements/build.in -o requirements/build.txt
+	uv pip compile -q $(LOCK) pyproject.toml -o requirements/run.txt
+	uv pip compile -q $(LOCK) pyproject.toml --group dev --group docs -o requirements/dev.txt
+LOCK := --universal --no-header --no-annotate --generate-hashes --python-version 3.11 --upgrade
+
+clean: ## remove what can be made again (never DATA)
+	rm -rf .venv docs/_build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,210 @@
+"""Pools, services, availability zones, extensions, and which filters there are."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from breezeblock import __version__
+from breezeblock.api import filters, inputs
+from breezeblock.api.http import Reply, Request, reply
+from breezeblock.api.routing import Endpoint
+from breezeblock.backends.contract import Capabilities
+from breezeblock.service import infrastructure as service
+from breezeblock.service import volume_types
+from breezeblock.service.core import GIB
+
+ALIVE_S = 60
+"""A process that has not reported for this long is down; Cinder's default."""
+
+# Tools look for Cinder's names: what our processes do is what those do there.
+_BINARIES = {"breezeblock-worker": "cinder-volume", "breezeblock-api": "cinder-scheduler"}
+_OUR_BINARIES = {theirs: ours for ours, theirs in _BINARIES.items()}
+
+_EXTENSIONS = {
+    "os-availability-zone": "AvailabilityZones",
+    "os-extended-services": "ExtendedServices",
+    "os-extended-snapshot-attributes": "ExtendedSnapshotAttributes",
+    "os-quota-class-sets": "QuotaClasses",
+    "os-quota-sets": "Quotas",
+    "OS-SCH-HNT": "SchedulerHints",
+    "os-services": "Services",
+    "os-snapshot-actions": "SnapshotActions",
+    "os-types-extra-specs": "TypesExtraSpecs",
+    "os-types-manage": "TypesManage",
+    "os-used-limits": "UsedLimits",
+    "os-vol-host-attr": "VolumeHostAttribute",
+    "os-vol-mig-status-attr": "VolumeMigStatusAttribute",
+    "os-vol-tenant-attr": "VolumeTenantAttribute",
+    "os-volume-actions": "VolumeActions",
+    "os-volume-type-access": "VolumeTypeAccess",
+    "scheduler-stats": "Scheduler_stats",
+}
+
+
+def pools(request: Request) -> Reply:
+    """List pools, with `detail` what they can do and hold."""
+    found = service.pools(request.service, request.caller)
+    detail = "detail" in request.query and inputs.flag("detail", request.query["detail"])
+    host = request.service.settings.host
+    wanted = request.query.get("name") if request.at_least(28) else None
+    specs: dict[str, str] = {}
+    if request.at_least(35) and request.query.get("volume_type"):
+        row = volume_types.get(request.service, request.caller, request.query["volume_type"])
+        specs = msgspec.json.decode(row.extra_specs)
+    shown: list[dict[str, Any]] = []
+    for pool in found:
+        name = f"{host}@{pool.backend}#{pool.name}"
+        if wanted not in {None, name} or specs.get("volume_backend_name", pool.backend) != pool.backend:
+            continue
+        shown.append({"name": name, "capabilities": _capabilities(pool)} if detail else {"name": name})
+    return reply({"pools": shown})
+
+
+def services(request: Request) -> Reply:
+    """List processes."""
+    binary = request.query.get("binary")
+    found = service.services(
+        request.service,
+        request.caller,
+        host=request.query.get("host"),
+        binary=None if binary is None else _OUR_BINARIES.get(binary, binary),
+    )
+    oldest = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=ALIVE_S)
+    return reply({"services": [_service(request, row, oldest) for row in found]})
+
+
+def enable(request: Request) -> Reply:
+    """Put a process back into scheduling."""
+    return _switch(request, disabled=False)
+
+
+def disable(request: Request) -> Reply:
+    """Take a process out of scheduling."""
+    return _switch(request, disabled=True)
+
+
+def disable_with_reason(request: Request) -> Reply:
+    """Take a process out of scheduling and say why."""
+    reason = inputs.name("disabled_reason", request.json().get("disabled_reason"), required=True)
+    return _switch(request, disabled=True, reason=reason)
+
+
+def zones(request: Request) -> Reply:
+    """List the one availability zone."""
+    zone = request.service.settings.availability_zone
+    return reply({"availabilityZoneInfo": [{"zoneName": zone, "zoneState": {"available": True}}]})
+
+
+def extensions(_request: Request) -> Reply:
+    """List the extensions that clients look for before they use them."""
+    return reply(
+        {
+            "extensions": [
+                {
+                    "alias": alias,
+                    "name": name,
+                    "description": f"{name} support.",
+                    "updated": "2017-01-01T00:00:00+00:00",
+                    "links": [],
+                }
+                for alias, name in _EXTENSIONS.items()
+            ]
+        }
+    )
+
+
+def resource_filters(request: Request) -> Reply:
+    """List the filters that everyone may use."""
+    wanted = request.query.get("resource")
+    found = filters.EVERYONE
+    if wanted is not None:
+        found = {wanted: found[wanted]} if wanted in found else {}
+    return reply(
+        {"resource_filters": [{"resource": name, "filters": list(keys)} for name, keys in found.items()]}
+    )
+
+
+def _capabilities(pool: Any) -> dict[str, Any]:
+    can = msgspec.json.decode(pool.capabilities, type=Capabilities)
+    # Scalars only: exporters have crashed on anything else.
+    return {
+        "volume_backend_name": pool.backend,
+        "pool_name": pool.name,
+        "total_capacity_gb": _gib(pool.total_bytes),
+        "free_capacity_gb": _gib(pool.free_bytes),
+        "allocated_capacity_gb": pool.provisioned_bytes // GIB,
+        "provisioned_capacity_gb": pool.provisioned_bytes // GIB,
+        "reserved_percentage": pool.reserved_percentage,
+        "max_over_subscription_ratio": f"{pool.max_over_subscription_ratio:g}",
+        "thin_provisioning_support": can.thin,
+        "thick_provisioning_support": not can.thin,
+        "QoS_support": False,
+        "multiattach": False,
+        "storage_protocol": can.storage_protocol,
+        "driver_version": __version__,
+        "vendor_name": "Breezeblock",
+        "backend_state": "up" if pool.up else "down",
+        "timestamp": pool.updated_at,
+    }
+
+
+def _gib(amount: int | None) -> float | str:
+    return "unknown" if amount is None else round(amount / GIB, 2)
+
+
+def _service(request: Request, row: Any, oldest: datetime) -> dict[str, Any]:
+    alive = datetime.fromisoformat(row.heartbeat_at) >= oldest
+    shown: dict[str, Any] = {
+        "binary": _BINARIES.get(row.binary, row.binary),
+        "host": row.host,
+        "zone": row.availability_zone,
+        "status": "disabled" if row.disabled else "enabled",
+        "state": "up" if alive else "down",
+        "updated_at": row.heartbeat_at,
+        "disabled_reason": row.disabled_reason,
+    }
+    if request.at_least(7):
+        shown["cluster"] = None
+    if shown["binary"] == "cinder-volume":
+        shown.update(replication_status="disabled", active_backend_id=None, frozen=False)
+        if request.at_least(49):
+            shown["backend_state"] = shown["state"]
+    return shown
+
+
+def _switch(request: Request, *, disabled: bool, reason: str | None = None) -> Reply:
+    request.caller.require_admin("volume_extension:services:update")
+    body = request.json()
+    host = inputs.name("host", body.get("host"), required=True) or ""
+    binary = inputs.name("binary", body.get("binary") or body.get("service"), required=True) or ""
+    service.set_disabled(
+        request.service,
+        request.caller,
+        host,
+        _OUR_BINARIES.get(binary, binary),
+        disabled=disabled,
+        reason=reason,
+    )
+    shown: dict[str, Any] = {
+        "host": host,
+        "service": binary,
+        "binary": binary,
+        "disabled": disabled,
+        "status": "disabled" if disabled else "enabled",
+    }
+    if reason is not None or not disabled:
+        shown["disabled_reason"] = reason
+    return reply(shown)
+
+
+ENDPOINTS = (
+    Endpoint("GET", "/scheduler-stats/get_pools", pools),
+    Endpoint("GET", "/os-services", services),
+    Endpoint("PUT", "/os-services/enable", enable),
+    Endpoint("PUT", "/os-services/disable", disable),
+    Endpoint("PUT", "/os-services/disable-log-reason", disable_with_reason),
+    Endpoint("GET", "/os-availability-zone", zones),
+    Endpoint("GET", "/extensions", extensions),
+    Endpoint("GET", "/resource_filters", resource_filters, since=33),
+)

@@ -1,0 +1,292 @@
+"""Every back end that keeps volumes as chains of files in directories: the contract over `chains`.
+
+What differs between a local directory, NFS and SMB is where a pool's directory is, how it is kept
+reachable and how a consumer gets there: `Places`. The rest is here, once.
+"""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from breezeblock import chains
+from breezeblock.attempt import Attempt
+from breezeblock.backends.contract import (
+    Capabilities,
+    Connection,
+    Data,
+    Finding,
+    Found,
+    Placement,
+    Pool,
+    Snapped,
+    Snapshot,
+    Volume,
+)
+from breezeblock.errors import InvalidInputError, UnavailableError, UnsupportedError
+from breezeblock.shares.space import Space
+
+Format = Literal["raw", "qcow2"]
+Provisioning = Literal["thin", "thick"]
+
+
+class Places(Protocol):
+    """The directories that are a back end's pools. Every method may be called from any thread."""
+
+    @property
+    def protocol(self) -> str:
+        """`Capabilities.storage_protocol`."""
+
+    def pools(self) -> tuple[str, ...]:
+        """Return the pools' names, in the order of the configuration."""
+
+    def start(self, pool: str) -> None:
+        """Try to make the pool reachable. Raises UnavailableError."""
+
+    def directory(self, pool: str) -> Path:
+        """Return the pool's directory, reachable right now, or raise UnavailableError in limited time.
+
+        Raises ConfigError for a pool that is not configured.
+        """
+
+    def space(self, pool: str) -> Space:
+        """Look at the pool's room. Raises UnavailableError in limited time."""
+
+    def locator(self, pool: str) -> str:
+        """Return what the service is to remember as a volume's place."""
+
+    def connection(self, pool: str, name: str, image_format: str) -> Connection:
+        """Say how a consumer reaches the file `name` in the pool."""
+
+
+@dataclass(slots=True)
+class FileBackend:
+    """Volumes as files, in any `Places`; stateless apart from them.
+
+    `Placement.format` is the format of the image that a volume began with. It never changes, and the
+    chain's upper images are always qcow2, so it is all that must be remembered; what a consumer is to
+    open is in `connection_info`.
+    """
+
+    name: str
+    places: Places
+    naming: chains.Naming
+    format: Format = "raw"
+    """For volumes whose type does not ask for one."""
+    provisioning: Provisioning = "thin"
+
+    def start(self) -> None:
+        """Try to reach every pool at once; `stats` tells of those that were not."""
+        self._each(self._started)
+
+    def _started(self, pool: str) -> None:
+        try:
+            self.places.start(pool)
+        except UnavailableError:
+            return  # stats tells
+
+    def stop(self) -> None:
+        """Leave everything as it is: consumers on this host may use the same mounts."""
+
+    def capabilities(self) -> Capabilities:
+        """Say what it can do."""
+        return Capabilities(
+            storage_protocol=self.places.protocol,
+            thin=self.provisioning == "thin",
+            extend=True,
+            snapshots=True,
+            revert="any",
+            clone=True,
+            create_from_snapshot=True,
+            options={"format": ("raw", "qcow2"), "provisioning": ("thin", "thick")},
+        )
+
+    def stats(self) -> list[Pool]:
+        """Look at every pool at once, so that a dead one costs its time-out only once."""
+        return self._each(self._pool)
+
+    def _pool(self, name: str) -> Pool:
+        try:
+            space = self.places.space(name)
+        except UnavailableError as error:
+            return Pool(name=name, total_bytes=None, free_bytes=None, up=False, reason=str(error))
+        return Pool(name=name, total_bytes=space.total_bytes, free_bytes=space.free_bytes)
+
+    def _each(self, task: Any) -> list[Any]:
+        names = self.places.pools()
+        if len(names) == 1:
+            return [task(names[0])]
+        with ThreadPoolExecutor(max_workers=min(len(names), 32)) as threads:
+            return list(threads.map(task, names))
+
+    def create(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Make an empty volume."""
+        wanted, thick = self._wanted(volume)
+        directory = self.places.directory(volume.pool)
+        made = chains.create(
+            directory, self.naming, volume.id, volume.virtual_bytes, attempt, format=wanted, thick=thick
+        )
+        return self._placed(volume, made)
+
+    def delete(self, volume: Volume, attempt: Attempt) -> None:
+        """Remove the volume with everything of it."""
+        chains.delete(self.places.directory(volume.pool), self.naming, volume.id, attempt)
+
+    def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
+        """Grow the active image; the layers below keep their size."""
+        _check_bytes(virtual_bytes)
+        directory = self.places.directory(volume.pool)
+        grown = chains.extend(
+            directory, self.naming, volume.id, virtual_bytes, attempt, format=self._format(volume)
+        )
+        return self._placed(volume, grown)
+
+    def snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Snapped:
+        """Put a new qcow2 overlay on top; what was active until now is the snapshot."""
+        made = chains.snapshot(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            snapshot.id,
+            volume.virtual_bytes,
+            attempt,
+            format=self._format(volume),
+        )
+        return Snapped(volume=self._placed(volume, made))
+
+    def delete_snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
+        """Merge the snapshot's overlay away."""
+        directory = self.places.directory(volume.pool)
+        left = chains.delete_snapshot(
+            directory, self.naming, volume.id, snapshot.id, attempt, format=self._format(volume)
+        )
+        return self._placed(volume, left)
+
+    def revert(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
+        """Give the volume the snapshot's content."""
+        reverted = chains.revert(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            snapshot.id,
+            volume.virtual_bytes,
+            attempt,
+            format=self._format(volume),
+        )
+        return self._placed(volume, reverted)
+
+    def clone(self, source: Volume, volume: Volume, attempt: Attempt) -> Placement:
+        """Copy a volume whole, also to another pool."""
+        return self._copy(source, None, volume, attempt)
+
+    def create_from_snapshot(
+        self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
+    ) -> Placement:
+        """Copy a snapshot whole, also to another pool."""
+        return self._copy(source, snapshot.id, volume, attempt)
+
+    def _copy(self, source: Volume, snapshot_id: str | None, volume: Volume, attempt: Attempt) -> Placement:
+        wanted, _thick = self._wanted(volume)
+        made = chains.copy(
+            self.places.directory(source.pool),
+            self.naming,
+            source.id,
+            snapshot_id,
+            self.places.directory(volume.pool),
+            volume.id,
+            volume.virtual_bytes,
+            attempt,
+            source_format=self._format(source),
+            format=wanted,
+        )
+        return self._placed(volume, made)
+
+    def open_data(
+        self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False
+    ) -> AbstractContextManager[Data]:
+        """Not offered: every verb that would need it is there."""
+        del volume, snapshot, writable
+        raise UnsupportedError(f"Back end {self.name} does not open the bytes of volumes.")
+
+    def connection_info(self, volume: Volume, connector: Mapping[str, Any]) -> Connection:
+        """Name the active file; the consumer reaches the directory by itself."""
+        del connector  # every host is told the same
+        name, image_format = chains.active(
+            self.places.directory(volume.pool), self.naming, volume.id, self._format(volume)
+        )
+        return self.places.connection(volume.pool, name, image_format)
+
+    def disconnect(self, volume: Volume, connector: Mapping[str, Any]) -> None:
+        """Do nothing: nothing was granted, and a mount is not ours alone to take away."""
+
+    def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
+        """Compare files, `.info` and headers with the catalog."""
+        problems = chains.check(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            [snapshot.id for snapshot in snapshots],
+            volume.virtual_bytes,
+            self._format(volume),
+        )
+        return [
+            Finding(subject=one.subject, problem=one.problem, remedy=one.remedy, severity=one.severity)
+            for one in problems
+        ]
+
+    def inventory(self) -> Iterator[Found]:
+        """Yield every file in every reachable pool."""
+        for pool, directory in self._reachable().items():
+            for item in chains.inventory(directory, self.naming):
+                yield Found(
+                    pool=pool,
+                    name=item.name,
+                    volume_id=item.volume_id,
+                    kind=item.kind,
+                    snapshot_id=item.snapshot_id,
+                    allocated_bytes=item.allocated_bytes,
+                )
+
+    def sweep(self, live_operations: frozenset[str]) -> list[str]:
+        """Remove dead operations' temporary files from every reachable pool."""
+        removed: list[str] = []
+        for directory in self._reachable().values():
+            removed += chains.sweep(directory, live_operations)
+        return removed
+
+    def _reachable(self) -> dict[str, Path]:
+        found = {}
+        for pool in self.places.pools():
+            try:
+                found[pool] = self.places.directory(pool)
+            except UnavailableError:
+                continue  # what is there waits until the pool is back; stats tells why it is away
+        return found
+
+    def _wanted(self, volume: Volume) -> tuple[str, bool]:
+        """Return the format and whether to preallocate, for a volume that is to be made."""
+        _check_bytes(volume.virtual_bytes)
+        allowed = self.capabilities().options
+        for key, value in volume.options.items():
+            if value not in allowed.get(key, ()):
+                choices = ", ".join(allowed.get(key, ())) or f"only the options {', '.join(allowed)}"
+                raise InvalidInputError(
+                    f"Volume {volume.id}: the volume type asks for {key} = {value!r}; allowed is {choices}."
+                )
+        provisioning = volume.options.get("provisioning", self.provisioning)
+        return volume.options.get("format", self.format), provisioning == "thick"
+
+    def _format(self, volume: Volume) -> str:
+        return volume.format or volume.options.get("format", self.format)
+
+    def _placed(self, volume: Volume, image_format: str) -> Placement:
+        return Placement(locator=self.places.locator(volume.pool), format=image_format)
+
+
+def _check_bytes(virtual_bytes: int) -> None:
+    if virtual_bytes <= 0 or virtual_bytes % 512 or virtual_bytes >= 1 << 63:
+        raise InvalidInputError(
+            f"A volume of {virtual_bytes} bytes cannot be made; allowed are multiples of 512 below 2^63."
+        )

@@ -1,0 +1,34 @@
+"""All commands under one name."""
+
+from typing import Annotated
+
+import typer
+
+from breezeblock import __version__
+from breezeblock.cli import operations, pools, server, snapshots, types, users, volumes
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Block storage on the storage you already own: the service, and the command to use it.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unreachable, "
+    "6 doctor's findings, 7 still running.",
+)
+server.register(app)
+for group in (volumes, snapshots, types, pools, operations, users):
+    app.add_typer(group.app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before the command."""

@@ -1,0 +1,75 @@
+"""Looking at operations, waiting for them, asking them to stop."""
+
+import time
+from typing import Any
+
+import sqlalchemy as sa
+
+from breezeblock.catalog import operations, tables
+from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
+from breezeblock.service.core import Caller, Service
+
+Row = sa.Row[Any]
+
+STATES = ("queued", "running", "done", "error", "cancelled")
+
+
+def list_(
+    service: Service,
+    caller: Caller,
+    *,
+    states: tuple[str, ...] = (),
+    volume_id: str | None = None,
+    limit: int = 100,
+    marker: str | None = None,
+) -> list[Row]:
+    """Return operations of the caller's project (an admin: of all), newest first."""
+    table = tables.operations
+    statement = sa.select(table).order_by(table.c.id.desc()).limit(limit)
+    if not caller.is_admin:
+        statement = statement.where(table.c.project_id == caller.project_id)
+    if states:
+        statement = statement.where(table.c.state.in_(states))
+    if volume_id:
+        statement = statement.where(table.c.volume_id == volume_id)
+    if marker:
+        statement = statement.where(table.c.id < marker)
+    with service.database.read() as connection:
+        return list(connection.execute(statement))
+
+
+def get(service: Service, caller: Caller, operation_id: str) -> Row:
+    """Return one operation that the caller may see."""
+    with service.database.read() as connection:
+        row = operations.get(connection, operation_id)
+    if row is None or not (caller.is_admin or row.project_id == caller.project_id):
+        raise NotFoundError(f"Operation {operation_id} could not be found.")
+    return row
+
+
+def cancel(service: Service, caller: Caller, operation_id: str) -> None:
+    """Ask an operation to stop. It takes back what it did, unless it completes first."""
+    get(service, caller, operation_id)
+    with service.database.write() as connection:
+        if not operations.request_cancel(connection, operation_id):
+            raise ConflictError(f"Operation {operation_id} has already ended.")
+    service.wake()
+
+
+def wait(service: Service, operation_id: str) -> None:
+    """Return when an operation is done; raise its reason when it failed, UnavailableError when late."""
+    end = time.monotonic() + service.settings.connect_timeout_s
+    pause = 0.001
+    while time.monotonic() < end:
+        with service.database.read() as connection:
+            row = operations.get(connection, operation_id)
+        if row is None or row.state == "done":
+            return
+        if row.state not in operations.LIVE:
+            raise BreezeblockError(row.error or f"operation {operation_id} ended as {row.state}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.1)
+    raise UnavailableError(
+        f"operation {operation_id} is not done after {service.settings.connect_timeout_s:g} s; it goes on.",
+        remedy="Look at it again later; 'breezeblock pool list' shows storage that does not answer.",
+    )

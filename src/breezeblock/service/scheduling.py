@@ -1,0 +1,144 @@
+"""Which pool takes a new volume: by what its type asks for, and by room."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from breezeblock.backends.contract import Capabilities
+from breezeblock.catalog import pools
+from breezeblock.errors import InvalidInputError
+from breezeblock.operations.job import OPTION_SCOPE
+from breezeblock.service.core import GIB
+
+VENDOR = "Breezeblock"
+
+# Extra specs that say what consumers do with a volume; they ask nothing of a pool.
+_IGNORED = ("multiattach", "replication_enabled", "RESKEY:availability_zones")
+
+
+def capabilities(pool: sa.Row[Any]) -> Capabilities:
+    """Return what the pool's back end declared."""
+    return msgspec.json.decode(pool.capabilities, type=Capabilities)
+
+
+def scalars(pool: sa.Row[Any]) -> dict[str, str]:
+    """Return the capabilities of a pool that extra specs are compared with, as text."""
+    found = capabilities(pool)
+    return {
+        "volume_backend_name": pool.backend,
+        "pool_name": pool.name,
+        "storage_protocol": found.storage_protocol,
+        "vendor_name": VENDOR,
+        "thin_provisioning_support": str(found.thin),
+        "thick_provisioning_support": str(not found.thin),
+        "multiattach": "False",
+    }
+
+
+def options(extra_specs: Mapping[str, str]) -> dict[str, str]:
+    """Return what a volume type asks of the back end itself (`breezeblock:KEY`)."""
+    return {
+        key.removeprefix(OPTION_SCOPE): value
+        for key, value in extra_specs.items()
+        if key.startswith(OPTION_SCOPE)
+    }
+
+
+def promised_limit(pool: sa.Row[Any]) -> int | None:
+    """Return how many bytes may be promised to volumes of a pool; None where nothing is known."""
+    if pool.total_bytes is None:
+        return None
+    usable = pool.total_bytes * (100 - pool.reserved_percentage) // 100
+    ratio = pool.max_over_subscription_ratio if capabilities(pool).thin else 1.0
+    return int(usable * ratio)
+
+
+def refusal(pool: sa.Row[Any], virtual_bytes: int, extra_specs: Mapping[str, str]) -> str:
+    """Say why a pool cannot take a volume; empty when it can."""
+    if not pool.up:
+        return f"it is down: {pool.reason or 'no reason was given'}"
+    mismatch = _mismatch(pool, extra_specs)
+    if mismatch:
+        return mismatch
+    most = capabilities(pool).max_virtual_bytes
+    if most is not None and virtual_bytes > most:
+        return f"its largest volume is {most // GIB} GiB"
+    limit = promised_limit(pool)
+    if limit is not None and pool.provisioned_bytes + virtual_bytes > limit:
+        return (
+            f"{pool.provisioned_bytes // GIB} of the {limit // GIB} GiB that it may promise are promised"
+            f" (total {_gib(pool.total_bytes)}, reserved {pool.reserved_percentage} %,"
+            f" over-subscription {pool.max_over_subscription_ratio:g})"
+        )
+    if pool.free_bytes is not None and pool.total_bytes is not None:
+        reserved = pool.total_bytes * pool.reserved_percentage // 100
+        needed = virtual_bytes if not capabilities(pool).thin else 0
+        if pool.free_bytes - reserved <= needed:
+            return f"{_gib(pool.free_bytes)} are free, {_gib(reserved)} of them reserved"
+    return ""
+
+
+def candidates(
+    connection: sa.Connection, virtual_bytes: int, extra_specs: Mapping[str, str]
+) -> list[sa.Row[Any]]:
+    """Return the pools that can take a volume, most room first.
+
+    Raises InvalidInputError with every pool's reason when none can.
+    """
+    reasons, able = [], []
+    for pool in pools.all_pools(connection):
+        reason = refusal(pool, virtual_bytes, extra_specs)
+        if reason:
+            reasons.append(f"{pool.backend}#{pool.name}: {reason}")
+        else:
+            able.append(pool)
+    if not able:
+        raise nowhere(virtual_bytes, reasons)
+    return sorted(able, key=_room, reverse=True)
+
+
+def nowhere(virtual_bytes: int, reasons: list[str]) -> InvalidInputError:
+    """Return the error that says why no pool takes a volume."""
+    listed = "; ".join(reasons) or "no back end has reported a pool yet"
+    return InvalidInputError(
+        f"No valid backend was found: no pool can take a volume of {virtual_bytes // GIB} GiB. {listed}."
+    )
+
+
+def _mismatch(pool: sa.Row[Any], extra_specs: Mapping[str, str]) -> str:
+    have = scalars(pool)
+    offered = capabilities(pool).options
+    for key, wanted in extra_specs.items():
+        if key.startswith(OPTION_SCOPE):
+            name = key.removeprefix(OPTION_SCOPE)
+            if wanted not in offered.get(name, ()):
+                allowed = ", ".join(offered.get(name, ())) or "nothing"
+                return f"its back end takes {allowed} for {name}, not {wanted!r}"
+            continue
+        scope, separator, name = key.rpartition(":")
+        if key in _IGNORED or (separator and scope != "capabilities"):
+            continue  # Cinder too leaves other scopes to others
+        if name not in have:
+            return f"it has no capability {name!r}"
+        if not _matches(wanted, have[name]):
+            return f"its {name} is {have[name]}, not {wanted}"
+    return ""
+
+
+def _matches(wanted: str, have: str) -> bool:
+    if wanted.startswith("<is> "):
+        return wanted.removeprefix("<is> ").strip().lower() == have.lower()
+    if wanted.startswith("<in> "):
+        return wanted.removeprefix("<in> ").strip() in have
+    return wanted == have
+
+
+def _room(pool: sa.Row[Any]) -> int:
+    limit = promised_limit(pool)
+    return (1 << 62) if limit is None else limit - pool.provisioned_bytes
+
+
+def _gib(amount: int) -> str:
+    return f"{amount / GIB:.1f} GiB"

@@ -1,0 +1,142 @@
+"""Promises about snapshots."""
+
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from breezeblock.catalog import pools, quotas, rows, tables, types
+from breezeblock.catalog.clock import new_id, now, ordered_id
+from breezeblock.catalog.states import ADMIN_SNAPSHOT_STATES, transition
+from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError
+from breezeblock.operations.verbs import quota_amounts
+from breezeblock.service import queue, scheduling
+from breezeblock.service.core import Caller, Service
+from breezeblock.service.volumes import require_status, visible
+
+Row = sa.Row[Any]
+
+
+class NewSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller asks for."""
+
+    volume_id: str
+    name: str | None = None
+    description: str | None = None
+    metadata: dict[str, str] = {}
+    force: bool = False
+    """Cinder's leave to snapshot a volume in use. Nothing here can do that yet; it changes no answer."""
+
+
+def create(service: Service, caller: Caller, new: NewSnapshot) -> str:
+    """Promise a snapshot of an available volume; return its id."""
+    snapshot_id, operation_id = new_id(), ordered_id()
+    with service.database.write() as connection:
+        volume = visible(connection, caller, new.volume_id)
+        if volume.status != "available":
+            raise ConflictError(
+                f"Invalid volume: Volume {volume.id} status must be available, but current status is: "
+                f"{volume.status}."
+            )
+        pool = pools.get(connection, volume.backend, volume.pool)
+        if pool is not None and not scheduling.capabilities(pool).snapshots:
+            raise InvalidInputError(f"Back end {volume.backend} cannot take snapshots.")
+        amounts = quota_amounts(
+            types.name(connection, volume.volume_type_id), snapshots=1, virtual_bytes=volume.virtual_bytes
+        )
+        quotas.take(connection, volume.project_id, amounts, service.settings.quota)
+        rows.insert(
+            connection,
+            tables.snapshots,
+            id=snapshot_id,
+            volume_id=volume.id,
+            project_id=volume.project_id,
+            user_id=caller.user_id,
+            name=new.name,
+            description=new.description,
+            virtual_bytes=volume.virtual_bytes,
+            status=transition("snapshot", "create").during,
+            op_id=operation_id,
+            metadata=msgspec.json.encode(new.metadata).decode(),
+            created_at=now(),
+        )
+        queue.enqueue(
+            connection,
+            caller,
+            operation_id,
+            "create_snapshot",
+            backend=volume.backend,
+            volume_id=volume.id,
+            resource_type="snapshot",
+            resource_id=snapshot_id,
+        )
+    service.wake()
+    return snapshot_id
+
+
+def get(service: Service, caller: Caller, snapshot_id: str) -> Row:
+    """Return a snapshot that the caller may see."""
+    with service.database.read() as connection:
+        return _visible(connection, caller, snapshot_id)
+
+
+def delete(service: Service, caller: Caller, snapshot_id: str, *, force: bool = False) -> None:
+    """Promise that a snapshot will be gone, the volume and its other snapshots keeping their content."""
+    step = transition("snapshot", "delete")
+    operation_id = ordered_id()
+    with service.database.write() as connection:
+        row = _visible(connection, caller, snapshot_id)
+        volume = rows.one(connection, tables.volumes, row.volume_id)
+        assert volume is not None  # noqa: S101 - the foreign key
+        if volume.status in {"in-use", "attaching", "detaching"}:
+            raise ConflictError(
+                f"Invalid snapshot: its volume {volume.id} is {volume.status}; detach the volume first. "
+                "Merging images under a running guest is not supported yet."
+            )
+        if force:
+            queue.supersede(connection, row)
+        else:
+            require_status("Snapshot", row, step)
+        rows.update(
+            connection,
+            tables.snapshots,
+            snapshot_id,
+            status=step.during,
+            op_id=operation_id,
+            updated_at=now(),
+        )
+        queue.enqueue(
+            connection,
+            caller,
+            operation_id,
+            "delete_snapshot",
+            backend=volume.backend,
+            volume_id=volume.id,
+            resource_type="snapshot",
+            resource_id=snapshot_id,
+            previous_status=row.status,
+        )
+    service.wake()
+
+
+def force_delete(service: Service, caller: Caller, snapshot_id: str) -> None:
+    """Delete whatever the status is (admin)."""
+    caller.require_admin("volume_extension:snapshot_admin_actions:force_delete")
+    delete(service, caller, snapshot_id, force=True)
+
+
+def reset_status(service: Service, caller: Caller, snapshot_id: str, status: str) -> None:
+    """Write a status into the row, whatever it is (admin)."""
+    caller.require_admin("volume_extension:snapshot_admin_actions:reset_status")
+    if status not in ADMIN_SNAPSHOT_STATES:
+        raise InvalidInputError(f"Invalid snapshot status: '{status}'.")
+    with service.database.write() as connection:
+        _visible(connection, caller, snapshot_id)
+        rows.update(connection, tables.snapshots, snapshot_id, status=status, updated_at=now())
+
+
+def _visible(connection: sa.Connection, caller: Caller, snapshot_id: str) -> Row:
+    row = rows.one(connection, tables.snapshots, snapshot_id)
+    if row is None or not (caller.is_admin or row.project_id == caller.project_id):
+        raise NotFoundError(f"Snapshot {snapshot_id} could not be found.")
+    return row

@@ -1,0 +1,286 @@
+"""The kill schedule: every verb is killed before each of its lines, then run again or undone.
+
+After the re-run the verb's promise must hold as if nothing had happened; after the undo, nothing of it
+may be left. Both with a fresh `Attempt` of the same operation, on a back end opened anew.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from breezeblock.attempt import Attempt
+from breezeblock.backends.contract import Backend, Capabilities
+from breezeblock.testing.kill import Line, Outcome, run_killed_at, trace_lines
+from breezeblock.testing.lab import Lab, Storage, attempt
+
+Ending = Literal["rerun", "undo"]
+Act = Callable[[Backend, Attempt], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One call of a verb on what a scenario prepared."""
+
+    act: Act
+    accept: Callable[[Any], None]
+    """Takes what `act` returned into the lab's model; the lab is then verified."""
+    undo: Act | None = None
+    undone: Callable[[Any], None] = lambda _result: None
+    """Takes what `undo` returned into the lab's model."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A verb in one situation."""
+
+    name: str
+    prepare: Callable[[Lab], Step]
+    needs: Callable[[Capabilities], bool]
+    undoable: bool
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a schedule did."""
+
+    lines: int
+    """How many lines the verb executed, repetitions counted."""
+    kills: int
+    """How many times it was killed."""
+    seconds: float
+
+
+_scenarios: list[Scenario] = []
+
+
+def kills() -> tuple[tuple[Scenario, Ending], ...]:
+    """Return every scenario with every ending it can have."""
+    endings: list[tuple[Scenario, Ending]] = [(scenario, "rerun") for scenario in _scenarios]
+    endings += [(scenario, "undo") for scenario in _scenarios if scenario.undoable]
+    return tuple(endings)
+
+
+def kill_everywhere(
+    storage: Storage, scenario: Scenario, ending: Ending, *, stride: int = 1, repeats: int = 2
+) -> Report | None:
+    """Kill the scenario's verb before its lines, one kill a round; None if the back end lacks the verb.
+
+    A line that runs many times (in a copying loop) is used the first `repeats` times. With a `stride`
+    every such line is left out but each `stride`th; the first and the last always stay. Raises
+    AssertionError naming the line where the promise broke.
+    """
+    backend = storage.open()
+    able = backend.capabilities()
+    backend.stop()
+    if not scenario.needs(able):
+        return None
+    begun = time.monotonic()
+    lines = _round(storage, scenario, ending, None)
+    assert isinstance(lines, list)
+    killed = 0
+    for number in choose(lines, stride=stride, repeats=repeats):
+        try:
+            killed += _round(storage, scenario, ending, number) is Outcome.KILLED
+        except Exception as error:
+            file, line = lines[number]
+            raise AssertionError(
+                f"{scenario}: killed before line {line} of {file} (executed line {number} of {len(lines)}), "
+                f"then {ending}: {error}"
+            ) from error
+    return Report(lines=len(lines), kills=killed, seconds=time.monotonic() - begun)
+
+
+def choose(lines: Sequence[Line], *, stride: int, repeats: int) -> list[int]:
+    """Return the indexes of the executed lines to kill before."""
+    seen: Counter[Line] = Counter()
+    early = []
+    for number, line in enumerate(lines):
+        seen[line] += 1
+        if seen[line] <= repeats:
+            early.append(number)
+    return sorted({*early[::stride], *range(len(lines))[:1], *range(len(lines))[-1:]})
+
+
+def _round(storage: Storage, scenario: Scenario, ending: Ending, line: int | None) -> Outcome | list[Line]:
+    """Run the scenario once, killed before `line`. Without one, run it whole and return its lines."""
+    lab = Lab(storage)
+    try:
+        step = scenario.prepare(lab)
+        begun = attempt()
+        lab.backend.stop()
+
+        # Opened by the process that will be killed: what it holds then is what a dead process leaves.
+        opened: list[Backend] = []
+
+        def act() -> None:
+            step.act(opened[0], begun)
+
+        def opening() -> None:
+            opened.append(storage.open())
+
+        outcome: Outcome | list[Line]
+        if line is None:
+            outcome = trace_lines(act, storage.packages, before=opening)
+        else:
+            outcome = run_killed_at(act, storage.packages, line, before=opening)
+        lab.backend = storage.open()
+        again = attempt(begun.operation_id)
+        if ending == "rerun":
+            step.accept(step.act(lab.backend, again))
+        else:
+            assert step.undo is not None
+            step.undone(step.undo(lab.backend, again))
+        lab.backend.sweep(frozenset({begun.operation_id}))
+        lab.backend.sweep(frozenset())
+        lab.verify()
+        lab.finish()
+    finally:
+        lab.backend.stop()
+    return outcome
+
+
+def _scenario(
+    *needs: str, undoable: bool = False, revert: tuple[str, ...] = ()
+) -> Callable[[Callable[[Lab], Step]], Callable[[Lab], Step]]:
+    def fits(able: Capabilities) -> bool:
+        return all(getattr(able, need) for need in needs) and (not revert or able.revert in revert)
+
+    def register(prepare: Callable[[Lab], Step]) -> Callable[[Lab], Step]:
+        _scenarios.append(Scenario(prepare.__name__.strip("_"), prepare, fits, undoable))
+        return prepare
+
+    return register
+
+
+@_scenario(undoable=True)
+def _create(lab: Lab) -> Step:
+    disk = lab.new()
+    return Step(
+        act=lambda backend, now: backend.create(disk.volume, now),
+        accept=lambda placement: lab.derived(disk, b"", placement),
+        undo=lambda backend, now: backend.delete(disk.volume, now),
+        undone=lambda _none: lab.verify_nothing_left(),
+    )
+
+
+@_scenario()
+def _delete(lab: Lab) -> Step:
+    disk = lab.create()
+    lab.disks.remove(disk)
+    return Step(
+        act=lambda backend, now: backend.delete(disk.volume, now),
+        accept=lambda _none: lab.verify_nothing_left(),
+    )
+
+
+@_scenario("snapshots")
+def _delete_with_snapshots(lab: Lab) -> Step:
+    disk = lab.create()
+    lab.snapshots(disk, 2)
+    lab.disks.remove(disk)
+    return Step(
+        act=lambda backend, now: backend.delete(disk.volume, now),
+        accept=lambda _none: lab.verify_nothing_left(),
+    )
+
+
+@_scenario("extend")
+def _extend(lab: Lab) -> Step:
+    disk = lab.create()
+    return Step(
+        act=lambda backend, now: backend.extend(disk.volume, 2 * lab.unit, now),
+        accept=lambda placement: lab.extended(disk, 2, placement),
+    )
+
+
+@_scenario("extend", "snapshots")
+def _extend_with_snapshots(lab: Lab) -> Step:
+    disk = lab.create()
+    lab.snapshots(disk, 1)
+    return Step(
+        act=lambda backend, now: backend.extend(disk.volume, 2 * lab.unit, now),
+        accept=lambda placement: lab.extended(disk, 2, placement),
+    )
+
+
+def _snapshot_of(number: int) -> Callable[[Lab], Step]:
+    def prepare(lab: Lab) -> Step:
+        disk = lab.create()
+        lab.snapshots(disk, number - 1)
+        snapshot = lab.new_snapshot(disk)
+        return Step(
+            act=lambda backend, now: backend.snapshot(disk.volume, snapshot, now),
+            accept=lambda done: lab.snapped(disk, snapshot, done.volume, done.locator),
+            undo=lambda backend, now: backend.delete_snapshot(disk.volume, snapshot, now),
+            undone=disk.placed,
+        )
+
+    prepare.__name__ = f"snapshot_{number}"
+    return prepare
+
+
+def _delete_snapshot_at(index: int, name: str) -> Callable[[Lab], Step]:
+    def prepare(lab: Lab) -> Step:
+        disk = lab.create()
+        lab.snapshots(disk, 3)
+        snapshot = disk.at(index)
+
+        def accept(placement: Any) -> None:
+            disk.placed(placement)
+            del disk.snapshots[snapshot.id]
+
+        return Step(
+            act=lambda backend, now: backend.delete_snapshot(disk.volume, snapshot, now), accept=accept
+        )
+
+    prepare.__name__ = f"delete_{name}_snapshot"
+    return prepare
+
+
+def _revert_to(index: int, name: str) -> Callable[[Lab], Step]:
+    def prepare(lab: Lab) -> Step:
+        disk = lab.create()
+        lab.snapshots(disk, 3)
+        snapshot = disk.at(index)
+        return Step(
+            act=lambda backend, now: backend.revert(disk.volume, snapshot, now),
+            accept=lambda placement: lab.reverted(disk, snapshot, placement),
+        )
+
+    prepare.__name__ = f"revert_to_{name}"
+    return prepare
+
+
+for _number in (1, 2):
+    _scenario("snapshots", undoable=True)(_snapshot_of(_number))
+for _index, _name in enumerate(("oldest", "middle", "newest")):
+    _scenario("snapshots")(_delete_snapshot_at(_index, _name))
+_scenario("snapshots", revert=("latest", "any"))(_revert_to(2, "newest"))
+_scenario("snapshots", revert=("any",))(_revert_to(0, "oldest"))
+
+
+@_scenario("clone", undoable=True)
+def _clone(lab: Lab) -> Step:
+    source, disk = lab.create(), lab.new(2)
+    return Step(
+        act=lambda backend, now: backend.clone(source.volume, disk.volume, now),
+        accept=lambda placement: lab.derived(disk, bytes(source.content), placement),
+        undo=lambda backend, now: backend.delete(disk.volume, now),
+    )
+
+
+@_scenario("create_from_snapshot", undoable=True)
+def _create_from_snapshot(lab: Lab) -> Step:
+    source, disk = lab.create(), lab.new(2)
+    lab.snapshots(source, 2)
+    snapshot, content = next(iter(source.snapshots.values()))
+    return Step(
+        act=lambda backend, now: backend.create_from_snapshot(source.volume, snapshot, disk.volume, now),
+        accept=lambda placement: lab.derived(disk, content, placement),
+        undo=lambda backend, now: backend.delete(disk.volume, now),
+    )

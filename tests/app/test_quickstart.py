@@ -1,0 +1,200 @@
+"""The first start: complete, repeatable, and safe to be killed anywhere."""
+
+import os
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from breezeblock.app import compose, quickstart
+from breezeblock.errors import ConfigError
+from breezeblock.identity import users
+from breezeblock.identity.tokens import Tokens
+
+PORT = 18776
+
+
+def _auth(data: Path, cloud: str) -> dict[str, str]:
+    clouds = msgspec.yaml.decode((data / "clouds.yaml").read_bytes())["clouds"]
+    auth: dict[str, str] = clouds[cloud]["auth"]
+    return auth
+
+
+def _can_sign_in(ready: quickstart.Ready, cloud: str) -> frozenset[str]:
+    auth = _auth(ready.data, cloud)
+    database = compose.open_database(ready.config)
+    try:
+        _secret, token = Tokens(database).log_in(
+            auth["password"], user_name=auth["username"], project_name=auth["project_name"]
+        )
+    finally:
+        database.dispose()
+    return token.roles
+
+
+def _snapshot(data: Path) -> dict[str, bytes]:
+    kept = {"breezeblock.toml", "clouds.yaml"}
+    return {path.name: path.read_bytes() for path in data.iterdir() if path.name in kept}
+
+
+def test_everything_is_made_and_both_users_can_sign_in(tmp_path: Path) -> None:
+    ready = quickstart.prepare(tmp_path / "data", PORT)
+    assert stat.S_IMODE(ready.data.stat().st_mode) == 0o700
+    assert stat.S_IMODE(ready.clouds.stat().st_mode) == 0o600
+    assert "admin" in _can_sign_in(ready, "breezeblock-admin")
+    assert _can_sign_in(ready, "breezeblock") == {"member", "reader"}
+    assert (ready.data / "pool").is_dir()
+    assert ready.config.api.port == PORT
+    assert _auth(ready.data, "breezeblock")["auth_url"] == f"http://127.0.0.1:{PORT}/identity"
+    assert ready.config.backends["local"]["path"] == str(ready.data / "pool")
+
+
+def test_a_second_start_changes_nothing(tmp_path: Path) -> None:
+    before = _snapshot(quickstart.prepare(tmp_path, PORT).data)
+    again = quickstart.prepare(tmp_path, PORT)
+    assert _snapshot(tmp_path) == before
+    assert again.notes == []
+
+
+def test_what_the_operator_changed_stays(tmp_path: Path) -> None:
+    quickstart.prepare(tmp_path, PORT)
+    file = tmp_path / "breezeblock.toml"
+    file.write_text(file.read_text() + "\n[quota]\nvolumes = 3\n")
+    with (tmp_path / "clouds.yaml").open("a") as clouds:
+        clouds.write("  mine:\n    auth: {auth_url: 'http://127.0.0.1:9/identity'}\n")
+    before = _snapshot(tmp_path)
+    ready = quickstart.prepare(tmp_path, PORT)
+    assert _snapshot(tmp_path) == before
+    assert ready.config.quota.volumes == 3
+
+
+def test_another_port_is_put_where_it_belongs_and_nowhere_else(tmp_path: Path) -> None:
+    quickstart.prepare(tmp_path, PORT)
+    file = tmp_path / "breezeblock.toml"
+    file.write_text(file.read_text() + f"# port = {PORT} was here\n")
+    with (tmp_path / "clouds.yaml").open("a") as clouds:
+        clouds.write(f"  mine:\n    auth: {{auth_url: 'http://far.example:{PORT}/identity'}}\n")
+    ready = quickstart.prepare(tmp_path, PORT + 1)
+    assert ready.config.api.port == PORT + 1
+    assert tomllib.loads(file.read_text())["api"]["port"] == PORT + 1
+    assert f"# port = {PORT} was here" in file.read_text()
+    for cloud in quickstart.ACCOUNTS:
+        assert _auth(tmp_path, cloud)["auth_url"] == f"http://127.0.0.1:{PORT + 1}/identity"
+    assert _auth(tmp_path, "mine")["auth_url"].startswith("http://far.example")
+    assert len(ready.notes) == 2
+    assert _can_sign_in(ready, "breezeblock")
+
+
+def test_a_port_that_cannot_be_changed_is_told(tmp_path: Path) -> None:
+    quickstart.prepare(tmp_path, PORT)
+    file = tmp_path / "breezeblock.toml"
+    file.write_text(
+        file.read_text()
+        .replace("[api]\n", "")
+        .replace('host = "127.0.0.1"\n', "")
+        .replace(f"port = {PORT}", "")
+    )
+    with pytest.raises(ConfigError, match=r"api\.port is 8776"):
+        quickstart.prepare(tmp_path, PORT)
+
+
+def test_a_lost_clouds_yaml_changes_no_password(tmp_path: Path) -> None:
+    ready = quickstart.prepare(tmp_path, PORT)
+    password = _auth(tmp_path, "breezeblock")["password"]
+    ready.clouds.unlink()
+    again = quickstart.prepare(tmp_path, PORT)
+    assert "password" not in _auth(tmp_path, "breezeblock")
+    assert any("breezeblock user password demo" in note for note in again.notes)
+    database = compose.open_database(again.config)
+    Tokens(database).log_in(password, user_name="demo")
+    database.dispose()
+
+
+@pytest.mark.parametrize("name", ['it\'s a "dir"', "a?b#c%20d", "a b/ü/x"])
+def test_any_printable_directory_will_do(tmp_path: Path, name: str) -> None:
+    ready = quickstart.prepare(tmp_path / name, PORT)
+    assert (tmp_path / name / "breezeblock.db").exists()
+    assert _can_sign_in(ready, "breezeblock")
+
+
+def test_a_directory_with_control_characters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="control characters"):
+        quickstart.prepare(tmp_path / "a\nb", PORT)
+
+
+def test_the_commands_to_try_name_the_clients_file(tmp_path: Path) -> None:
+    story = quickstart.story(quickstart.prepare(tmp_path / "with space", PORT))
+    commands = [line for line in story if line.startswith("  ")]
+    assert len(commands) == 3
+    assert all(f"OS_CLIENT_CONFIG_FILE='{tmp_path}/with space/clouds.yaml' " in line for line in commands)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from breezeblock.app import quickstart
+
+def prepare(step, data):
+    count = 0
+    def trace(event, arguments):
+        nonlocal count
+        if event in ("open", "os.rename", "os.mkdir", "sqlite3.connect", "fcntl.flock", "hashlib.scrypt"):
+            if event == "open" and str(data) not in str(arguments[0]):
+                return
+            count += 1
+            if count == step:
+                os._exit(99)
+    sys.addaudithook(trace)
+    quickstart.prepare(data, 18776)
+    os._exit(0)
+
+for step in range(1, 200):
+    child = os.fork()
+    if child == 0:
+        prepare(step, Path(sys.argv[1]) / str(step))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status != 99:
+        print(step)
+        sys.exit(status)
+"""
+
+
+@pytest.mark.crash
+def test_a_start_killed_anywhere_is_completed_by_the_next(tmp_path: Path) -> None:
+    """The process ends just before its n-th touch of the disk, for every n until it lives to the end."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.returncode == 0, killed.stderr
+    steps = int(killed.stdout)
+    assert steps > 8
+    for step in range(1, steps + 1):
+        data = tmp_path / str(step)
+        ready = quickstart.prepare(data, PORT)
+        assert _can_sign_in(ready, "breezeblock"), step
+        assert _can_sign_in(ready, "breezeblock-admin"), step
+        assert not list(data.glob(".*.tmp")), step
+
+
+START = """
+import pathlib, sys
+from breezeblock.app import quickstart
+quickstart.prepare(pathlib.Path(sys.argv[1]), 18776)
+"""
+
+
+def test_two_first_starts_at_once_agree_on_the_passwords(tmp_path: Path) -> None:
+    starts = [subprocess.Popen([sys.executable, "-c", START, str(tmp_path)]) for _ in range(3)]
+    assert [start.wait(timeout=60) for start in starts] == [0, 0, 0]
+    ready = quickstart.prepare(tmp_path, PORT)
+    assert _can_sign_in(ready, "breezeblock")
+    database = compose.open_database(ready.config)
+    assert len(users.list_users(database)) == 2
+    with database.read() as connection:
+        assert connection.execute(sa.text("PRAGMA integrity_check")).scalar() == "ok"
+    database.dispose()
+    assert os.access(ready.clouds, os.R_OK)
