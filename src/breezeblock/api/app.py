@@ -136,7 +136,7 @@ class _Gateway:
         params: dict[str, str] = {}
         try:
             version = versions.negotiate(headers)
-            endpoint, params = ROUTES.find(method, rest, version)
+            endpoint, params = ROUTES.find(method, rest, version, slash=scope["path"].endswith("/"))
         except HttpError as error:
             endpoint = error
         version_headers["OpenStack-API-Version"] = f"volume {versions.text(version)}"
