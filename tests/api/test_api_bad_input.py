@@ -240,6 +240,12 @@ def test_updates_of_nothing(member: Client, world: World) -> None:
         bad(member.put(f"/snapshots/{snapshot_id}", body))
 
 
+def test_a_snapshot_of_no_volume(member: Client) -> None:
+    bad(member.post("/snapshots", {"snapshot": {"name": "s"}}), "volume_id")
+    bad(member.post("/snapshots", {"snapshot": {"volume_id": None}}), status=404)
+    bad(member.post("/snapshots", {"snapshot": {"volume_id": "no-uuid"}}), "volume_id")
+
+
 def test_force_of_a_snapshot_from_3_66_on(member: Client, world: World) -> None:
     volume_id = world.volume()
     body: dict[str, dict[str, Any]] = {"snapshot": {"volume_id": volume_id, "force": False}}

@@ -146,6 +146,7 @@ def test_attachments(user: Client) -> None:
 def test_attaching_the_old_way(user: Client) -> None:
     volume_id = made(user, "volume", size=1)
     assert act(user, volume_id, "os-reserve").status_code == 202
+    assert user.get(f"/volumes/{volume_id}").json()["volume"]["status"] == "attaching"
     assert act(user, volume_id, "os-reserve").status_code == 400
     assert act(user, volume_id, "os-unreserve").status_code == 202
     assert act(user, volume_id, "os-reserve").status_code == 202

@@ -220,22 +220,49 @@ def test_pools(admin: Client) -> None:
 
 
 def test_services(world: World, admin: Client) -> None:
-    host = f"h-{uuid.uuid4()}"
     with world.database.write() as connection:
-        heartbeats.beat(connection, host, "breezeblock-worker", "nova")
-    (found,) = admin.get(f"/os-services?host={host}&binary=cinder-volume").json()["services"]
-    assert (found["binary"], found["host"], found["zone"]) == ("cinder-volume", host, "nova")
-    assert (found["state"], found["status"], found["backend_state"]) == ("up", "enabled", "up")
-    assert "cluster" not in admin.at("3.6").get(f"/os-services?host={host}").json()["services"][0]
-    body = {"host": host, "binary": "cinder-volume", "disabled_reason": "repair"}
-    assert admin.put("/os-services/disable-log-reason", body).json()["disabled_reason"] == "repair"
-    (found,) = admin.get(f"/os-services?host={host}").json()["services"]
-    assert (found["status"], found["disabled_reason"]) == ("disabled", "repair")
-    assert admin.put("/os-services/enable", body).json()["status"] == "enabled"
-    assert admin.put("/os-services/enable", {"host": "nowhere", "binary": "x"}).status_code == 404
-    world.set_heartbeat(host, "2020-01-01T00:00:00.000000")
-    (found,) = admin.get(f"/os-services?host={host}").json()["services"]
+        heartbeats.beat(connection, "here", "breezeblock-worker", "nova")  # it reported the pool
+        heartbeats.beat(connection, "here", "breezeblock-api", "nova")
+    volume_host = admin.get(f"/volumes/{world.volume()}").json()["volume"]["os-vol-host-attr:host"]
+    at, name = volume_host.partition("#")[0], volume_host.partition("@")[0]
+    for host in (at, name):
+        (found,) = admin.get(f"/os-services?host={host}&binary=cinder-volume").json()["services"]
+        assert (found["binary"], found["host"], found["zone"]) == ("cinder-volume", at, "nova")
+        assert (found["state"], found["status"], found["backend_state"]) == ("up", "enabled", "up")
+    assert "cluster" not in admin.at("3.6").get(f"/os-services?host={at}").json()["services"][0]
+    assert {s["binary"] for s in admin.get("/os-services").json()["services"]} == {
+        "cinder-volume",
+        "cinder-scheduler",
+    }
+    assert admin.get("/os-services?host=nowhere").json() == {"services": []}
+    world.set_heartbeat("here", "2020-01-01T00:00:00.000000")
+    (found,) = admin.get(f"/os-services?host={at}").json()["services"]
     assert found["state"] == "down"
+
+
+def test_a_hypervisor_reports_on_a_snapshot(world: World, member: Client, admin: Client) -> None:
+    snapshot_id = world.snapshot(world.volume(), status="creating", progress="0%")
+    path = f"/snapshots/{snapshot_id}/action"
+
+    def report(client: Client, status: str, **more: str) -> int:
+        return client.post(path, {"os-update_snapshot_status": {"status": status, **more}}).status_code
+
+    assert report(world.client("reader"), "creating", progress="80%") == 403
+    assert report(member, "creating", progress="80%") == 202
+    shown = admin.get(f"/snapshots/{snapshot_id}").json()["snapshot"]
+    assert shown["os-extended-snapshot-attributes:progress"] == "80%"
+    assert report(admin, "creating", progress="180%") == 400
+    assert report(admin, "deleting") == 400
+    assert report(admin, "available") == 202
+    assert report(admin, "available") == 400
+    world.set("snapshots", snapshot_id, status="creating", op_id="an operation of ours")
+    assert report(admin, "available") == 400
+
+
+def test_readonly_is_shown_among_the_metadata(world: World, member: Client) -> None:
+    volume_id = world.volume(metadata='{"k":"v"}', readonly=True)
+    assert member.get(f"/volumes/{volume_id}").json()["volume"]["metadata"] == {"k": "v", "readonly": "True"}
+    assert member.get(f"/volumes/{volume_id}/metadata").json() == {"metadata": {"k": "v"}}
 
 
 def test_the_rest(member: Client) -> None:

@@ -96,7 +96,14 @@ def test_paths_work_with_and_without_project_and_with_a_trailing_slash(member: C
         member.with_project = with_project
         for tail in ("", "/"):
             assert member.get(f"/volumes/{volume_id}{tail}").status_code == 200
-            assert member.get(f"/volumes{tail}").status_code == 200
+            assert member.get(f"/volumes/detail{tail}").status_code == 200
+            assert member.get(f"/os-availability-zone{tail}").status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_an_empty_id_is_not_the_collection(member: Client, method: str) -> None:
+    for path in ("/volumes/", "/snapshots/", "/types/"):
+        assert member.call(method, path).status_code == 404
 
 
 def test_another_project_in_the_path_is_400(member: Client, world: World) -> None:

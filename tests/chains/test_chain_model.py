@@ -99,7 +99,7 @@ def test_a_volume_lives_like_a_bytearray(machine: type[Life]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=25,
             stateful_step_count=14,
             deadline=None,
             suppress_health_check=list(HealthCheck),

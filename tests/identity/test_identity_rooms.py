@@ -31,6 +31,8 @@ def test_the_hash_is_salted_scrypt_and_says_how_it_was_made() -> None:
     assert verify("secret", one)
     assert not verify("Secret", one)
     assert not verify("", one)
+    for broken in ("", "secret", "scrypt$1$1$1$$", "md5" + one[6:], one[:-1]):
+        assert not verify("secret", broken)
 
 
 @settings(max_examples=8, deadline=None)

@@ -140,10 +140,15 @@ def commit_to_raw(fd: int, header: Header, target: int, attempt: Attempt) -> Non
         for start in range(0, run.length, raw.SLICE_BYTES):
             raw.check_cancelled(attempt)
             length = min(raw.SLICE_BYTES, run.length - start)
-            if run.kind is Kind.ZERO:
-                raw.zero(target, run.offset + start, length)
-            elif run.kind is Kind.DATA:
-                raw.move(fd, run.host_offset + start, target, run.offset + start, length)
-            else:
-                raise _bad("a compressed cluster", header)
+            move(fd, header, run, start, target, run.offset + start, length)
             attempt.progress(run.offset + start, header.virtual_bytes)
+
+
+def move(fd: int, header: Header, run: Run, start: int, target: int, offset: int, length: int) -> None:
+    """Write a part of a run, from `start` within it, to `offset` in another file."""
+    if run.kind is Kind.ZERO:
+        raw.zero(target, offset, length)
+    elif run.kind is Kind.DATA:
+        raw.move(fd, run.host_offset + start, target, offset, length)
+    else:
+        raise _bad("a compressed cluster", header)

@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec.json import decode, encode
 
 from breezeblock.api.http import Request
 from breezeblock.service.core import GIB
@@ -84,7 +85,7 @@ class Volume(
 _fields = attrgetter(
     "id", "project_id", "user_id", "name", "description", "virtual_bytes", "status", "backend", "pool",
     "volume_type_id", "availability_zone", "bootable", "multiattach", "snapshot_id", "source_volid",
-    "metadata", "image_metadata", "migration_status", "created_at", "updated_at", "volume_type",
+    "metadata", "image_metadata", "migration_status", "created_at", "updated_at", "volume_type", "readonly",
 )  # fmt: skip
 
 
@@ -117,13 +118,15 @@ def detailed(
         (
             id_, project_id, user_id, name, description, virtual_bytes, status, backend, pool, type_id, zone,
             bootable, multiattach, snapshot_id, source_volid, metadata, image_metadata, migration_status,
-            created_at, updated_at, type_name,
+            created_at, updated_at, type_name, readonly,
         ) = _fields(row)  # fmt: skip
         view = Volume(
             id_, name, description, status, -(-virtual_bytes // GIB), zone, created_at, updated_at, type_name,
             snapshot_id, source_volid, Raw(metadata), links(id_), user_id, "true" if bootable else "false",
             multiattach, _attached(attached[id_], admin=admin) if id_ in attached else [],
         )  # fmt: skip
+        if readonly is not None:  # clients look for this flag among the metadata
+            view.metadata = Raw(encode({**decode(metadata), "readonly": str(readonly)}))
         view.group_id = group_id
         view.shared_targets = shared_targets
         view.service_uuid = service_uuid
