@@ -158,6 +158,30 @@ def test_a_bad_info_is_found(patient: Patient, content: bytes | None) -> None:
     assert all(patient.snapped in finding.subject + finding.problem for finding in findings)
 
 
+@pytest.mark.parametrize("content", [None, b'{"active": "volu', b'{"active": "volume-%s"}'])
+def test_the_info_that_the_doctor_offers_mends_the_volume(patient: Patient, content: bytes | None) -> None:
+    info = patient.pool / f"volume-{patient.snapped}.info"
+    good = json.loads(info.read_bytes())
+    info.unlink()
+    if content is not None:
+        info.write_bytes(content.replace(b"%s", patient.snapped.encode()))
+    finding = patient.examine().findings[0]
+    told, _, offered = finding.remedy.partition(", if nothing uses the volume: ")
+    assert info.name in told
+    assert json.loads(offered) == good
+    info.write_text(offered)
+    assert patient.examine().findings == []
+
+
+def test_the_doctor_offers_no_info_where_none_fits(patient: Patient) -> None:
+    base = f"volume-{patient.snapped}"
+    (patient.pool / base).unlink()
+    (patient.pool / f"{base}.info").unlink()
+    finding = patient.examine().findings[0]
+    assert f"{base} is missing. Restore it" in finding.remedy
+    assert f"{base}.{patient.snapshot} (rests on {base})" in finding.remedy
+
+
 def test_a_volume_of_another_size_is_found(patient: Patient) -> None:
     os.truncate(patient.pool / f"volume-{patient.plain}", GIB // 2)
     assert patient.plain in patient.only_finding().subject + patient.only_finding().problem
