@@ -263,6 +263,28 @@ def test_raw_copy_keeps_holes_and_bytes(tmp_path: Path) -> None:
     assert target.stat().st_blocks * 512 < MIB
 
 
+def test_raw_copy_stays_sparse_where_no_call_tells_the_holes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS before 4.2: the whole file is one extent of data."""
+    lseek = os.lseek
+
+    def blind(fd: int, position: int, how: int) -> int:
+        if how == os.SEEK_DATA:
+            return position
+        return lseek(fd, 0, os.SEEK_END) if how == os.SEEK_HOLE else lseek(fd, position, how)
+
+    monkeypatch.setattr(os, "lseek", blind)
+    source, target = tmp_path / "source", tmp_path / "target"
+    with opened(source) as fd, opened(target) as other:
+        raw.grow(fd, 40 * MIB + 512)
+        for offset in (0, 9 * MIB - 3, 40 * MIB):
+            os.pwrite(fd, os.urandom(512), offset)
+        raw.copy(fd, other, ATTEMPT)
+    subprocess.run(["cmp", source, target], check=True)
+    assert target.stat().st_blocks * 512 < MIB
+
+
 def test_raw_zero_and_move_without_help_from_the_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
