@@ -11,9 +11,10 @@ from msgspec import Meta
 from breezeblock.backends.contract import Connection
 from breezeblock.backends.files import FileBackend, Format, Provisioning
 from breezeblock.backends.local import AbsolutePath, FileMode
+from breezeblock.backends.parts import Parts
 from breezeblock.chains import Naming
 from breezeblock.errors import ConfigError
-from breezeblock.shares import mounts, sharelist
+from breezeblock.shares import mounts, ping, sharelist
 from breezeblock.shares.space import Look, Space
 
 
@@ -38,6 +39,10 @@ class NfsConfig(
     format: Format = "raw"
     provisioning: Provisioning = "thin"
     file_mode: FileMode = "0660"
+    isolated: bool = True
+    """Do all work on a share in a helper process of its own."""
+    silence_timeout_s: Annotated[float, Meta(ge=1, le=86400)] = 900.0
+    """How long an operation may go without progress although its share answers."""
 
     def __post_init__(self) -> None:
         if not self.shares and self.shares_file is None:
@@ -129,6 +134,27 @@ def open_nfs(name: str, config: NfsConfig, state_dir: Path) -> FileBackend:
     places = NfsPlaces(name, pools)
     return FileBackend(
         name, places, Naming(mode=int(config.file_mode, 8)), config.format, config.provisioning
+    )
+
+
+def nfs_parts(name: str, config: NfsConfig) -> Parts | None:
+    """Part the back end into its shares, if they are to be served apart. Raises ConfigError."""
+    if not config.isolated:
+        return None
+    shares = {share.address: share for share in _shares(name, config)}
+
+    def narrow(pools: tuple[str, ...]) -> NfsConfig:
+        lines = [sharelist.line(shares[pool]) for pool in pools]
+        return msgspec.structs.replace(config, shares=lines, shares_file=None)
+
+    return Parts(
+        pools=tuple(shares),
+        narrow=narrow,
+        ping=lambda pool: ping.nfs(shares[pool], mounts.merged(config.mount_options, shares[pool].options)),
+        answer_timeout_s=config.answer_timeout_s,
+        # A look may have to mount first, and starting the helper tried to.
+        look_limit_s=2 * config.mount_timeout_s + config.answer_timeout_s + 5,
+        silence_timeout_s=config.silence_timeout_s,
     )
 
 
