@@ -1,5 +1,6 @@
 """The `nfs` back end: NFS exports as pools, kept mounted."""
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from breezeblock.backends.files import FileBackend, Format, Provisioning
 from breezeblock.backends.local import AbsolutePath, FileMode
 from breezeblock.backends.parts import Parts
 from breezeblock.chains import Naming
-from breezeblock.errors import ConfigError
+from breezeblock.errors import ConfigError, UnavailableError
 from breezeblock.shares import mounts, ping, sharelist
 from breezeblock.shares.space import Look, Space
 
@@ -65,7 +66,14 @@ class NfsPool:
     def space(self) -> Space:
         """Mount the share if need be, and ask it for its room."""
         self.mounted.path()
-        return self.look.space(self.answer_timeout_s)
+        try:
+            return self.look.space(self.answer_timeout_s)
+        except UnavailableError as error:
+            if not (isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ESTALE):
+                raise
+            self.mounted.let_go()
+            self.mounted.path()
+            return self.look.space(self.answer_timeout_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import structlog
 
 from breezeblock.catalog import operations
 from breezeblock.engine.port import Json, Steps
-from breezeblock.errors import BreezeblockError, CancelledOperationError, CorruptError
+from breezeblock.errors import BreezeblockError, CancelledOperationError, CorruptError, PoolDownError
 from breezeblock.operations.job import Environment, Job
 
 log = structlog.get_logger(__name__)
@@ -56,6 +56,11 @@ def execute(
     try:
         result = verb.work(job)
     except BreezeblockError as error:
+        if isinstance(error, PoolDownError) and job.may_wait():
+            with environment.database.write() as connection:
+                operations.requeue(connection, operation_id, attempt)
+            log.info("operation.waits", kind=row.kind, resource=row.resource_id, reason=str(error))
+            return
         _failed(job, verb, error)
     except Exception:
         log.exception("operation.failed", kind=row.kind)
