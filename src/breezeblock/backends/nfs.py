@@ -137,7 +137,7 @@ def open_nfs(name: str, config: NfsConfig, state_dir: Path) -> FileBackend:
             mounts.Mounted(share, base, options, config.mount_attempts, config.mount_timeout_s),
             config.answer_timeout_s,
         )
-        for share in _shares(name, config)
+        for share in nfs_shares(name, config)
     }
     places = NfsPlaces(name, pools)
     return FileBackend(
@@ -149,7 +149,7 @@ def nfs_parts(name: str, config: NfsConfig) -> Parts | None:
     """Part the back end into its shares, if they are to be served apart. Raises ConfigError."""
     if not config.isolated:
         return None
-    shares = {share.address: share for share in _shares(name, config)}
+    shares = {share.address: share for share in nfs_shares(name, config)}
 
     def narrow(pools: tuple[str, ...]) -> NfsConfig:
         lines = [sharelist.line(shares[pool]) for pool in pools]
@@ -166,7 +166,8 @@ def nfs_parts(name: str, config: NfsConfig) -> Parts | None:
     )
 
 
-def _shares(name: str, config: NfsConfig) -> tuple[sharelist.Share, ...]:
+def nfs_shares(name: str, config: NfsConfig) -> tuple[sharelist.Share, ...]:
+    """Return the shares of a back end's settings. Raises ConfigError for a list that cannot be used."""
     lines = sharelist.inline_lines(config.shares, f"backends.{name}.shares")
     if config.shares_file:
         lines += sharelist.file_lines(Path(config.shares_file), sharelist.NFS)

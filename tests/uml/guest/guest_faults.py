@@ -200,7 +200,7 @@ def test_a_server_that_goes_away_in_the_middle(
     kind: str, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = f"/export/{kind}"
-    options = f"vers=3,nolock,timeo=10,port={gate.port}"
+    options = f"vers=3,proto=tcp,mountproto=tcp,nolock,timeo=10,port={gate.port}"
     fault = gate.hold if kind == "silent" else gate.close
     scenarios = [("snapshot_2", "snapshot", 150), ("clone", "clone", 200)]
     if kind == "refusing":
@@ -260,7 +260,7 @@ def test_a_kernel_server_killed_and_restarted(tmp_path: Path, monkeypatch: pytes
 
 def test_input_output_errors(gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A soft mount turns a server's silence into EIO: here in system calls of the verb.
-    options = f"vers=3,nolock,soft,timeo=3,retrans=1,port={gate.port}"
+    options = f"vers=3,proto=tcp,mountproto=tcp,nolock,soft,timeo=3,retrans=1,port={gate.port}"
     with stage(tmp_path, monkeypatch, "/export/io", options) as on:
         for scenario, verb, line in (
             ("extend_with_snapshots", "extend", 120),
