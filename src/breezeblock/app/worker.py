@@ -53,6 +53,7 @@ class Worker:
         self._threads: list[threading.Thread] = []
         self._down: dict[str, bool] = {}
         """Back ends of which a pool was down when last looked at."""
+        self._look_soon = {name: threading.Event() for name in backends}
         self.lease = Lease(database, self._executor_id)
         self._environment = Environment(
             database=database,
@@ -97,6 +98,8 @@ class Worker:
     def stop(self, timeout_s: float) -> None:
         """Claim nothing more, give running operations `timeout_s`, then leave the rest resumable."""
         self._stopping.set()
+        for watching in self._look_soon.values():
+            watching.set()
         self.dispatcher.stop()
         end = time.monotonic() + timeout_s
         while not self.dispatcher.idle() and time.monotonic() < end:
@@ -142,7 +145,10 @@ class Worker:
                 log.info("pool.up", backend=name, pool=pool.name)
         if was_down:
             self.dispatcher.wake()  # what waited for a pool may go on
+        was = self._down.get(name, False)
         self._down[name] = any(not pool.up for pool in seen)
+        if self._down[name] and not was:
+            self._look_soon[name].set()  # the watching thread may be in the middle of a long pause
 
     def _execute(self, operation_id: str, attempt: int, steps: Steps) -> None:
         try:
@@ -175,7 +181,10 @@ class Worker:
                 log.exception("storage.look_failed", backend=name)
             first_round.set()
             interval_s = self._config.engine.stats_interval_s
-            if self._stopping.wait(min(interval_s, DOWN_INTERVAL_S) if self._down.get(name) else interval_s):
+            down = self._down.get(name, False)
+            if self._look_soon[name].wait(min(interval_s, DOWN_INTERVAL_S) if down else interval_s):
+                self._look_soon[name].clear()
+            if self._stopping.is_set():
                 return
 
     def _keep_house(self, first_round: threading.Event) -> None:
