@@ -91,6 +91,7 @@ async def _serve_http(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # links come from api.public_url, never from what a client says
             timeout_graceful_shutdown=5,
         ),
         announce,
