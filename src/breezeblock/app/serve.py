@@ -10,6 +10,7 @@ from typing import Literal
 
 import structlog
 import uvicorn
+import uvloop
 
 from breezeblock.app import health
 from breezeblock.app.compose import make_service, open_backends, open_database
@@ -52,7 +53,8 @@ def serve(config: Config, role: Role = "all", ready: Callable[[], None] | None =
         if role == "worker":
             _wait_for_signal(announce)
         else:
-            asyncio.run(_serve_http(config, database, worker, announce))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve_http(config, database, worker, announce))
     finally:
         notify("STOPPING=1")
         stopping.set()
@@ -85,7 +87,6 @@ async def _serve_http(
             app,
             host=config.api.host,
             port=config.api.port,
-            loop="uvloop",
             http="httptools",
             lifespan="off",
             log_config=None,
