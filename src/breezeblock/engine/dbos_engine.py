@@ -21,7 +21,7 @@ from breezeblock.catalog.database import Database
 from breezeblock.engine.port import Body, Json
 
 APPLICATION_VERSION = "1"
-MAX_RECOVERIES = 10
+MAX_RECOVERIES = 3
 LIVE_STATES = {"PENDING", "ENQUEUED", "DELAYED"}
 ENDED_STATES = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 

@@ -14,8 +14,9 @@ from breezeblock.catalog.database import Database
 from breezeblock.engine.port import Engine
 from breezeblock.errors import BreezeblockError
 
-MAX_ATTEMPTS = 3
-"""Each of which the engine resumes several times before it lets go of it."""
+MAX_ATTEMPTS = 20
+"""Each of which the engine resumes a few times before it lets go of it. An operation that waits for storage
+uses some up too, so it must not be few."""
 BATCH = 16
 
 log = structlog.get_logger(__name__)
