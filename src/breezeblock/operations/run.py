@@ -56,20 +56,23 @@ def execute(
         with environment.database.write() as connection:
             operations.requeue(connection, operation_id, attempt)
         return
-    job = Job(environment, row, steps)
-    verb = verbs[row.kind]
+    with structlog.contextvars.bound_contextvars(request_id=row.request_id):
+        _run(Job(environment, row, steps), verbs[row.kind])
+
+
+def _run(job: Job, verb: Verb) -> None:
     try:
         result = verb.work(job)
     except BreezeblockError as error:
         _failed(job, verb, error)
     except Exception:
-        log.exception("operation.failed", kind=row.kind)
+        log.exception("operation.failed", kind=job.row.kind)
         _failed(job, verb, BreezeblockError("an internal error, see the service's log"))
     else:
-        with environment.database.write() as connection:
-            if operations.finish(connection, job.id, attempt, "done"):
+        with job.environment.database.write() as connection:
+            if operations.finish(connection, job.id, job.row.attempts, "done"):
                 verb.publish(connection, job, result)
-        log.info("operation.done", kind=row.kind, resource=row.resource_id)
+        log.info("operation.done", kind=job.row.kind, resource=job.row.resource_id)
 
 
 def give_up(environment: Environment, verbs: dict[str, Verb], operation_id: str, attempt: int) -> None:
