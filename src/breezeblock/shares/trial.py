@@ -29,6 +29,8 @@ from breezeblock.shares import files
 Outcome = Literal["good", "lacking", "broken", "unknown"]
 MIB = 1 << 20
 PATIENCE_S = 60.0
+TICK_S = 0.02
+"""Two ticks of a slow clock: NFS 3 tells changes apart by their time only, and no hand-over is quicker."""
 _FALLOC_PUNCH_HOLE = 0x02 | 0x01  # with KEEP_SIZE
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -166,6 +168,7 @@ def _sync(views: Views) -> str:
 def _close_to_open(views: Views) -> str:
     path, other = views.here / "handed", views.there / "handed"
     for number in range(50):
+        time.sleep(TICK_S)
         path.write_bytes(bytes([number]) * 512)
         if (found := other.read_bytes()) != bytes([number]) * 512:
             raise Broken(f"what was closed on one mount read old on the other ({len(found)} bytes)")
@@ -174,19 +177,24 @@ def _close_to_open(views: Views) -> str:
 
 def _names(views: Views) -> str:
     for number in range(20):
-        name = f"name-{number}"
-        if (views.there / name).exists():
-            raise Broken("a name was there before it was made")
-        (views.here / name).touch()
-        if not (views.there / name).exists() or name not in files.listing(views.there):
-            raise Broken("a new name was not seen at once")
-        (views.here / name).rename(views.here / f"{name}.moved")
-        if (views.there / name).exists() or not (views.there / f"{name}.moved").exists():
-            raise Broken("a renamed file was still seen under its old name")
-        (views.here / f"{name}.moved").unlink()
-        if (views.there / f"{name}.moved").exists():
-            raise Broken("a removed name was still seen")
+        old, new = f"name-{number}", f"name-{number}.moved"
+        _seen(views.there, "", old)
+        (views.here / old).touch()
+        _seen(views.there, old, new)
+        (views.here / old).rename(views.here / new)
+        _seen(views.there, new, old)
+        (views.here / new).unlink()
+        _seen(views.there, "", new)
     return "new, renamed and removed names are seen at once"
+
+
+def _seen(directory: Path, there: str, gone: str) -> None:
+    time.sleep(TICK_S)
+    listed = files.listing(directory)
+    if there and not ((directory / there).exists() and there in listed):
+        raise Broken("a new name was not seen at once")
+    if (directory / gone).exists() or gone in listed:
+        raise Broken("a name that was gone was still seen")
 
 
 _HOLD = """
