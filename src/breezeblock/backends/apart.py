@@ -11,7 +11,7 @@ works on the target alone.
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 import structlog
+from prometheus_client import Counter, Gauge
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends import wire
@@ -42,6 +43,8 @@ KILL_WAIT_S = 2.0
 LOOKS_AGAIN = 5
 """A helper that is killed under a look says nothing about its pool."""
 
+_FALLS = Counter("breezeblock_pool_falls", "How often a pool went down.", ["backend", "pool"])
+_STUCK = Gauge("breezeblock_helpers_leaving", "Killed helper processes that are not gone yet.", ["backend"])
 log = structlog.get_logger(__name__)
 
 
@@ -67,6 +70,9 @@ class Apart:
         self._leaving: list[tuple[Key, Helper]] = []
         """Helpers that were killed and are perhaps not gone."""
         self._health = {pool: Health(f"{name}#{pool}") for pool in parts.pools}
+        self._looks: dict[str, Future[Pool]] = {}
+        self._seen: dict[str, Pool] = {}
+        """How each pool was at the last look that ended."""
         self._stopping = Event()
 
     # ── the contract ─────────────────────────────────────────────────────────────────────────────────
@@ -101,8 +107,25 @@ class Apart:
             helper.kill("The service is stopping")
 
     def stats(self) -> list[Pool]:
-        """Look at every pool at once. One that is down says so in no time."""
-        return self._each(self._pool)
+        """Look at every pool at once. One that is down says so in no time.
+
+        One that is still being looked at after a while (it may have to be mounted) is told of as it was last
+        seen, so that it does not keep the news of all others back.
+        """
+        looks = {pool: self._looking(pool) for pool in self._parts.pools}
+        wait(looks.values(), self._parts.answer_timeout_s + 1)
+        for pool, look in looks.items():
+            if look.done():
+                self._seen[pool] = look.result()
+        return [self._seen.get(pool, _not_yet(pool)) for pool in self._parts.pools]
+
+    def _looking(self, pool: str) -> "Future[Pool]":
+        with self._lock:
+            look = self._looks.get(pool)
+            if look is None or look.done():
+                look = self._looks[pool] = Future()
+                Thread(target=_into, args=(look, self._pool, pool), daemon=True).start()
+        return look
 
     def inventory(self) -> Any:
         """Yield everything in every reachable pool."""
@@ -117,6 +140,8 @@ class Apart:
         return self._reachable(pool, "inventory")
 
     def _reachable(self, pool: str, verb: str, *arguments: Any) -> list[Any]:
+        if not self._is_up(pool):
+            return []
         try:
             found: list[Any] = self._of((pool,), verb, arguments)
         except UnavailableError:
@@ -198,6 +223,7 @@ class Apart:
                 del self._helpers[key]
                 self._leaving.append((key, helper))
         self._leaving = [(key, helper) for key, helper in self._leaving if not helper.gone.is_set()]
+        _STUCK.labels(self.name).set(len(self._leaving))
 
     # ── health ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -226,6 +252,15 @@ class Apart:
                 return cast("Pool", seen)
         return Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=reason)
 
+    def _is_up(self, pool: str) -> bool:
+        """Tell whether a pool can be used, without waiting for one that is just being looked at."""
+        if self._health[pool].down:
+            return False
+        if pool not in self._looks:
+            self.stats()
+        look = self._looks[pool]
+        return look.done() and (look.result().up or self._pool(pool).up)
+
     def _works(self, pool: str) -> bool:
         """Tell whether some call on the pool made progress just now: then it is slow, not dead."""
         with self._lock:
@@ -238,6 +273,7 @@ class Apart:
             reason = f"{reason} (Its server answers outside the mount.)"
         if not self._health[pool].fell(reason):
             return
+        _FALLS.labels(self.name, pool).inc()
         log.warning("pool.fell", backend=self.name, pool=pool, reason=reason)
         self._kill_all_of(pool, f"Pool {self.name}#{pool} is down: {reason}")
         Thread(target=self._revive, args=(pool,), name=f"revive-{self.name}", daemon=True).start()
@@ -266,6 +302,17 @@ class Apart:
             elif self._health[pool].answered():
                 log.info("pool.up", backend=self.name, pool=pool)
                 return
+
+
+def _not_yet(pool: str) -> Pool:
+    return Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason="It has not answered yet.")
+
+
+def _into(answer: "Future[Pool]", look: Callable[[str], Pool], pool: str) -> None:
+    try:
+        answer.set_result(look(pool))
+    except BaseException as error:  # noqa: BLE001 - handed to the waiting thread
+        answer.set_exception(error)
 
 
 def apart(
