@@ -54,7 +54,7 @@ def preallocate(fd: int, virtual_bytes: int, attempt: Attempt) -> None:
     zeros = bytes(min(SLICE_BYTES, virtual_bytes))
     for offset in range(0, virtual_bytes, SLICE_BYTES):
         check_cancelled(attempt)
-        _write(fd, memoryview(zeros)[: virtual_bytes - offset], offset)
+        write(fd, memoryview(zeros)[: virtual_bytes - offset], offset)
         attempt.progress(offset, virtual_bytes)
 
 
@@ -65,7 +65,7 @@ def zero(fd: int, offset: int, length: int) -> None:
         return
     zeros = memoryview(bytes(min(SLICE_BYTES, length)))
     while length > 0:
-        _write(fd, zeros[:length], offset)
+        write(fd, zeros[:length], offset)
         offset, length = offset + len(zeros[:length]), length - len(zeros[:length])
 
 
@@ -89,11 +89,12 @@ def _move_some(source: int, source_offset: int, target: int, target_offset: int,
     if done:
         return done
     data = os.pread(source, min(length, SLICE_BYTES), source_offset)
-    _write(target, memoryview(data), target_offset)
+    write(target, memoryview(data), target_offset)
     return len(data)
 
 
-def _write(fd: int, view: memoryview, offset: int) -> None:
+def write(fd: int, view: memoryview, offset: int) -> None:
+    """Write all of `view` at `offset`."""
     while view:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written

@@ -1,0 +1,90 @@
+"""An open image file: exact reads, complete writes, and the few calls that changing an image needs.
+
+Everything that formats do to a file goes through here, so that a test can record each change and replay
+any prefix of them.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from breezeblock.errors import CorruptError
+from breezeblock.images import raw
+
+_FOREIGN = {errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR, errno.ENOTDIR}
+
+
+class File:
+    """An open file and the name to use for it in messages. Does not own the descriptor."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.fd = fd
+        self.name = name
+
+    def size(self) -> int:
+        """Return the file's length in bytes."""
+        return os.fstat(self.fd).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes. Raises CorruptError where the file ends before them."""
+        parts = []
+        while length > 0:
+            data = os.pread(self.fd, length, offset)
+            if not data:
+                raise CorruptError(
+                    f"{self.name}: {length} bytes are missing (at byte {offset}).",
+                    remedy="The file was cut short: restore it from a copy.",
+                )
+            parts.append(data)
+            offset, length = offset + len(data), length - len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def peek(self, offset: int, length: int) -> bytes:
+        """Return at most `length` bytes, fewer where the file ends."""
+        return os.pread(self.fd, length, offset) if offset >= 0 else b""
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write all of `data`."""
+        raw.write(self.fd, memoryview(data), offset)
+
+    def copy(self, source: "File", source_offset: int, offset: int, length: int) -> None:
+        """Copy bytes from another file, inside the kernel or the server where possible."""
+        raw.move(source.fd, source_offset, self.fd, offset, length)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make a range inside the file read as zeros, freeing it where the file system can."""
+        raw.zero(self.fd, offset, length)
+
+    def truncate(self, length: int) -> None:
+        """Set the file's length."""
+        os.ftruncate(self.fd, length)
+
+    def flush(self) -> None:
+        """Return when everything written is durable, the file's length too."""
+        os.fdatasync(self.fd)
+
+
+@contextmanager
+def opened(path: Path, *, write: bool = False) -> Iterator[File]:
+    """Open a regular file; CorruptError if it is a link, a FIFO or anything else."""
+    flags = os.O_RDWR if write else os.O_RDONLY
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for its other end.
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _FOREIGN:
+            raise _foreign(path) from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise _foreign(path)
+        yield File(fd, path.name)
+    finally:
+        os.close(fd)
+
+
+def _foreign(path: Path) -> CorruptError:
+    return CorruptError(f"{path} is not a regular file (at byte 0).", remedy="Give the image itself.")
