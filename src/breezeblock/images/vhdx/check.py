@@ -19,8 +19,8 @@ def check(image: Image) -> Iterator[Problem]:
 
 def _check(image: Image) -> Iterator[Problem]:
     if image.view.replay is not None:
-        problem = "the log was not replayed: a writer was stopped"
-        yield Problem(problem, HEADER_OFFSETS[image.header.slot], repairable=True)
+        text = "the log was not replayed: a writer was stopped"
+        yield Problem(text, HEADER_OFFSETS[image.header.slot], repairable=True)
     if not image.header.other_is_valid:
         where = HEADER_OFFSETS[1 - image.header.slot]
         yield Problem("one of the two headers is not valid", where, repairable=True)
