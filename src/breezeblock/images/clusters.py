@@ -39,7 +39,7 @@ class Run(NamedTuple):
     length: int
     kind: Kind
     host_offset: int
-    """Where the data begins in the file; 0 unless `kind` is DATA."""
+    """Where DATA begins in the file; of COMPRESSED the L2 entry, else 0."""
 
 
 def is_empty(fd: int, header: Header) -> bool:
@@ -47,10 +47,14 @@ def is_empty(fd: int, header: Header) -> bool:
     return next(runs(fd, header), None) is None
 
 
-def runs(fd: int, header: Header) -> Iterator[Run]:
-    """Yield what is allocated, in order of virtual offsets, clipped to the virtual bytes."""
+def runs(fd: int, header: Header, start: int = 0, stop: int | None = None) -> Iterator[Run]:
+    """Yield what is allocated, in order of virtual offsets, clipped to the virtual bytes.
+
+    With `start` and `stop` only clusters that touch that range.
+    """
     pending: Run | None = None
-    for run in _clusters(fd, header):
+    stop = header.virtual_bytes if stop is None else min(stop, header.virtual_bytes)
+    for run in _clusters(fd, header, start - start % header.cluster_bytes, stop):
         if pending and _continues(pending, run):
             pending = pending._replace(length=pending.length + run.length)
             continue
@@ -64,15 +68,18 @@ def runs(fd: int, header: Header) -> Iterator[Run]:
 def _continues(before: Run, run: Run) -> bool:
     return (
         before.kind is run.kind
+        and run.kind is not Kind.COMPRESSED
         and before.offset + before.length == run.offset
         and (run.kind is not Kind.DATA or before.host_offset + before.length == run.host_offset)
     )
 
 
-def _clusters(fd: int, header: Header) -> Iterator[Run]:
+def _clusters(fd: int, header: Header, start: int, stop: int) -> Iterator[Run]:
     size = header.cluster_bytes
-    l1 = _table(fd, header.l1_offset, header.l1_entries * 8)
-    for index, entry in enumerate(l1):
+    first = start // header.l1_reach
+    last = min(header.l1_entries, -(-stop // header.l1_reach))
+    l1 = _table(fd, header.l1_offset + first * 8, max(0, last - first) * 8)
+    for index, entry in enumerate(l1, first):
         if not entry:
             continue
         table = entry & _OFFSET
@@ -84,7 +91,7 @@ def _clusters(fd: int, header: Header) -> Iterator[Run]:
         base = index * header.l1_reach
         for number, value in enumerate(l2):
             offset = base + number * size
-            if value and offset < header.virtual_bytes:
+            if value and start <= offset < stop:
                 run = _run(value, offset, min(size, header.virtual_bytes - offset), header)
                 if run:
                     yield run
@@ -92,7 +99,7 @@ def _clusters(fd: int, header: Header) -> Iterator[Run]:
 
 def _run(value: int, offset: int, length: int, header: Header) -> Run | None:
     if value & _COMPRESSED:
-        return Run(offset, length, Kind.COMPRESSED, 0)
+        return Run(offset, length, Kind.COMPRESSED, value)
     host = value & _OFFSET
     if value & _L2_RESERVED or host % header.cluster_bytes or (value & 1 and header.version < 3):
         raise _bad(f"the L2 entry for virtual byte {offset} ({value:#x})", header)

@@ -14,6 +14,7 @@ from pathlib import Path
 from breezeblock.errors import CorruptError
 from breezeblock.images import raw
 
+_NO_HOLES = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS}
 _FOREIGN = {errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR, errno.ENOTDIR}
 
 
@@ -23,6 +24,7 @@ class File:
     def __init__(self, fd: int, name: str) -> None:
         self.fd = fd
         self.name = name
+        self._span = (0, 0, False)
 
     def size(self) -> int:
         """Return the file's length in bytes."""
@@ -46,20 +48,53 @@ class File:
         """Return at most `length` bytes, fewer where the file ends."""
         return os.pread(self.fd, length, offset) if offset >= 0 else b""
 
+    def spans(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
+        """Yield (offset, length, is data) covering a range inside the file; False = a hole, zeros.
+
+        All is data where the file system cannot tell. The last answer is kept, as a chain asks piecemeal
+        and each question may be a round trip.
+        """
+        end = offset + length
+        while offset < end:
+            first, last, is_data = self._span
+            if not first <= offset < last:
+                first, last, is_data = self._span = self._look(offset, end)
+            stop = min(end, last)
+            yield offset, stop - offset, is_data
+            offset = stop
+
+    def _look(self, offset: int, end: int) -> tuple[int, int, bool]:
+        size = max(end, self.size())
+        try:
+            start = os.lseek(self.fd, offset, os.SEEK_DATA)
+            if start > offset:
+                return offset, start, False
+            return offset, os.lseek(self.fd, offset, os.SEEK_HOLE), True
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return offset, size, False
+            if error.errno in _NO_HOLES:
+                return offset, size, True
+            raise
+
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data`."""
+        self._span = (0, 0, False)
         raw.write(self.fd, memoryview(data), offset)
 
     def copy(self, source: "File", source_offset: int, offset: int, length: int) -> None:
         """Copy bytes from another file, inside the kernel or the server where possible."""
+        self._span = (0, 0, False)
         raw.move(source.fd, source_offset, self.fd, offset, length)
 
     def zero(self, offset: int, length: int) -> None:
         """Make a range inside the file read as zeros, freeing it where the file system can."""
+        self._span = (0, 0, False)
         raw.zero(self.fd, offset, length)
 
     def truncate(self, length: int) -> None:
         """Set the file's length."""
+        self._span = (0, 0, False)
         os.ftruncate(self.fd, length)
 
     def flush(self) -> None:

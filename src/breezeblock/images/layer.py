@@ -16,7 +16,7 @@ format cannot do; the kernel's OSError passes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, NamedTuple, Protocol
@@ -59,6 +59,26 @@ class Extent(NamedTuple):
         return Extent(first, min(self.end, end) - first, self.kind, at)
 
 
+def joined(extents: Iterable[Extent]) -> Iterator[Extent]:
+    """Yield the extents with neighbours of one kind made one, and empty ones left out."""
+    last: Extent | None = None
+    for one in extents:
+        if last and _continues(last, one):
+            last = last._replace(length=last.length + one.length)
+            continue
+        if last and last.length:
+            yield last
+        last = one
+    if last and last.length:
+        yield last
+
+
+def _continues(last: Extent, one: Extent) -> bool:
+    if last.kind is Kind.DATA is one.kind:
+        return last.at + last.length == one.at
+    return last.kind is one.kind and last.kind is not Kind.PACKED
+
+
 @dataclass(frozen=True, slots=True)
 class Parent:
     """What a layer records of the layer below it."""
@@ -92,8 +112,8 @@ class Options:
     """VHD block, VHDX block or QCOW2 cluster; None = the format's best."""
     sector_bytes: int = 512
     """Logical sector (VHDX: 512 or 4096)."""
-    creator: str = "windows"
-    """For whom a VHD is tagged: `windows` (Hyper-V, QEMU) or `xen` (XenServer)."""
+    creator: str | None = None
+    """For whom a VHD is tagged: `windows` (Hyper-V, QEMU) or `xen` (XenServer); None = as the parent is."""
 
 
 class Layer(ABC):
