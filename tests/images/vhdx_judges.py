@@ -1,10 +1,10 @@
 """Programs that are not ours and read VHDX, and the few things that tests do to files all the time."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import pyvhdi
@@ -58,7 +58,7 @@ def libvhdi(*chain: Path) -> bytes:
         file = pyvhdi.file()
         file.open(str(path))
         files.append(file)
-    for child, parent in zip(files, files[1:], strict=False):
+    for child, parent in pairwise(files):
         assert child.get_parent_identifier() == parent.get_identifier()
         child.set_parent(parent)
     data: bytes = files[0].read_buffer_at_offset(files[0].get_media_size(), 0)
@@ -143,7 +143,7 @@ def ours(*chain: Path, file_type: Callable[[int, str], File] = File) -> bytes:
         for path in chain:
             fd = stack.enter_context(opened(path)).fd
             layers.append(vhdx.open_layer(file_type(fd, path.name)))
-        for child, parent in zip(layers, layers[1:], strict=False):
+        for child, parent in pairwise(layers):
             child.verify_parent(parent)
         assert layers[-1].parent is None
         return read_layers(layers, 0, layers[0].virtual_bytes)
@@ -197,4 +197,4 @@ def splice(data: bytearray, offset: int, what: bytes | int) -> None:
 
 
 def blocks_on_disk(path: Path) -> int:
-    return os.stat(path).st_blocks * 512
+    return path.stat().st_blocks * 512

@@ -30,7 +30,8 @@ def grow(edit: Edit, virtual_bytes: int) -> None:
             f" multiple of its sector ({old.sector_bytes}) up to {MAX_VIRTUAL_BYTES} (64 TiB) is needed,"
             " and it cannot shrink."
         )
-    edit.announce(data=True)
+    # Not a new DataWriteGuid: below its old end the disk reads as before, and children go on fitting.
+    edit.announce(data=False)
     new = bat.geometry(virtual_bytes, old.block_bytes, old.sector_bytes, differencing=old.differencing)
     file, table = edit.image.file, edit.image.regions.bat
     end = space.used_end(edit.image)

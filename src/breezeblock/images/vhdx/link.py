@@ -1,8 +1,8 @@
 """Parents: re-linking a child, and what a merge into the parent changes ([MS-VHDX] 2.2.2, 2.6.2.6).
 
 A child knows its parent by the parent's DataWriteGuid, which changes with the parent's content. So that
-the two fit together at any moment, the child is told of the new GUID first (as `parent_linkage2`), and
-the parent takes it afterwards.
+the two fit together at any moment, the child is told of the new GUID first (as `parent_linkage2`), then
+the parent takes it, then the child forgets the old one.
 """
 
 from uuid import UUID, uuid4
@@ -53,20 +53,37 @@ def set_parent(edit: Edit, name: str, data_write: UUID) -> None:
 def receive(parent: Edit, child: Edit) -> None:
     """Prepare the parent for taking in what the child holds; the child fits before and after."""
     verify(child.image, parent.image)
-    locator = locator_of(child.image)
-    guid = parent.image.header.data_write
-    if guid == locator.linkage:  # else an earlier merge came this far already
-        guid = uuid4()
-        items.set_locator(child, locators.with_linkage2(locator, guid))
-    parent.keep_data_guid(guid)
+    if parent.image.header.data_write == locator_of(child.image).linkage:
+        _hand_over(parent, child, uuid4())
+    else:  # an earlier run was stopped just before its last step
+        _settle(child, parent.image.header.data_write)
+    parent.keep_data_guid(parent.image.header.data_write)
+
+
+def _hand_over(parent: Edit, child: Edit, data_write: UUID) -> None:
+    """Give the parent another DataWriteGuid; the child fits at any moment.
+
+    In the middle by `parent_linkage2`, which not every program knows: those refuse the chain there.
+    """
+    items.set_locator(child, locators.with_linkage2(locator_of(child.image), data_write))
+    parent.keep_data_guid(data_write)
+    _settle(child, data_write)
+
+
+def _settle(child: Edit, data_write: UUID) -> None:
+    """Let the child know its parent by this DataWriteGuid only."""
+    pairs = {**locator_of(child.image).pairs, locators.LINKAGE: f"{{{data_write}}}"}
+    pairs.pop(locators.LINKAGE2, None)
+    items.set_locator(child, Locator(pairs, data_write))
 
 
 def adopt(parent: Edit, child: Edit) -> None:
-    """Let the parent be what the child was, for those that were made for the child."""
+    """Let an image be what the child was, for those that were made for the child.
+
+    The image is the child's parent after a merge, or one that reads as the child does (flattened).
+    """
     guid = child.image.header.data_write
-    current = parent.image.header.data_write
-    if current != guid:
-        # Until it is replaced the child must go on fitting, before and after the parent takes the GUID.
-        pairs = {**locator_of(child.image).pairs, locators.LINKAGE: f"{{{current}}}"}
-        items.set_locator(child, locators.with_linkage2(Locator(pairs, current), guid))
+    current, locator = parent.image.header.data_write, child.image.metadata.locator
+    if current != guid and locator and locator.accepts(current):
+        _hand_over(parent, child, guid)
     parent.keep_data_guid(guid)

@@ -1,12 +1,11 @@
 """Offline writing: where bytes go, and the table changes that publish them.
 
 A new block is taken at the end of the file, where nothing refers to it, and is all zeros until written.
-Bits of sector bitmaps and BAT entries are collected and published by `commit` through the log. Bitmaps
-before entries: a bit whose block is not there yet means nothing.
+Bits of sector bitmaps and BAT entries are collected and published by `commit` through the log.
 """
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from breezeblock.images import bitmap
 from breezeblock.images.vhdx import bat, space
@@ -141,16 +140,14 @@ class Placement:
             image.entry_offset(index): value.to_bytes(bat.ENTRY_BYTES, "little")
             for index, value in sorted(self._entries.items())
         }
-        self._publish(logged)
-        self._publish(bat_changes)
+        # All at once where one log entry has room; if not, bitmaps first: a bit whose block is not there
+        # yet means nothing, and those of blocks that are there stand for themselves.
+        pages = chain(edit.patched(logged).items(), edit.patched(bat_changes).items())
+        while batch := dict(islice(pages, edit.capacity)):
+            edit.publish(batch)
         self._entries.clear()
         self._bits.clear()
 
     def _is_bitmap(self, index: int) -> bool:
         grid = self._edit.image.grid
         return grid.differencing and index % (grid.ratio + 1) == grid.ratio
-
-    def _publish(self, changes: dict[int, bytes]) -> None:
-        pages = iter(self._edit.patched(changes).items())
-        while batch := dict(islice(pages, self._edit.capacity)):
-            self._edit.publish(batch)
