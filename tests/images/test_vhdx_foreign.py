@@ -4,15 +4,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 import vhdx_judges as judges
+from vhdx_judges import MIB, change, make_child, pattern, splice
+
 from breezeblock.images import vhdx
 from breezeblock.images.file import opened
-from vhdx_judges import MIB, change, make_child, pattern, splice
 
 
 def qemu_create(path: Path, virtual_bytes: int, options: str) -> Path:
-    command = ["qemu-img", "create", "-q", "-f", "vhdx", "-o", options, path, str(virtual_bytes)]
+    command = ["qemu-img", "create", "-q", "-f", "vhdx", "-o", options, str(path), str(virtual_bytes)]
     subprocess.run(command, check=True)
     return path
 

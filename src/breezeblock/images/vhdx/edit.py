@@ -91,11 +91,6 @@ class Edit:
         current = header.update(file, current, log=NIL)
         self.image = replace(self.image, header=current, view=View(file))
 
-    @property
-    def capacity(self) -> int:
-        """How many pages `publish` takes at once."""
-        return log.capacity(self.image.header)
-
     def reload(self) -> None:
         """Read everything anew, after tables changed."""
         self.image = image.load(self.image.file)

@@ -56,7 +56,7 @@ def _block(image: Image, grid: Geometry, window: Window, block: int, absent: Kin
     start = grid.block_start(block)
     length = grid.block_end(block) - start
     if state == State.FULL:
-        yield Extent(start, length, Kind.DATA, image.check_payload(block, at))
+        yield from _data(image, start, length, image.check_payload(block, at))
     elif state == State.NOT_PRESENT:
         yield Extent(start, length, absent)
     elif state in _NOTHING:
@@ -67,9 +67,23 @@ def _block(image: Image, grid: Geometry, window: Window, block: int, absent: Kin
         size = grid.sector_bytes
         for begin, stop, present in bitmap.runs(bits, 0, length // size):
             run = (start + begin * size, (stop - begin) * size)
-            yield Extent(*run, Kind.DATA, at + begin * size) if present else Extent(*run, Kind.PARENT)
+            if present:
+                yield from _data(image, *run, at + begin * size)
+            else:
+                yield Extent(*run, Kind.PARENT)
     else:
         raise image.bad_state(block, state)
+
+
+def _data(image: Image, start: int, length: int, at: int) -> Iterator[Extent]:
+    """Yield DATA, and ZERO for what the file will only have once its log is replayed."""
+    there = length
+    if image.view.replay is not None:
+        there = max(0, min(length, image.file.size() - at))
+    if there:
+        yield Extent(start, there, Kind.DATA, at)
+    if there < length:
+        yield Extent(start + there, length - there, Kind.ZERO)
 
 
 def block_bits(image: Image, block: int, bitmap_entry: int) -> str:

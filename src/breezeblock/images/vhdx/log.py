@@ -32,7 +32,7 @@ from breezeblock.images.vhdx.view import Replay, Zeros
 MAX_REPLAY_BYTES = 64 * MIB
 """Longer logs are refused while they have something to replay; writers use 1 MiB."""
 _MAX_ZEROS = 4096
-_WORK = 4
+_READ, _WALKED = 4, 64
 """How often the log's length may be read, and its entries walked, before it counts as made to stall us."""
 
 
@@ -64,7 +64,7 @@ def replay(file: File, header: Header) -> Replay | None:
         raise corrupt(file, f"the file was cut short: its log knows of {head.flushed} bytes", file.size())
     if head.last > MAX_FILE_BYTES:
         raise corrupt(file, f"the log wants a file of {head.last} bytes", header.log_offset + head.at)
-    result = Replay(max(file.size(), head.last))
+    result = Replay(max(file.size(), round_up(head.last, MIB)))
     order = count()
     for entry in sequence:
         _collect(file, header, ring, entry, result, order)
@@ -74,7 +74,7 @@ def replay(file: File, header: Header) -> Replay | None:
 def _active(file: File, header: Header, ring: bytes) -> list[Entry]:
     """Return the entries to replay, oldest first."""
     entries = _entries(file, header, ring)
-    steps = _WORK * len(entries) + 1
+    steps = _WALKED * len(entries) + 1
     for head in sorted(entries.values(), key=lambda entry: entry.sequence, reverse=True):
         line = []
         entry = entries.get(head.tail)
@@ -90,7 +90,7 @@ def _active(file: File, header: Header, ring: bytes) -> list[Entry]:
 
 def _entries(file: File, header: Header, ring: bytes) -> dict[int, Entry]:
     entries = {}
-    budget = _WORK * len(ring)
+    budget = _READ * len(ring)
     for at in range(0, len(ring), PAGE):
         if ring[at : at + 4] != b"loge":
             continue
@@ -148,12 +148,8 @@ def _check_target(file: File, header: Header, offset: int, length: int, result: 
         raise corrupt(file, f"a log entry writes {length} bytes at {offset}", where)
 
 
-def capacity(header: Header) -> int:
-    """Return how many pages one entry can hold."""
-    pages = header.log_bytes // PAGE
-    while pages * PAGE + round_up(LOG_ENTRY.size + pages * DESCRIPTOR_BYTES, PAGE) > header.log_bytes:
-        pages -= 1
-    return pages
+MAX_PAGES = (PAGE - LOG_ENTRY.size) // DESCRIPTOR_BYTES
+"""How many pages an entry of ours holds: QEMU (7.2) cannot replay one with a second descriptor sector."""
 
 
 def build(pages: dict[int, bytes], guid: UUID, file_bytes: int) -> bytes:

@@ -11,6 +11,7 @@ from breezeblock.images import bitmap
 from breezeblock.images.vhdx import bat, space
 from breezeblock.images.vhdx.edit import Edit
 from breezeblock.images.vhdx.layout import MIB, State
+from breezeblock.images.vhdx.log import MAX_PAGES
 
 _ABSENT = {State.NOT_PRESENT, State.UNDEFINED, State.ZERO, State.UNMAPPED}
 
@@ -143,7 +144,7 @@ class Placement:
         # All at once where one log entry has room; if not, bitmaps first: a bit whose block is not there
         # yet means nothing, and those of blocks that are there stand for themselves.
         pages = chain(edit.patched(logged).items(), edit.patched(bat_changes).items())
-        while batch := dict(islice(pages, edit.capacity)):
+        while batch := dict(islice(pages, MAX_PAGES)):
             edit.publish(batch)
         self._entries.clear()
         self._bits.clear()
