@@ -1,11 +1,11 @@
 """Which formats there are. The only list of them."""
 
 from breezeblock.errors import InvalidInputError
-from breezeblock.images import qcow2_image, raw_image, vhd
+from breezeblock.images import qcow2_image, raw_image, vhd, vhdx
 from breezeblock.images.file import File
 from breezeblock.images.layer import Format, Layer
 
-_ALL: tuple[Format, ...] = (raw_image, qcow2_image, vhd)
+_ALL: tuple[Format, ...] = (raw_image, qcow2_image, vhd, vhdx)
 FORMATS: dict[str, Format] = {one.NAME: one for one in _ALL}
 _LOOK_BYTES = 64 << 10
 

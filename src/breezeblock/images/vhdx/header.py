@@ -1,0 +1,124 @@
+"""The two headers: which one is current, and how they are replaced ([MS-VHDX] 2.2.2).
+
+A header is written over the one that is not current, and flushed, so that one valid header exists at any
+time; then the same again, so that both slots know of a log that must be replayed.
+"""
+
+from dataclasses import dataclass, replace
+from uuid import UUID, uuid4
+
+from breezeblock.images.file import File
+from breezeblock.images.layer import corrupt
+from breezeblock.images.vhdx.layout import (
+    HEADER,
+    HEADER_BYTES,
+    HEADER_OFFSETS,
+    MIB,
+    NIL,
+    SIGNATURE,
+    is_sealed,
+    seal,
+)
+
+_MAX_SEQUENCE = 1 << 63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What the current header says."""
+
+    slot: int
+    """Which of the two places it is in."""
+    sequence: int
+    file_write: UUID
+    """Changes when the file does."""
+    data_write: UUID
+    """Changes when what the disk reads as does: children know their parent by it."""
+    log: UUID
+    """Which log entries are to be replayed; nil = none."""
+    log_offset: int
+    log_bytes: int
+    other_is_valid: bool = True
+    """The slot that is not current holds a valid header, too."""
+
+    def encode(self) -> bytes:
+        """Return the 4 KiB to write."""
+        data = bytearray(HEADER_BYTES)
+        guids = (self.file_write.bytes_le, self.data_write.bytes_le, self.log.bytes_le)
+        HEADER.pack_into(data, 0, b"head", 0, self.sequence, *guids, 0, 1, self.log_bytes, self.log_offset)
+        return seal(data)
+
+
+def read(file: File, head: bytes, file_bytes: int) -> Header:
+    """Return the current header out of the file's first 132 KiB or more. Raises CorruptError."""
+    if head[: len(SIGNATURE)] != SIGNATURE:
+        raise corrupt(file, "there is no VHDX signature", 0)
+    slots = [_parse(file, head, slot) for slot in (0, 1)]
+    valid = [header for header in slots if header]
+    if not valid:
+        raise corrupt(file, "neither of the two headers is valid", HEADER_OFFSETS[0])
+    current = max(valid, key=lambda header: header.sequence)
+    first, second = slots
+    if first and second and first.sequence == second.sequence and replace(second, slot=0) != first:
+        raise corrupt(file, f"both headers say {first.sequence}, but differ", HEADER_OFFSETS[1])
+    _check(file, current, file_bytes)
+    return replace(current, other_is_valid=len(valid) == 2)
+
+
+def _parse(file: File, head: bytes, slot: int) -> Header | None:
+    offset = HEADER_OFFSETS[slot]
+    data = head[offset : offset + HEADER_BYTES]
+    if len(data) < HEADER_BYTES or data[:4] != b"head" or not is_sealed(data):
+        return None
+    _, _, sequence, *guids, log_version, version, log_bytes, log_offset = HEADER.unpack_from(data)
+    file_write, data_write, log = (UUID(bytes_le=guid) for guid in guids)
+    if version != 1:
+        raise corrupt(file, f"version {version} of VHDX is unknown", offset + 66)
+    if log_version != 0 and log != NIL:
+        raise corrupt(file, f"version {log_version} of the log is unknown", offset + 64)
+    return Header(
+        slot=slot,
+        sequence=sequence,
+        file_write=file_write,
+        data_write=data_write,
+        log=log,
+        log_offset=log_offset,
+        log_bytes=log_bytes,
+    )
+
+
+def _check(file: File, header: Header, file_bytes: int) -> None:
+    offset = HEADER_OFFSETS[header.slot]
+    if header.sequence >= _MAX_SEQUENCE:
+        raise corrupt(file, f"the header's sequence number {header.sequence} is impossible", offset + 8)
+    start, length = header.log_offset, header.log_bytes
+    if start % MIB or length % MIB or start < MIB or not MIB <= length <= file_bytes - start:
+        raise corrupt(file, f"a log of {length} bytes at {start} cannot be", offset + 68)
+
+
+def write(file: File, header: Header) -> None:
+    """Put a header into its slot, durably."""
+    file.write(HEADER_OFFSETS[header.slot], header.encode())
+    file.flush()
+
+
+def update(
+    file: File,
+    header: Header,
+    *,
+    data_write: UUID | None = None,
+    log: UUID | None = None,
+    new_file_write: bool = False,
+) -> Header:
+    """Replace both headers, one after the other, durably; return the one that is current then."""
+    changed = replace(
+        header,
+        file_write=uuid4() if new_file_write else header.file_write,
+        data_write=data_write or header.data_write,
+        log=header.log if log is None else log,
+        other_is_valid=True,
+    )
+    for _ in range(2):
+        changed = replace(changed, slot=1 - changed.slot, sequence=changed.sequence + 1)
+        write(file, changed)
+    return changed
