@@ -84,7 +84,7 @@ def _clusters(fd: int, header: Header, start: int, stop: int) -> Iterator[Run]:
             continue
         table = entry & _OFFSET
         if entry & _L1_RESERVED or not table or table % size or table + size > header.file_bytes:
-            raise _bad(f"L1 entry {index} ({entry:#x})", header)
+            raise _bad(f"L1 entry {index} ({entry:#x})", header, header.l1_offset + index * 8)
         l2 = _table(fd, table, size)
         if not any(l2):
             continue
@@ -92,21 +92,22 @@ def _clusters(fd: int, header: Header, start: int, stop: int) -> Iterator[Run]:
         for number, value in enumerate(l2):
             offset = base + number * size
             if value and start <= offset < stop:
-                run = _run(value, offset, min(size, header.virtual_bytes - offset), header)
+                length = min(size, header.virtual_bytes - offset)
+                run = _run(value, offset, length, header, table + number * 8)
                 if run:
                     yield run
 
 
-def _run(value: int, offset: int, length: int, header: Header) -> Run | None:
+def _run(value: int, offset: int, length: int, header: Header, place: int) -> Run | None:
     if value & _COMPRESSED:
         return Run(offset, length, Kind.COMPRESSED, value)
     host = value & _OFFSET
     if value & _L2_RESERVED or host % header.cluster_bytes or (value & 1 and header.version < 3):
-        raise _bad(f"the L2 entry for virtual byte {offset} ({value:#x})", header)
+        raise _bad(f"the L2 entry for virtual byte {offset} ({value:#x})", header, place)
     if value & 1:
         return Run(offset, length, Kind.ZERO, 0)
     if host >= header.file_bytes:
-        raise _bad(f"the data of virtual byte {offset} at {host}", header)
+        raise _bad(f"the data of virtual byte {offset} at {host}", header, place)
     return Run(offset, length, Kind.DATA, host) if host else None
 
 
@@ -117,9 +118,9 @@ def _table(fd: int, offset: int, length: int) -> "array[int]":
     return table
 
 
-def _bad(what: str, header: Header) -> CorruptError:
+def _bad(what: str, header: Header, place: int) -> CorruptError:
     return CorruptError(
-        f"QCOW2 tables: {what} is impossible in a file of {header.file_bytes} bytes.",
+        f"QCOW2 tables: {what} is impossible in a file of {header.file_bytes} bytes (at byte {place}).",
         remedy="`qemu-img check -f qcow2` lists the damage; restore the file if it was cut short.",
     )
 
@@ -143,5 +144,5 @@ def commit_to_raw(fd: int, header: Header, target: int, attempt: Attempt) -> Non
             elif run.kind is Kind.DATA:
                 raw.move(fd, run.host_offset + start, target, run.offset + start, length)
             else:
-                raise _bad("a compressed cluster", header)
+                raise _bad("a compressed cluster", header, 0)
             attempt.progress(run.offset + start, header.virtual_bytes)
