@@ -1,0 +1,1 @@
+"""Side by side with peers. Never a test: numbers depend on the machine and its load."""
