@@ -38,6 +38,8 @@ def used_end(image: Image) -> int:
     for placed in blocks(image):
         if placed.in_use:
             check(image, placed)
+        elif placed.at + placed.length > image.view.file_bytes:
+            continue
         end = max(end, placed.at + placed.length)
     return round_up(end, MIB)
 
