@@ -162,12 +162,16 @@ class Layer(ABC):
         raise UnsupportedError(f"{self.file.name}: {self.format} has no compression ({extent.offset}).")
 
     def verify_parent(self, parent: "Layer") -> None:
-        """Raise CorruptError unless `parent` is, by format and identity, the one that was recorded."""
+        """Raise CorruptError unless `parent` is, by format and identity, the one that was recorded.
+
+        A parent with this layer's own identity passes too: it has taken in all that this layer holds and
+        is about to replace it (`adopt`), so that reading both is right.
+        """
         recorded = self.parent
         if recorded is None or recorded.format != parent.format:
             expected = recorded.format if recorded else "nothing"
             raise corrupt(self.file, f"its parent must be {expected}, not {parent.format}", 0)
-        if recorded.identity != parent.identity:
+        if parent.identity not in {recorded.identity, self.identity}:
             raise corrupt(
                 self.file,
                 f"it was made for a parent with the identity {recorded.identity}, "

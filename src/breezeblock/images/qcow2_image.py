@@ -2,11 +2,14 @@
 
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
 
 from breezeblock.errors import InvalidInputError, UnsupportedError
 from breezeblock.images import clusters, qcow2
 from breezeblock.images.file import File
 from breezeblock.images.layer import Extent, Kind, Layer, Options, Parent, corrupt, joined
+from breezeblock.images.qcow2_writer import Writer
 
 NAME = "qcow2"
 _KINDS = {
@@ -76,17 +79,26 @@ class Qcow2(Layer):
             raise corrupt(self.file, "a compressed cluster cannot be unpacked", place)
         return data[start : start + extent.length]
 
+    @cached_property
+    def _writer(self) -> Writer:
+        return Writer(self.file, self.header)
+
     def place(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Yield where bytes go; see `Layer.place`."""
-        raise UnsupportedError(f"{self.file.name}: qcow2 is not written natively yet ({offset}+{length}).")
+        return self._writer.place(offset, length)
 
     def zero(self, offset: int, length: int) -> None:
         """Let a range read as zeros; see `Layer.zero`."""
-        raise UnsupportedError(f"{self.file.name}: qcow2 is not written natively yet ({offset}+{length}).")
+        self._writer.zero(offset, length)
 
     def commit(self) -> None:
         """Make durable what was placed; see `Layer.commit`."""
-        self.file.flush()
+        self._writer.commit()
+        self.header = replace(self.header, file_bytes=self.file.size())
+
+    def _reload(self) -> None:
+        self.header = qcow2.parse(self.file.fd)
+        self.__dict__.pop("_writer", None)
 
     def grow(self, virtual_bytes: int) -> None:
         """Raise the virtual bytes, where the L1 table has room (up to 4 TiB with 64 KiB clusters)."""
@@ -99,7 +111,7 @@ class Qcow2(Layer):
                 f"{self.file.name}: the L1 table has no room for {virtual_bytes} bytes.",
                 remedy="Use `qemu-img resize -f qcow2`.",
             )
-        self.header = qcow2.parse(self.file.fd)
+        self._reload()
 
     def reparent(self, parent: Layer, name: str) -> None:
         """Record another backing file."""
@@ -110,7 +122,7 @@ class Qcow2(Layer):
                 f"{self.file.name}: its header has no room for another backing file's name.",
                 remedy="Use `qemu-img rebase -u -f qcow2 -F FORMAT -b NAME`.",
             )
-        self.header = qcow2.parse(self.file.fd)
+        self._reload()
 
     def adopt(self, child: Layer) -> None:
         """Nothing to take: qcow2 knows its parent by name and format only."""

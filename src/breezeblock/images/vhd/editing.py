@@ -1,8 +1,9 @@
 """Changing a VHD's headers: grow, another parent, another identity.
 
-Each change is prepared where nothing refers to it, flushed, and then switched to by one write that lies
-within one 4 KiB page. Between that and the second footer the two footers differ; every reader takes one
-of them, and both are right.
+A parent's name is put where nothing refers to it and switched to by one write of the header. A new size
+or identity stands in both footers, which some readers (7-Zip) want equal: so the BAT is written anew
+behind the end of the file, followed by the new footer, and one write of the first 1,536 bytes switches to
+them, while the old BAT keeps its old footer. Those bytes lie in one 4 KiB page.
 """
 
 from dataclasses import replace
@@ -12,11 +13,9 @@ from breezeblock.errors import InvalidInputError, UnsupportedError
 from breezeblock.images.layer import Layer, corrupt
 from breezeblock.images.vhd import batmap, names
 from breezeblock.images.vhd.records import (
-    COOKIE,
     MAX_VIRTUAL_BYTES,
     SECTOR,
     Footer,
-    Header,
     Type,
     geometry,
 )
@@ -42,15 +41,9 @@ def grow(image: "Vhd", virtual_bytes: int) -> None:
     if image.header is None:
         _grow_fixed(image, old, footer)
         return
-    if virtual_bytes == old.current_bytes:
-        _switch(image, footer, image.header)
-        return
-    _clear_behind(image, old.current_bytes)
-    entries = -(-virtual_bytes // image.header.block_bytes)
-    header = image.header
-    if entries > header.entries:
-        header = _larger_table(image, header, entries)
-    _switch(image, footer, header)
+    if virtual_bytes > old.current_bytes:
+        _clear_behind(image, old.current_bytes)
+    _switch(image, footer, max(image.header.entries, -(-virtual_bytes // image.header.block_bytes)))
 
 
 def _grow_fixed(image: "Vhd", old: Footer, new: Footer) -> None:
@@ -83,16 +76,6 @@ def _clear_behind(image: "Vhd", virtual_bytes: int) -> None:
         image.file.flush()
 
 
-def _larger_table(image: "Vhd", header: Header, entries: int) -> Header:
-    """Write a BAT for more blocks (and a batmap) at the end of the file; return the header for it."""
-    raw = image.table.packed(entries)
-    at = -(-image.file.size() // PAGE) * PAGE
-    if batmap.expected(image.footer):
-        raw += batmap.pack(entries, at + len(raw))
-    append(image, raw, at)
-    return replace(header, bat_offset=at, entries=entries)
-
-
 def append(image: "Vhd", raw: bytes, at: int) -> None:
     """Write something new at a place behind the end of the file; the file always ends in a footer."""
     end = at + -(-len(raw) // SECTOR) * SECTOR
@@ -102,20 +85,23 @@ def append(image: "Vhd", raw: bytes, at: int) -> None:
     image.file.flush()
 
 
-def _switch(image: "Vhd", footer: Footer, header: Header) -> None:
-    """Make both footers and the header these, durably."""
-    file = image.file
+def _switch(image: "Vhd", footer: Footer, entries: int) -> None:
+    """Make both footers this one, and the table that long, durably."""
+    file, header = image.file, image.table.header
+    raw = image.table.packed(entries)
+    at = -(-file.size() // PAGE) * PAGE
+    if batmap.expected(footer):
+        raw += batmap.pack(entries, at + len(raw))
+    append(image, raw, at)
+    file.write(at + len(raw), footer.pack())
+    file.flush()
+    header = replace(header, bat_offset=at, entries=entries)
     if footer.data_offset == SECTOR:
         file.write(0, footer.pack() + header.pack())
     else:
         file.write(footer.data_offset, header.pack())
         file.flush()
         file.write(0, footer.pack())
-    file.flush()
-    end = file.size() - SECTOR
-    # A file that was cut short, or whose writing was, ends in something that is not to be overwritten.
-    place = end if file.peek(end, len(COOKIE)) == COOKIE else -(-file.size() // SECTOR) * SECTOR
-    file.write(place, footer.pack())
     file.flush()
     image.reload(footer, header)
 
@@ -156,7 +142,7 @@ def adopt(image: "Vhd", child: Footer) -> None:
         raise corrupt(image.file, "it has not the size of the child it is to replace", 48)
     footer = replace(image.footer, unique_id=child.unique_id, timestamp=child.timestamp, hidden=child.hidden)
     if image.header is not None:
-        _switch(image, footer, image.header)
+        _switch(image, footer, image.header.entries)
         return
     image.file.write(footer.current_bytes, footer.pack())
     image.file.flush()

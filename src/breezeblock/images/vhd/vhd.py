@@ -172,20 +172,27 @@ def open_layer(file: File) -> Vhd:
 
 
 def read_footer(file: File, size: int) -> Footer:
-    """Return the footer at the end, or where that is damaged the copy at the start.
+    """Return the footer that counts.
 
-    A fixed image has no copy: its first sector is the guest's, and is never taken for a footer.
+    For a fixed image that is the one at the end: its first sector is the guest's, and is never taken for
+    a footer. Other images have a copy at the start, which changes together with the header and so is the
+    one that fits it; the one at the end is used where that is damaged.
     """
-    tail = file.peek(size - SECTOR, SECTOR)
+    end = max(0, size - SECTOR)
+    tail = file.peek(end, SECTOR)
+    if tail[:8] == b"v_poison":
+        return parse_footer(file, tail, end)
+    last = _footer(file, tail, end)
+    if last and last.type is Type.FIXED:
+        return last
+    first = _footer(file, file.peek(0, SECTOR), 0)
+    if first and first.type is not Type.FIXED:
+        return first
+    return last or parse_footer(file, tail, end)
+
+
+def _footer(file: File, raw: bytes, offset: int) -> Footer | None:
     try:
-        return parse_footer(file, tail, max(0, size - SECTOR))
+        return parse_footer(file, raw, offset)
     except CorruptError:
-        if tail[:8] == b"v_poison":
-            raise
-        try:
-            footer = parse_footer(file, file.peek(0, SECTOR), 0)
-        except CorruptError:
-            footer = None
-        if footer is None or footer.type is Type.FIXED:
-            raise
-        return footer
+        return None
