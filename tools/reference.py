@@ -16,6 +16,8 @@ import msgspec
 import typer.main
 
 from breezeblock import config
+from breezeblock.api.endpoints import ROUTES
+from breezeblock.api.volume_actions import ACTIONS
 from breezeblock.catalog import states
 from breezeblock.cli.exits import Exit
 from breezeblock.cli.root import app
@@ -69,11 +71,21 @@ def exit_codes() -> Iterator[str]:
         yield f"| {code.value} | {name} | {texts.get(('Exit', code.name), '') or name.capitalize() + '.'} |\n"
 
 
+def routes() -> Iterator[str]:
+    """Yield every request of the Block Storage API, and the actions on volumes."""
+    yield "| Request | Since | What it does |\n|---|---|---|\n"
+    for endpoint in ROUTES.endpoints:
+        does = (inspect.getdoc(endpoint.handler) or "").partition("\n")[0]
+        yield f"| `{endpoint.method} {endpoint.path}` | 3.{endpoint.since} | {does} |\n"
+    yield "\nActions on volumes: " + ", ".join(f"`{name}`" for name in ACTIONS) + ".\n"
+
+
 GENERATED: dict[str, Callable[[], Iterator[str]]] = {
     "transitions": transitions,
     "settings": settings,
     "commands": commands,
     "exit_codes": exit_codes,
+    "routes": routes,
 }
 
 

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from breezeblock.app import compose, quickstart
-from breezeblock.errors import ConfigError
+from breezeblock.engine.lease import Lease
+from breezeblock.errors import ConfigError, UnavailableError
 from breezeblock.identity import users
 from breezeblock.identity.tokens import Tokens
 
@@ -103,6 +104,23 @@ def test_a_port_that_cannot_be_changed_is_told(tmp_path: Path) -> None:
         quickstart.prepare(tmp_path, PORT)
 
 
+def test_the_port_under_a_running_service_is_left_alone(tmp_path: Path) -> None:
+    ready = quickstart.prepare(tmp_path, PORT)
+    before = _snapshot(tmp_path)
+    database = compose.open_database(ready.config)
+    running = Lease(database, ready.config.executor_id)
+    running.acquire(0.0)
+    try:
+        assert quickstart.prepare(tmp_path, PORT).notes == []
+        with pytest.raises(UnavailableError, match="already running"):
+            quickstart.prepare(tmp_path, PORT + 1)
+    finally:
+        running.release()
+        database.dispose()
+    assert _snapshot(tmp_path) == before
+    assert quickstart.prepare(tmp_path, PORT + 1).config.api.port == PORT + 1
+
+
 def test_a_lost_clouds_yaml_changes_no_password(tmp_path: Path) -> None:
     ready = quickstart.prepare(tmp_path, PORT)
     password = _auth(tmp_path, "breezeblock")["password"]
@@ -138,43 +156,57 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from breezeblock.app import quickstart
-step, data = int(sys.argv[1]), Path(sys.argv[2])
-count = 0
-def trace(event, arguments):
-    global count
-    if event in ("open", "os.rename", "os.mkdir", "sqlite3.connect", "fcntl.flock", "hashlib.scrypt"):
-        if event == "open" and str(data) not in str(arguments[0]):
-            return
-        count += 1
-        if count == step:
-            os._exit(99)
-sys.addaudithook(trace)
-quickstart.prepare(data, 18776)
+
+def prepare(step, data):
+    count = 0
+    def trace(event, arguments):
+        nonlocal count
+        if event in ("open", "os.rename", "os.mkdir", "sqlite3.connect", "fcntl.flock", "hashlib.scrypt"):
+            if event == "open" and str(data) not in str(arguments[0]):
+                return
+            count += 1
+            if count == step:
+                os._exit(99)
+    sys.addaudithook(trace)
+    quickstart.prepare(data, 18776)
+    os._exit(0)
+
+for step in range(1, 200):
+    child = os.fork()
+    if child == 0:
+        prepare(step, Path(sys.argv[1]) / str(step))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status != 99:
+        print(step)
+        sys.exit(status)
 """
 
 
 @pytest.mark.crash
 def test_a_start_killed_anywhere_is_completed_by_the_next(tmp_path: Path) -> None:
     """The process ends just before its n-th touch of the disk, for every n until it lives to the end."""
-    for step in range(1, 200):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.returncode == 0, killed.stderr
+    steps = int(killed.stdout)
+    assert steps > 8
+    for step in range(1, steps + 1):
         data = tmp_path / str(step)
-        killed = subprocess.run(
-            [sys.executable, "-c", KILLED, str(step), str(data)], capture_output=True, text=True, check=False
-        )
         ready = quickstart.prepare(data, PORT)
         assert _can_sign_in(ready, "breezeblock"), step
         assert _can_sign_in(ready, "breezeblock-admin"), step
         assert not list(data.glob(".*.tmp")), step
-        if killed.returncode != 99:
-            assert killed.returncode == 0, killed.stderr
-            assert step > 8
-            return
-    pytest.fail("the start never came to its end")
+
+
+START = """
+import pathlib, sys
+from breezeblock.app import quickstart
+quickstart.prepare(pathlib.Path(sys.argv[1]), 18776)
+"""
 
 
 def test_two_first_starts_at_once_agree_on_the_passwords(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from breezeblock.app import quickstart; quickstart.prepare(Path(sys.argv[1]), 18776)"
-    starts = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]
+    starts = [subprocess.Popen([sys.executable, "-c", START, str(tmp_path)]) for _ in range(3)]
     assert [start.wait(timeout=60) for start in starts] == [0, 0, 0]
     ready = quickstart.prepare(tmp_path, PORT)
     assert _can_sign_in(ready, "breezeblock")

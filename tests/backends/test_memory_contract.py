@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 import pytest
 from memory_storage import MemoryStorage
 from prometheus_client import CollectorRegistry
 
-from breezeblock.backends.contract import Backend
+from breezeblock.attempt import Attempt
+from breezeblock.backends.contract import Backend, Volume
 from breezeblock.backends.copying import Copying, with_copies
 from breezeblock.backends.decorators import wrap
-from breezeblock.backends.memory import MemoryBackend, MemoryConfig
+from breezeblock.backends.memory import MemoryBackend, MemoryConfig, open_memory
 from breezeblock.testing import Case, Ending, Scenario, cases, kill_everywhere, kills
 
 WHOLE = MemoryConfig()
@@ -82,6 +84,26 @@ def test_copying_killed_anywhere(scenario: Scenario, ending: Ending, tmp_path: P
     report = kill_everywhere(CopyingStorage(at(COPIES, tmp_path)), scenario, ending)
     assert report is not None
     assert report.kills >= 10
+
+
+def test_settings_name_their_kind(tmp_path: Path) -> None:
+    section = {"kind": "memory", "path": str(tmp_path), "lacks": ["clone"], "revert": "latest"}
+    config = msgspec.convert(section, MemoryConfig)
+    backend = open_memory("ram", config, tmp_path)
+    assert (backend.name, backend.capabilities().clone) == ("ram", False)
+    with pytest.raises(msgspec.ValidationError, match="kind"):
+        msgspec.convert({"kind": "local"}, MemoryConfig)
+
+
+def test_a_private_directory_goes_with_the_back_end() -> None:
+    backend = MemoryBackend("ram", MemoryConfig())
+    backend.start()
+    volume = Volume(id=str(uuid4()), virtual_bytes=512, pool="ram")
+    backend.create(volume, Attempt(operation_id="one", token="first"))
+    path = Path(backend.connection_info(volume, {}).data["device_path"])
+    assert path.stat().st_size == 512
+    backend.stop()
+    assert not path.parent.parent.exists()
 
 
 def test_nothing_is_put_before_a_back_end_that_lacks_nothing(tmp_path: Path) -> None:

@@ -140,6 +140,18 @@ def test_config_check_names_file_key_and_value(data: Path) -> None:
     assert "port" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [('kind = "tape"', "tape"), ("", "kind"), ('kind = "nfs"\nshares = ["no share"]', "no share")],
+)
+def test_config_check_looks_at_back_ends_too(data: Path, section: str, told: str) -> None:
+    with (data / "breezeblock.toml").open("a") as file:
+        file.write(f"[backends.second]\n{section}\n")
+    ended = run("config", "check", cwd=data)
+    assert ended.returncode == Exit.USAGE, ended.stderr
+    assert told in ended.stderr
+
+
 def test_config_show_is_what_is_in_force_without_secrets(data: Path) -> None:
     ended = run(
         "config",

@@ -18,7 +18,6 @@ from breezeblock.errors import InvalidInputError
         ("1T", 1024),
         ("2TiB", 2048),
         ("2048M", 2),
-        ("1.0", 1),
     ],
 )
 def test_a_size_is_read_in_gib(text: str, gib: int) -> None:

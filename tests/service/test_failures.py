@@ -258,7 +258,7 @@ def test_an_execution_that_was_replaced_does_nothing(run: Running) -> None:
         (operation,) = connection.execute(sa.select(tables.operations)).all()
     with run.database.write() as connection:
         assert rows_of_operations.adopt(connection, operation.id, operation.attempts, "late") is None
-        assert not rows_of_operations.finish(connection, operation.id, "error", error="late")
+        assert not rows_of_operations.finish(connection, operation.id, 1, "error", error="late")
     assert volumes.get(run.service, ME, volume).status == "available"
 
 

@@ -39,6 +39,8 @@ def base_system() -> None:
     modprobe.chmod(0o755)
     Path("/proc/sys/kernel/modprobe").write_text(str(modprobe))
     sh(str(modprobe), "-a", "loop", "ext4", "nfsd", "nfsv3", "nfsv4")
+    # NFS 3 locks are refused for a while after the server's start, in case somebody held some before.
+    Path("/proc/sys/fs/nfs/nlm_grace_period").write_text("1")
 
 
 def server() -> None:
@@ -84,7 +86,7 @@ def tests(scratch: Path, files: list[str]) -> None:
     os.environ["TMPDIR"] = "/run/tmp"
     directory = str(Path(files[0]).parent)
     judges = Path(__file__).resolve().parent.parent / "backends"
-    options = ["-q", "-s", "--color=no", "-rf", "--tb=short", "-p", "no:cacheprovider"]
+    options = ["-q", "-s", "--color=no", "-rf", "--durations=3", "--tb=short", "-p", "no:cacheprovider"]
     options += ["-o", "python_files=guest_*.py", "-o", f"pythonpath={judges}"]
     places = [f"--confcutdir={directory}", "--basetemp=/run/tmp/pytest", f"--junitxml={scratch}/junit.xml"]
     status = pytest.main([*options, *places, *files])

@@ -10,7 +10,8 @@ import pytest
 
 FILES = sorted(path.name for path in kernel.GUEST_TESTS.glob("guest_*.py"))
 
-LIMIT_S = 280.0
+LIMIT_S = 560.0
+"""An idle machine with two cores needs about two minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def guest_report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.uml
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("guest_file", FILES)
 def test_inside(guest_file: str, guest_report: kernel.Report) -> None:
     mine = [outcome for outcome in guest_report.outcomes if outcome.file == guest_file.removesuffix(".py")]

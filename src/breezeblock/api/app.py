@@ -5,6 +5,7 @@ handler, the encoding) happens in one hop to a worker thread.
 """
 
 import re
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from urllib.parse import parse_qsl, quote, unquote
 import anyio.to_thread
 import structlog
 from anyio import CapacityLimiter
+from prometheus_client import Histogram
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import Receive, Scope, Send
@@ -29,12 +31,20 @@ from breezeblock.service.core import Service
 
 log = structlog.get_logger(__name__)
 
+REQUESTS = Histogram(
+    "breezeblock_api_request_seconds",
+    "Seconds from the first byte of a request to its answer, by method and status.",
+    ("method", "status"),
+    buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30),
+)
+
 MAX_QUERY_BYTES = 16_384
 MAX_QUERY_FIELDS = 100
 
 _PROJECT = re.compile(r"[0-9a-f-]{1,64}", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}", re.ASCII)
 _IDENTITY_AT_ROOT = frozenset({"auth", "projects", "users", "domains"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
 _READING = frozenset({"GET", "HEAD"})
 _JSON_TYPES = ("application/json", "text/json", "application/openstack-volume-")
 
@@ -64,6 +74,7 @@ class _Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        started = time.perf_counter()
         request_id = f"req-{uuid.uuid4()}"
         headers = _headers(scope)
         version_headers: dict[str, str] = {}
@@ -77,6 +88,10 @@ class _Gateway:
             found.headers["WWW-Authenticate"] = self._authenticator.challenge
         found.headers.update(
             {"x-compute-request-id": request_id, "x-openstack-request-id": request_id, **version_headers}
+        )
+        seconds = time.perf_counter() - started
+        REQUESTS.labels(scope["method"] if scope["method"] in _METHODS else "other", found.status).observe(
+            seconds
         )
         log.debug("api.request", method=scope["method"], path=scope["path"], status=found.status)
         await _send(scope, send, found)
@@ -136,7 +151,7 @@ class _Gateway:
         params: dict[str, str] = {}
         try:
             version = versions.negotiate(headers)
-            endpoint, params = ROUTES.find(method, rest, version)
+            endpoint, params = ROUTES.find(method, rest, version, slash=scope["path"].endswith("/"))
         except HttpError as error:
             endpoint = error
         version_headers["OpenStack-API-Version"] = f"volume {versions.text(version)}"

@@ -6,7 +6,7 @@ from breezeblock.api import filters, inputs, pages
 from breezeblock.api.http import Reply, Request, reply
 from breezeblock.api.routing import Endpoint
 from breezeblock.api.views import attachments as views
-from breezeblock.api.volume_actions import check_connector, check_mode, one_action
+from breezeblock.api.volume_actions import check_connector, check_mode
 from breezeblock.api.volumes import all_projects
 from breezeblock.errors import InvalidInputError
 from breezeblock.service import attachments as service
@@ -72,9 +72,9 @@ def delete(request: Request) -> Reply:
 
 def act(request: Request) -> Reply:
     """Note that the host has the volume (3.44)."""
-    name, _ = one_action(request)
-    if name != "os-complete":
-        raise InvalidInputError(f"There is no such action: {name[:64]}.")
+    # Clients send nothing, an empty object or the attachment's id under the key.
+    if list(body := request.json()) != ["os-complete"]:
+        raise InvalidInputError(f"There is no such action: {', '.join(body)[:64]}.")
     service.complete(request.service, request.caller, request.params["id"])
     return Reply(204)
 

@@ -19,7 +19,6 @@ ALIVE_S = 60
 
 # Tools look for Cinder's names: what our processes do is what those do there.
 _BINARIES = {"breezeblock-worker": "cinder-volume", "breezeblock-api": "cinder-scheduler"}
-_OUR_BINARIES = {theirs: ours for ours, theirs in _BINARIES.items()}
 
 _EXTENSIONS = {
     "os-availability-zone": "AvailabilityZones",
@@ -62,32 +61,24 @@ def pools(request: Request) -> Reply:
 
 
 def services(request: Request) -> Reply:
-    """List processes."""
-    binary = request.query.get("binary")
-    found = service.services(
-        request.service,
-        request.caller,
-        host=request.query.get("host"),
-        binary=None if binary is None else _OUR_BINARIES.get(binary, binary),
-    )
+    """List processes; a worker once for each back end that it serves."""
+    wanted = {key: request.query.get(key) for key in ("host", "binary")}
     oldest = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=ALIVE_S)
-    return reply({"services": [_service(request, row, oldest) for row in found]})
-
-
-def enable(request: Request) -> Reply:
-    """Put a process back into scheduling."""
-    return _switch(request, disabled=False)
-
-
-def disable(request: Request) -> Reply:
-    """Take a process out of scheduling."""
-    return _switch(request, disabled=True)
-
-
-def disable_with_reason(request: Request) -> Reply:
-    """Take a process out of scheduling and say why."""
-    reason = inputs.name("disabled_reason", request.json().get("disabled_reason"), required=True)
-    return _switch(request, disabled=True, reason=reason)
+    shown = [
+        _service(request, row, host, oldest)
+        for row, host in service.services(request.service, request.caller)
+    ]
+    return reply(
+        {
+            "services": [
+                found
+                for found in shown
+                if wanted["binary"] in {None, found["binary"]}
+                # `host` alone stands for all that is at work under that name
+                and wanted["host"] in {None, found["host"], found["host"].partition("@")[0]}
+            ]
+        }
+    )
 
 
 def zones(request: Request) -> Reply:
@@ -153,11 +144,11 @@ def _gib(amount: int | None) -> float | str:
     return "unknown" if amount is None else round(amount / GIB, 2)
 
 
-def _service(request: Request, row: Any, oldest: datetime) -> dict[str, Any]:
+def _service(request: Request, row: Any, host: str, oldest: datetime) -> dict[str, Any]:
     alive = datetime.fromisoformat(row.heartbeat_at) >= oldest
     shown: dict[str, Any] = {
         "binary": _BINARIES.get(row.binary, row.binary),
-        "host": row.host,
+        "host": host,
         "zone": row.availability_zone,
         "status": "disabled" if row.disabled else "enabled",
         "state": "up" if alive else "down",
@@ -173,37 +164,9 @@ def _service(request: Request, row: Any, oldest: datetime) -> dict[str, Any]:
     return shown
 
 
-def _switch(request: Request, *, disabled: bool, reason: str | None = None) -> Reply:
-    request.caller.require_admin("volume_extension:services:update")
-    body = request.json()
-    host = inputs.name("host", body.get("host"), required=True) or ""
-    binary = inputs.name("binary", body.get("binary") or body.get("service"), required=True) or ""
-    service.set_disabled(
-        request.service,
-        request.caller,
-        host,
-        _OUR_BINARIES.get(binary, binary),
-        disabled=disabled,
-        reason=reason,
-    )
-    shown: dict[str, Any] = {
-        "host": host,
-        "service": binary,
-        "binary": binary,
-        "disabled": disabled,
-        "status": "disabled" if disabled else "enabled",
-    }
-    if reason is not None or not disabled:
-        shown["disabled_reason"] = reason
-    return reply(shown)
-
-
 ENDPOINTS = (
     Endpoint("GET", "/scheduler-stats/get_pools", pools),
     Endpoint("GET", "/os-services", services),
-    Endpoint("PUT", "/os-services/enable", enable),
-    Endpoint("PUT", "/os-services/disable", disable),
-    Endpoint("PUT", "/os-services/disable-log-reason", disable_with_reason),
     Endpoint("GET", "/os-availability-zone", zones),
     Endpoint("GET", "/extensions", extensions),
     Endpoint("GET", "/resource_filters", resource_filters, since=33),

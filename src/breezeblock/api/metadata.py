@@ -16,24 +16,24 @@ from breezeblock.service.details import Kind, Metadata
 
 
 def index(request: Request) -> Reply:
-    """Return all of it."""
+    """Return all metadata."""
     return _whole(request, details.metadata(request.service, request.caller, _kind(request), _id(request)))
 
 
 def merge(request: Request) -> Reply:
-    """Add to it."""
+    """Add to the metadata."""
     given = inputs.pairs("metadata", inputs.member(request.json(), "metadata"))
     return _whole(request, _change(request, lambda old: {**old, **given}))
 
 
 def replace(request: Request) -> Reply:
-    """Replace it."""
+    """Replace the metadata."""
     given = inputs.pairs("metadata", inputs.member(request.json(), "metadata"))
     return _whole(request, _change(request, lambda _: given))
 
 
 def show(request: Request) -> Reply:
-    """Return one entry."""
+    """Return one entry of the metadata."""
     key = request.params["key"]
     found = details.metadata(request.service, request.caller, _kind(request), _id(request))
     if key not in found:
@@ -42,7 +42,7 @@ def show(request: Request) -> Reply:
 
 
 def put(request: Request) -> Reply:
-    """Set one entry."""
+    """Set one entry of the metadata."""
     key = request.params["key"]
     given = inputs.pairs("meta", inputs.member(request.json(), "meta"))
     if key not in given:
@@ -54,7 +54,7 @@ def put(request: Request) -> Reply:
 
 
 def delete(request: Request) -> Reply:
-    """Remove one entry."""
+    """Remove one entry of the metadata."""
 
     def without(old: Metadata) -> Metadata:
         if request.params["key"] not in old:

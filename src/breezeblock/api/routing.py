@@ -46,9 +46,15 @@ class Routes:
         return first_segment in self._first
 
     def find(
-        self, method: str, segments: tuple[str, ...], version: Version
+        self, method: str, segments: tuple[str, ...], version: Version, *, slash: bool = False
     ) -> tuple[Endpoint, dict[str, str]]:
-        """Return the endpoint and the variable parts. Raises HttpError 404 or 405."""
+        """Return the endpoint and the variable parts. Raises HttpError 404 or 405.
+
+        `slash`: the path ends in one, which means nothing, except where an id belongs after it: there
+        the id is empty, and must not turn a question about one volume into one about all.
+        """
+        if slash and segments and self._takes_an_id(segments):
+            raise HttpError(404, "The resource could not be found: the path ends in an empty id.")
         shape = (segments[0], len(segments)) if segments else ("", 0)
         allowed: list[str] = []
         best: tuple[str, ...] | None = None
@@ -65,6 +71,13 @@ class Routes:
         if allowed:
             raise HttpError(405, f"{method} is not allowed here.", {"Allow": ", ".join(sorted(set(allowed)))})
         raise HttpError(404, "The resource could not be found.")
+
+    def _takes_an_id(self, segments: tuple[str, ...]) -> bool:
+        longer = (*segments, "")
+        return any(
+            pattern[-1].startswith("{") and _match(pattern, longer) is not None
+            for pattern, _ in self._by_shape.get((segments[0], len(longer)), ())
+        )
 
 
 def _match(pattern: tuple[str, ...], segments: tuple[str, ...]) -> dict[str, str] | None:

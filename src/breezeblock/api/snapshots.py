@@ -1,5 +1,6 @@
 """Snapshots: list, create, show, update, delete, actions."""
 
+import re
 from typing import Any
 
 from breezeblock.api import filters, inputs, pages
@@ -8,13 +9,14 @@ from breezeblock.api.routing import Endpoint
 from breezeblock.api.views import snapshots as views
 from breezeblock.api.volume_actions import one_action
 from breezeblock.api.volumes import DESCRIPTION, all_projects, changes, described
-from breezeblock.errors import InvalidInputError
+from breezeblock.errors import InvalidInputError, NotFoundError
 from breezeblock.service import details, lists
 from breezeblock.service import snapshots as service
 
 SORTABLE = {
     **{key: key for key in ("id", "status", "volume_id", "size", "created_at", "updated_at", "user_id")},
     "volume_size": "size",
+    "display_name": "name",
     "project_id": "project_id",
 }
 
@@ -42,9 +44,11 @@ def create(request: Request) -> Reply:
     if request.at_least(66):
         if wanted.get("force") is not None and not force:
             raise InvalidInputError(
-                "Since microversion 3.66 the option 'force' is only accepted when it is true, and means nothing."
+                "Since microversion 3.66 the option 'force' is accepted only when it is true."
             )
         force = True
+    if "volume_id" in wanted and wanted["volume_id"] is None:
+        raise NotFoundError("Volume None could not be found.")
     if request.at_least(53):
         inputs.only(wanted, (*DESCRIPTION, "volume_id", "force"))
     snapshot_id = service.create(
@@ -57,7 +61,9 @@ def create(request: Request) -> Reply:
         ),
     )
     row = service.get(request.service, request.caller, snapshot_id)
-    return reply({"snapshot": views.detailed(request, row, extended=False)}, 202)
+    made = views.detailed(request, row, extended=False)
+    made.status = "creating"  # a quick worker may be done by now, but this is what was promised
+    return reply({"snapshot": made}, 202)
 
 
 def update(request: Request) -> Reply:
@@ -76,12 +82,20 @@ def delete(request: Request) -> Reply:
 
 
 def act(request: Request) -> Reply:
-    """Do what the body's one key says."""
+    """Run the action that the body's one key names."""
     name, argument = one_action(request)
     snapshot_id = request.params["id"]
     if name == "os-reset_status":
         status = inputs.name("status", argument.get("status"), required=True) or ""
         service.reset_status(request.service, request.caller, snapshot_id, status)
+    elif name == "os-update_snapshot_status":
+        details.report_snapshot(
+            request.service,
+            request.caller,
+            snapshot_id,
+            status=inputs.name("status", argument.get("status"), required=True) or "",
+            progress=_progress(argument.get("progress")),
+        )
     elif name == "os-force_delete":
         service.force_delete(request.service, request.caller, snapshot_id)
     else:
@@ -89,8 +103,15 @@ def act(request: Request) -> Reply:
     return Reply(202)
 
 
+def _progress(value: object) -> str | None:
+    text = inputs.name("progress", value)
+    if text is not None and not re.fullmatch(r"(100|[1-9]?[0-9])%", text, re.ASCII):
+        raise inputs.refuse("progress", value, "It must be a percentage such as '80%'.")
+    return text
+
+
 def _list(request: Request, *, detail: bool) -> Reply:
-    sortable = {**SORTABLE, "name": "name", "display_name": "name"} if request.at_least(30) else SORTABLE
+    sortable = {**SORTABLE, "name": "name"} if request.at_least(30) else SORTABLE
     shown = pages.page(request, sortable)
     found = lists.snapshots(
         request.service,

@@ -16,7 +16,7 @@ Action = Callable[[Request, str, dict[str, Any]], Reply]
 
 
 def act(request: Request) -> Reply:
-    """Do what the body's one key says."""
+    """Run the action that the body's one key names."""
     name, argument = one_action(request)
     found = _ACTIONS.get(name)
     if found is None or not request.at_least(found[0]):

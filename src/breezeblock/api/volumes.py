@@ -41,7 +41,7 @@ _NEW = (
 
 
 def index(request: Request) -> Reply:
-    """List names and ids."""
+    """List volumes by name and id."""
     return _list(request, detail=False)
 
 
@@ -98,7 +98,9 @@ def create(request: Request) -> Reply:
         ),
     )
     row, attached = lists.volume(request.service, request.caller, volume_id)
-    return reply({"volume": views.one(request, row, attached, extended=False)}, 202)
+    made = views.one(request, row, attached, extended=False)
+    made.status = "creating"  # a quick worker may be done by now, but this is what was promised
+    return reply({"volume": made}, 202)
 
 
 def update(request: Request) -> Reply:

@@ -15,7 +15,8 @@ import msgspec
 
 from breezeblock.app import compose
 from breezeblock.backends.contract import Backend, Finding, Found, Snapshot, Volume
-from breezeblock.catalog import invariants, migrate, operations, survey
+from breezeblock.catalog import infrastructure, invariants, migrate, operations, survey
+from breezeblock.catalog.clock import later
 from breezeblock.catalog.database import Database
 from breezeblock.config import Config
 from breezeblock.errors import BreezeblockError, ConfigError
@@ -25,6 +26,8 @@ T = TypeVar("T")
 SETTLE_S = 0.3
 """Seconds between two looks at running counts, which a transaction may be about to change."""
 MANY_ATTEMPTS = 5
+SILENT_S = 60
+"""Seconds without a heartbeat after which a worker counts as dead, as in the API."""
 THREADS = 8
 
 # Nothing has to be on storage for these: the verb that made them so takes back or finishes its work
@@ -113,6 +116,8 @@ def _rows(database: Database) -> list[Finding]:
 def _operations(config: Config, database: Database) -> list[Finding]:
     with database.read() as connection:
         live = operations.live(connection)
+        workers = infrastructure.list_services(connection, binary="breezeblock-worker")
+    alive = {worker.host for worker in workers if worker.heartbeat_at >= later(-SILENT_S)}
     findings = []
     for row in live:
         subject = f"operation {row.id} ({row.kind} of {row.resource_type} {row.resource_id})"
@@ -124,12 +129,16 @@ def _operations(config: Config, database: Database) -> list[Finding]:
                     remedy=f"Put [backends.{row.backend}] back, or run the doctor where its worker runs.",
                 )
             )
-        if row.state == "running" and not row.executor:
+        elif not (row.executor in alive if row.state == "running" else alive):
             findings.append(
                 Finding(
                     subject=subject,
-                    problem="it is running, but for no worker",
-                    remedy="Restart the workers; report this as a bug.",
+                    problem=f"it is {row.state}, but worker {row.executor} has not been heard of for "
+                    f"{SILENT_S} s"
+                    if row.state == "running"
+                    else "it is queued, but no worker is running",
+                    remedy="Start the service: the operation goes on from where it was.",
+                    severity="warning",
                 )
             )
         if row.attempts >= MANY_ATTEMPTS:

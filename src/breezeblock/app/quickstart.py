@@ -24,10 +24,13 @@ from breezeblock import config as configuration
 from breezeblock.app import compose
 from breezeblock.catalog.database import Database
 from breezeblock.config import Config
+from breezeblock.engine.lease import Lease
 from breezeblock.errors import ConfigError
 from breezeblock.identity import users
 
 HOST = "127.0.0.1"
+STOPPING_S = 5.0
+"""How long another service in the directory may take to end before it counts as running."""
 ACCOUNTS = {
     # cloud: (user = project, roles)
     "breezeblock": ("demo", ("member",)),
@@ -159,8 +162,22 @@ def _set_port(file: Path, port: int, notes: list[str]) -> None:
             f"{file}: api.port is {found}, but port {port} was asked for",
             remedy=f"Write `port = {port}` under [api] there, or start with --port {found}.",
         )
-    _write(file, changed, 0o600)
+    with _nobody_running(configuration.load(file, os.environ)):
+        _write(file, changed, 0o600)
     notes.append(f"Changed the port in {file} from {found} to {port}.")
+
+
+@contextlib.contextmanager
+def _nobody_running(config: Config) -> Iterator[None]:
+    """Keep a service from starting meanwhile; raise UnavailableError if one is running."""
+    database = Database(config.database.url)
+    lease = Lease(database, config.executor_id)
+    try:
+        lease.acquire(STOPPING_S)
+        yield
+    finally:
+        lease.release()
+        database.dispose()
 
 
 def _clouds(url: str, known: set[str]) -> str:

@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 def serve(config: Config, role: Role = "all", ready: Callable[[], None] | None = None) -> None:
     """Run until SIGTERM or SIGINT; `ready` is called once requests are answered."""
     configure_logging(config.logging.level, config.logging.format)
+    signal.signal(signal.SIGTERM, _leave_early)
     database = open_database(config)
     stopping = threading.Event()
     worker = None
@@ -147,6 +148,11 @@ def _heartbeats(
                 return
 
     threading.Thread(target=beat, name="heartbeat", daemon=True).start()
+
+
+def _leave_early(_number: int, _frame: object) -> None:
+    """End while we start; nothing has been promised yet."""
+    raise SystemExit(0)
 
 
 def _wait_for_signal(announce: Callable[[], None]) -> None:

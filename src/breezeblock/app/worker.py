@@ -22,7 +22,7 @@ from breezeblock.operations.verbs import VERBS
 
 FIRST_LOOK_S = 1.0
 """How long the start waits for slow storage to be looked at; later it is looked at anyway."""
-LEASE_WAIT_S = 15.0
+LEASE_WAIT_S = 5.0
 KEEP_WORKFLOWS_S = 3600
 RECOVER_INTERVAL_S = 10.0
 

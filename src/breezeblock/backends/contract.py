@@ -43,7 +43,8 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     locator: str = ""
     """The back end's own address for it, from `Placement`; empty before the first one."""
     format: str = ""
-    """Container format of the active image, from `Placement`; empty where there is none."""
+    """What the back end called its format in `Placement`; empty where there is none. For chains of files
+    it is that of the first image, which never changes; hosts learn the active one's on connecting."""
     options: Mapping[str, str] = {}
     """What the volume type asks for; keys and values are among `Capabilities.options`."""
 

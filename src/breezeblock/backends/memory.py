@@ -50,10 +50,11 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _STATE = "volume.json"
 
 
-class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MemoryConfig(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="memory"
+):
     """Settings of a memory back end."""
 
-    kind: Literal["memory"] = "memory"
     path: str = ""
     """Directory of the volumes, best on tmpfs; empty: a private one that goes when the back end stops."""
     total_bytes: int = 1 << 30
@@ -363,6 +364,11 @@ class MemoryBackend:
             return state.snapshots[snapshot.id]
         except KeyError:
             raise NotFoundError(f"Volume {snapshot.volume_id} has no snapshot {snapshot.id}.") from None
+
+
+def open_memory(name: str, config: MemoryConfig, _state_dir: Path) -> MemoryBackend:
+    """Return the back end, not started."""
+    return MemoryBackend(name, config)
 
 
 def _placement(volume: Volume) -> Placement:

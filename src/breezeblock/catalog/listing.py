@@ -46,9 +46,10 @@ class Listing(msgspec.Struct, frozen=True):
     """A table as lists see it: what is selected, and which fields can be filtered and sorted by."""
 
     table: sa.Table
-    columns: tuple[sa.ColumnElement[Any], ...]
     fields: Mapping[str, sa.ColumnElement[Any]]
     source: sa.FromClause
+    everything: sa.Select[Any]
+    """All columns of all rows; made once, because naming twenty columns takes longer than reading a row."""
 
 
 def _listing(
@@ -58,8 +59,8 @@ def _listing(
     **fields: sa.ColumnElement[Any],
 ) -> Listing:
     named = {column.name: column for column in table.c}
-    everything: tuple[sa.ColumnElement[Any], ...] = (*table.c, *columns)
-    return Listing(table, everything, {**named, **fields}, table if source is None else source)
+    source = table if source is None else source
+    return Listing(table, {**named, **fields}, source, sa.select(*table.c, *columns).select_from(source))
 
 
 VOLUMES = _listing(
@@ -86,8 +87,7 @@ def rows(
 ) -> Sequence[sa.Row[Any]] | None:
     """Return one page; None where the marker names no row that the conditions of `also` allow."""
     order = _order(listing, page.sort)
-    query = sa.select(*listing.columns).select_from(listing.source)
-    query = query.where(*also, *_conditions(connection, listing, conditions))
+    query = listing.everything.where(*also, *_conditions(connection, listing, conditions))
     if page.marker is not None:
         values = connection.execute(
             sa.select(*(column for column, _ in order))
@@ -117,17 +117,17 @@ def one(
     connection: sa.Connection, listing: Listing, row_id: str, *also: sa.ColumnElement[bool]
 ) -> sa.Row[Any] | None:
     """Return the row with an id, with the columns that its list has."""
-    query = sa.select(*listing.columns).select_from(listing.source)
-    return connection.execute(query.where(listing.table.c.id == row_id, *also)).one_or_none()
+    query = listing.everything.where(listing.table.c.id == row_id, *also)
+    return connection.execute(query).one_or_none()
 
 
 def attachments_of(connection: sa.Connection, volume_ids: Sequence[str]) -> Sequence[sa.Row[Any]]:
     """Return the attachments that hold these volumes now, oldest first."""
     if not volume_ids:
         return ()
-    query = sa.select(*ATTACHMENTS.columns).where(attachments.c.status == "attached")
-    if len(volume_ids) <= 500:  # SQLite takes a limited number of parameters; many volumes: read all
-        query = query.where(attachments.c.volume_id.in_(volume_ids))
+    query = ATTACHMENTS.everything.where(
+        attachments.c.status == "attached", attachments.c.volume_id.in_(volume_ids)
+    )
     return connection.execute(query.order_by(attachments.c.attached_at, attachments.c.id)).all()
 
 

@@ -26,37 +26,62 @@ def enqueue(connection: sa.Connection, **values: Any) -> None:
 
 def get(connection: sa.Connection, operation_id: str) -> Row | None:
     """Return one operation."""
-    return connection.execute(sa.select(operations).where(operations.c.id == operation_id)).one_or_none()
+    return connection.execute(_BY_ID, {"wanted": operation_id}).one_or_none()
+
+
+def _next_of_each_lane() -> sa.Select[Any]:
+    """Select queued operations that nothing of their lane stands before."""
+    before = operations.alias()
+    blocked = sa.exists().where(
+        before.c.lane == operations.c.lane,
+        sa.or_(
+            before.c.state == "running",
+            sa.and_(before.c.state == "queued", before.c.id < operations.c.id),
+        ),
+    )
+    return (
+        sa.select(operations.c.id, operations.c.attempts)
+        .where(
+            operations.c.state == "queued",
+            operations.c.backend.in_(sa.bindparam("backends", expanding=True)),
+            ~blocked,
+        )
+        .order_by(operations.c.id)
+        .limit(sa.bindparam("most"))
+    )
+
+
+# Every operation passes here, so what can be built once is.
+_NEXT = _next_of_each_lane()
+_CLAIM = (
+    sa.update(operations)
+    .where(operations.c.id == sa.bindparam("claimed"), operations.c.state == "queued")
+    .values(
+        state="running",
+        executor=sa.bindparam("claimer"),
+        attempts=sa.bindparam("attempt"),
+        started_at=sa.bindparam("moment"),
+    )
+)
+_BY_ID = sa.select(operations).where(operations.c.id == sa.bindparam("wanted"))
 
 
 def claim(
     connection: sa.Connection, executor: str, backends: Iterable[str], limit: int
 ) -> list[tuple[str, int]]:
     """Make up to `limit` operations ours, oldest first; return (id, attempt number) of each."""
-    other = operations.alias()
-    blocked = sa.exists().where(
-        other.c.lane == operations.c.lane,
-        sa.or_(
-            other.c.state == "running",
-            sa.and_(other.c.state == "queued", other.c.id < operations.c.id),
-        ),
-    )
-    candidates = connection.execute(
-        sa.select(operations.c.id, operations.c.attempts)
-        .where(operations.c.state == "queued", operations.c.backend.in_(tuple(backends)), ~blocked)
-        .order_by(operations.c.id)
-        .limit(limit)
-    ).all()
+    candidates = connection.execute(_NEXT, {"backends": list(backends), "most": limit}).all()
     claimed = []
     for candidate in candidates:
-        statement = (
-            sa.update(operations)
-            .where(operations.c.id == candidate.id, operations.c.state == "queued")
-            .values(state="running", executor=executor, attempts=candidate.attempts + 1, started_at=now())
-        )
+        values = {
+            "claimed": candidate.id,
+            "claimer": executor,
+            "attempt": candidate.attempts + 1,
+            "moment": now(),
+        }
         try:
             with connection.begin_nested():
-                if connection.execute(statement).rowcount == 1:
+                if connection.execute(_CLAIM, values).rowcount == 1:
                     claimed.append((candidate.id, candidate.attempts + 1))
         except IntegrityError:
             continue  # another host's clock put a neighbour of the lane first
@@ -87,24 +112,27 @@ def requeue(connection: sa.Connection, operation_id: str, attempt: int) -> bool:
 
 def adopt(connection: sa.Connection, operation_id: str, attempt: int, executor: str) -> Row | None:
     """Return the operation if this attempt is the one that may work on it, noting who does."""
+    row = get(connection, operation_id)
+    if row is None or row.state != "running" or row.attempts != attempt:
+        return None
+    if row.executor != executor:
+        connection.execute(
+            sa.update(operations).where(operations.c.id == operation_id).values(executor=executor)
+        )
+    return row
+
+
+def finish(
+    connection: sa.Connection, operation_id: str, attempt: int, state: str, *, error: str | None = None
+) -> bool:
+    """Record how an operation ended; False when it had ended before, or by now is another attempt's."""
     statement = (
         sa.update(operations)
         .where(
             operations.c.id == operation_id,
-            operations.c.state == "running",
             operations.c.attempts == attempt,
+            operations.c.state.in_(LIVE),
         )
-        .values(executor=executor)
-        .returning(operations)
-    )
-    return connection.execute(statement).one_or_none()
-
-
-def finish(connection: sa.Connection, operation_id: str, state: str, *, error: str | None = None) -> bool:
-    """Record how an operation ended; False when it had ended before."""
-    statement = (
-        sa.update(operations)
-        .where(operations.c.id == operation_id, operations.c.state.in_(LIVE))
         .values(state=state, error=error, finished_at=now())
     )
     return connection.execute(statement).rowcount == 1

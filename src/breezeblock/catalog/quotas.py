@@ -65,7 +65,8 @@ def _add(connection: sa.Connection, project_id: str, resource: str, amount: int,
         },
         where=guard,
     )
-    return connection.execute(statement).rowcount == 1
+    # RETURNING, because the count of an INSERT's rows is not told by every driver.
+    return connection.execute(statement.returning(quota_usages.c.in_use)).one_or_none() is not None
 
 
 def _refusal(resource: str, amount: int, used: int, limit: int) -> str:

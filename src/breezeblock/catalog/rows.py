@@ -5,6 +5,7 @@ repeated after a crash, or comes from a worker that was replaced, changes nothin
 """
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,9 +16,14 @@ from breezeblock.catalog.clock import now
 Row = sa.Row[Any]
 
 
+@cache
+def _by_id(table: sa.Table) -> sa.Select[Any]:
+    return sa.select(table).where(table.c.id == sa.bindparam("wanted"))
+
+
 def one(connection: sa.Connection, table: sa.Table, id_: str) -> Row | None:
     """Return the row with this id."""
-    return connection.execute(sa.select(table).where(table.c.id == id_)).one_or_none()
+    return connection.execute(_by_id(table), {"wanted": id_}).one_or_none()
 
 
 def insert(connection: sa.Connection, table: sa.Table, **values: Any) -> None:

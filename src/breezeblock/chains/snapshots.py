@@ -8,12 +8,12 @@ from pathlib import Path
 
 from breezeblock.attempt import Attempt
 from breezeblock.chains.begin import begun
-from breezeblock.chains.chain import MAX_DEPTH, Chain, layer, load
+from breezeblock.chains.chain import MAX_DEPTH, Chain, Layer, layer, load
 from breezeblock.chains.info import DOCTOR, Info, Intent, write_info, write_intent
 from breezeblock.chains.merge import finish, grow
 from breezeblock.chains.naming import Naming
 from breezeblock.errors import ConflictError, CorruptError
-from breezeblock.images import clusters, qcow2, qemu_img
+from breezeblock.images import clusters, overlays, qcow2, qemu_img
 from breezeblock.images.raw import check_cancelled
 from breezeblock.shares import files
 
@@ -102,6 +102,9 @@ def delete_snapshot(
             return format
         check_cancelled(attempt)
         top = chain.snapshots[snapshot_id]
+        with files.opened(directory / top) as fd:
+            # Once recorded, a merge must be finished: damage that would stop it is looked for before.
+            clusters.validate(fd, qcow2.parse(fd))
         intent = Intent(snapshot=snapshot_id, top=top, base=chain.data(snapshot_id)[0].name)
         write_intent(directory, naming, volume_id, intent, attempt)
         finish(directory, naming, volume_id, intent, attempt, base_format=format)
@@ -135,14 +138,51 @@ def revert(
             return format
         temp = directory / attempt.temp_name
         with files.fresh(temp, naming.mode) as fd:
-            # As long as the snapshot while it is compared; then grown, which hides what the newer
-            # backing file holds beyond the snapshot's end.
-            qcow2.create(fd, data.virtual_bytes, backing=data.name, backing_format=data.format)
-            qemu_img.rebase(temp, under.name, under.format, attempt)
-            built = layer(directory, temp.name, "qcow2")
-            if (built.backing, built.backing_format) != (under.name, under.format):
-                raise CorruptError(f"{temp.name} was not re-based onto {under.name}.")
-            grow(directory, built, virtual_bytes, under.virtual_bytes, attempt)
+            if not _rebuild(directory, chain, snapshot_id, virtual_bytes, fd, attempt):
+                _rebase(directory, temp, fd, data, under, virtual_bytes, attempt)
             check_cancelled(attempt)
             files.publish(fd, temp, final)
         return format
+
+
+def _rebuild(
+    directory: Path, chain: Chain, snapshot_id: str, virtual_bytes: int, fd: int, attempt: Attempt
+) -> bool:
+    """Write the overlay: whatever a layer between holds differs, all else is the same below.
+
+    False if a layer is compressed, which only qemu-img reads (nothing was written).
+    """
+    layers = chain.data(snapshot_id)
+    between = chain.layers[1 : len(chain.layers) - len(layers)]
+    changed: list[tuple[int, int]] = []
+    for image in chain.layers[1:]:
+        if image.format == "qcow2":
+            with files.opened(directory / image.name) as source:
+                header = qcow2.parse(source)
+                if clusters.has_compressed(source, header):
+                    return False
+                if image in between:
+                    changed += [(run.offset, run.length) for run in clusters.runs(source, header)]
+    under = chain.layers[1]
+    ranges = overlays.cover(changed, virtual_bytes)
+    places = overlays.create(fd, virtual_bytes, under.name, under.format, ranges)
+    for image in reversed(layers):
+        with files.opened(directory / image.name) as source:
+            if image.format == "raw":
+                overlays.fill_from_raw(fd, places, source, attempt)
+            else:
+                overlays.fill_from_layer(fd, places, source, qcow2.parse(source), attempt)
+    return True
+
+
+def _rebase(
+    directory: Path, temp: Path, fd: int, data: Layer, under: Layer, virtual_bytes: int, attempt: Attempt
+) -> None:
+    # As long as the snapshot while qemu-img compares the two; then grown, which hides what the newer
+    # backing file holds beyond the snapshot's end.
+    qcow2.create(fd, data.virtual_bytes, backing=data.name, backing_format=data.format)
+    qemu_img.rebase(temp, under.name, under.format, attempt)
+    built = layer(directory, temp.name, "qcow2")
+    if (built.backing, built.backing_format) != (under.name, under.format):
+        raise CorruptError(f"{temp.name} was not re-based onto {under.name}.")
+    grow(directory, built, virtual_bytes, under.virtual_bytes, attempt)

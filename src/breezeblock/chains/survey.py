@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from breezeblock.attempt import Attempt
 from breezeblock.chains.chain import Chain, load
 from breezeblock.chains.info import DOCTOR
+from breezeblock.chains.mending import advice
 from breezeblock.chains.naming import Naming
 from breezeblock.errors import BreezeblockError, NotFoundError
 from breezeblock.images import qemu_img
@@ -57,8 +58,14 @@ def check(
         except NotFoundError as error:
             return [Problem(volume, error.message, "Restore its files, or delete the volume.", "error")]
         except BreezeblockError as error:
-            return [Problem(volume, error.message, error.remedy, "error")]
+            remedy = error.remedy
+            if remedy == DOCTOR:
+                remedy = advice(directory, naming, volume_id, format, names, snapshot_ids)
+            return [Problem(volume, error.message, remedy, "error")]
         found = list(_compare(volume, chain, set(snapshot_ids), virtual_bytes))
+        if any(problem.remedy == DOCTOR for problem in found):
+            remedy = advice(directory, naming, volume_id, format, names, snapshot_ids)
+            found = [one._replace(remedy=remedy) if one.remedy == DOCTOR else one for one in found]
         for name, kind in naming.of_volume(volume_id, names):
             if kind in {"overlay", "volume"} and name not in chain.names:
                 text = f"{name} belongs to no snapshot and no layer refers to it"

@@ -32,6 +32,7 @@ from breezeblock.errors import (
 
 MICROVERSION = "3.71"
 TIMEOUT_S = 120.0
+PAGE = 1000
 ANSWER_LIMIT = 64 * 1024**2
 """Bytes of one answer; a page of a thousand volumes has about two million."""
 
@@ -87,9 +88,11 @@ class Client:
         """Yield the items under `key` of a list, page after page, `limit` at most."""
         left, marker = limit, None
         while left is None or left > 0:
-            items = self.get(path, **query, limit=min(left or 1000, 1000), marker=marker)[key]
+            answer = self.get(path, **query, limit=min(left or PAGE, PAGE), marker=marker)
+            items = answer[key]
             yield from items
-            if len(items) < min(left or 1000, 1000):
+            # The service says by a link that there is more; its pages may be shorter than we asked.
+            if not items or not any(name.endswith("_links") for name in answer):
                 return
             marker = items[-1]["id"]
             left = None if left is None else left - len(items)
@@ -125,8 +128,14 @@ class Client:
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         if self._headers is None:
             self._sign_in()
-        assert self._headers is not None  # noqa: S101 - for the type checker
-        return self._send(method, self._endpoint + path, body, self._headers)[0]
+        try:
+            return self._send(method, self._endpoint + path, body, self._headers or {})[0]
+        except UnauthenticatedError:
+            # A token expires while we wait for a long operation. What was not let in did nothing.
+            if self.cloud.auth_type != "password":
+                raise
+            self._sign_in()
+            return self._send(method, self._endpoint + path, body, self._headers or {})[0]
 
     def _sign_in(self) -> None:
         cloud = self.cloud
@@ -180,7 +189,7 @@ class Client:
             request.add_header(key, value)
         try:
             with self._open(request) as response:
-                return _decode(response.read(ANSWER_LIMIT), url), dict(response.headers)
+                return _decode(response.read(ANSWER_LIMIT), url), response.headers
         except urllib.error.HTTPError as error:
             raise _refusal(error.code, error.read(ANSWER_LIMIT), url) from None
         except (OSError, http.client.HTTPException) as error:

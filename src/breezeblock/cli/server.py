@@ -136,11 +136,12 @@ def upgrade(config: options.Config = None) -> None:
 
 @config_app.command()
 def check(config: options.Config = None) -> None:
-    """Check the configuration without starting anything."""
+    """Check the configuration, the back ends' sections too, without starting anything."""
+    from breezeblock.app import compose
     from breezeblock.cli import output
 
     file = options.config_file(config)
-    load(file)
+    compose.open_backends(load(file))
     output.say(f"{file or 'The default configuration'} is good.")
 
 

@@ -10,10 +10,12 @@ import typer
 
 from breezeblock.cli import exits, output
 from breezeblock.cli.client import Client
-from breezeblock.errors import BreezeblockError
+from breezeblock.errors import BreezeblockError, UnavailableError
 
 OVER = frozenset({"done", "error", "cancelled"})
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.02, 1.0
+RESTART_S = 60.0
+"""How long a service that does not answer may take to come back."""
 
 
 def latest(client: Client, resource: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -38,26 +40,52 @@ def for_operation(client: Client, operation: Mapping[str, Any], *, timeout_s: fl
     """
     deadline = time.monotonic() + timeout_s if timeout_s else float("inf")
     pause = FIRST_PAUSE_S
-    with _shown(operation) as show:
+    with _goes_on(operation), _shown(operation) as show:
         while operation["state"] not in OVER:
             if time.monotonic() >= deadline:
-                output.say(
-                    f"Operation {operation['id']} is still {operation['state']}; "
-                    f"`breezeblock operation watch {operation['id']}` goes on waiting."
-                )
+                output.say(_still(operation))
                 raise typer.Exit(exits.Exit.STILL_RUNNING)
             time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
             pause = min(pause * 1.5, LAST_PAUSE_S)
-            operation = client.get(f"/operations/{operation['id']}")["operation"]
+            operation = _look(client, operation["id"])
             show(operation)
     if operation["state"] != "done":
         raise BreezeblockError(failure(operation))
     return operation
 
 
+def _look(client: Client, operation_id: str) -> Mapping[str, Any]:
+    """Ask for an operation; a service that is being restarted is waited for."""
+    end = time.monotonic() + RESTART_S
+    while True:
+        try:
+            found: Mapping[str, Any] = client.get(f"/operations/{operation_id}")["operation"]
+        except UnavailableError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(LAST_PAUSE_S)
+        else:
+            return found
+
+
+@contextlib.contextmanager
+def _goes_on(operation: Mapping[str, Any]) -> Iterator[None]:
+    """Say to whoever has had enough of waiting that the operation has not."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        output.say(_still(operation))
+        raise
+
+
+def _still(operation: Mapping[str, Any]) -> str:
+    again = f"`breezeblock operation watch {operation['id']}`"
+    return f"Operation {operation['id']} is {operation['state']} and goes on; {again} waits for it."
+
+
 def failure(operation: Mapping[str, Any]) -> str:
     """Return one line that says which operation failed and why."""
-    what = f"{operation['kind']} of {operation['resource_type']} {operation['resource_id']}"
+    what = f"{operation['kind']} ({operation['resource_id']})"
     verb = "was cancelled" if operation["state"] == "cancelled" else "failed"
     return f"{what} {verb}: {output.plain(operation.get('error') or 'no reason was recorded')}"
 

@@ -32,11 +32,13 @@ def verify(password: str, stored: str) -> bool:
     """Say whether a password is the stored one, in a time that does not tell how wrong it is."""
     if len(password.encode(errors="replace")) > MAX_PASSWORD_BYTES:
         return False
-    scheme, n, r, p, salt, digest = stored.split("$")
-    if scheme != "scrypt":
-        return False
-    found = _scrypt(password, base64.b64decode(salt), int(n), int(r), int(p))
-    return hmac.compare_digest(found, base64.b64decode(digest))
+    try:
+        scheme, n, r, p, salt, digest = stored.split("$")
+        found = _scrypt(password, base64.b64decode(salt), int(n), int(r), int(p))
+        expected = base64.b64decode(digest)
+    except ValueError:
+        return False  # no hash of ours: a row that somebody else wrote
+    return scheme == "scrypt" and hmac.compare_digest(found, expected)
 
 
 class Verifier:

@@ -8,8 +8,10 @@ zeros.
 import os
 import sys
 from array import array
+from collections import deque
 from collections.abc import Iterator
 from enum import Enum
+from itertools import compress, count
 from typing import NamedTuple
 
 from breezeblock.attempt import Attempt
@@ -79,34 +81,36 @@ def _clusters(fd: int, header: Header, start: int, stop: int) -> Iterator[Run]:
     first = start // header.l1_reach
     last = min(header.l1_entries, -(-stop // header.l1_reach))
     l1 = _table(fd, header.l1_offset + first * 8, max(0, last - first) * 8)
-    for index, entry in enumerate(l1, first):
-        if not entry:
-            continue
+    for index, entry in ((first + found, l1[found]) for found in _set(l1)):
         table = entry & _OFFSET
         if entry & _L1_RESERVED or not table or table % size or table + size > header.file_bytes:
-            raise _bad(f"L1 entry {index} ({entry:#x})", header)
+            raise _bad(f"L1 entry {index} ({entry:#x})", header, header.l1_offset + index * 8)
         l2 = _table(fd, table, size)
-        if not any(l2):
-            continue
         base = index * header.l1_reach
-        for number, value in enumerate(l2):
+        for number in _set(l2):
             offset = base + number * size
-            if value and start <= offset < stop:
-                run = _run(value, offset, min(size, header.virtual_bytes - offset), header)
+            if start <= offset < stop:
+                length = min(size, header.virtual_bytes - offset)
+                run = _run(l2[number], offset, length, header, table + number * 8)
                 if run:
                     yield run
 
 
-def _run(value: int, offset: int, length: int, header: Header) -> Run | None:
+def _set(table: "array[int]") -> Iterator[int]:
+    """Yield the indices of entries that are not zero; tables are mostly zeros, so this loops in C."""
+    return compress(count(), table)
+
+
+def _run(value: int, offset: int, length: int, header: Header, place: int) -> Run | None:
     if value & _COMPRESSED:
         return Run(offset, length, Kind.COMPRESSED, value)
     host = value & _OFFSET
     if value & _L2_RESERVED or host % header.cluster_bytes or (value & 1 and header.version < 3):
-        raise _bad(f"the L2 entry for virtual byte {offset} ({value:#x})", header)
+        raise _bad(f"the L2 entry for virtual byte {offset} ({value:#x})", header, place)
     if value & 1:
         return Run(offset, length, Kind.ZERO, 0)
     if host >= header.file_bytes:
-        raise _bad(f"the data of virtual byte {offset} at {host}", header)
+        raise _bad(f"the data of virtual byte {offset} at {host}", header, place)
     return Run(offset, length, Kind.DATA, host) if host else None
 
 
@@ -117,11 +121,16 @@ def _table(fd: int, offset: int, length: int) -> "array[int]":
     return table
 
 
-def _bad(what: str, header: Header) -> CorruptError:
+def _bad(what: str, header: Header, place: int) -> CorruptError:
     return CorruptError(
-        f"QCOW2 tables: {what} is impossible in a file of {header.file_bytes} bytes.",
+        f"QCOW2 tables: {what} is impossible in a file of {header.file_bytes} bytes (at byte {place}).",
         remedy="`qemu-img check -f qcow2` lists the damage; restore the file if it was cut short.",
     )
+
+
+def validate(fd: int, header: Header) -> None:
+    """Raise CorruptError unless every entry of the tables is possible."""
+    deque(runs(fd, header), maxlen=0)
 
 
 def has_compressed(fd: int, header: Header) -> bool:
@@ -138,10 +147,15 @@ def commit_to_raw(fd: int, header: Header, target: int, attempt: Attempt) -> Non
         for start in range(0, run.length, raw.SLICE_BYTES):
             raw.check_cancelled(attempt)
             length = min(raw.SLICE_BYTES, run.length - start)
-            if run.kind is Kind.ZERO:
-                raw.zero(target, run.offset + start, length)
-            elif run.kind is Kind.DATA:
-                raw.move(fd, run.host_offset + start, target, run.offset + start, length)
-            else:
-                raise _bad("a compressed cluster", header)
+            move(fd, header, run, start, target, run.offset + start, length)
             attempt.progress(run.offset + start, header.virtual_bytes)
+
+
+def move(fd: int, header: Header, run: Run, start: int, target: int, offset: int, length: int) -> None:
+    """Write a part of a run, from `start` within it, to `offset` in another file."""
+    if run.kind is Kind.ZERO:
+        raw.zero(target, offset, length)
+    elif run.kind is Kind.DATA:
+        raw.move(fd, run.host_offset + start, target, offset, length)
+    else:
+        raise _bad("a compressed cluster", header, 0)

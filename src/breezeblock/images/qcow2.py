@@ -207,6 +207,11 @@ def _parse_name(fd: int, offset: int, length: int) -> str | None:
     return name.decode("ascii")
 
 
+def is_recordable(name: str) -> bool:
+    """Tell whether an image of ours may name this backing file: no tool can take it for anything else."""
+    return name.isascii() and _BARE_NAME.match(name.encode()) is not None and len(name) <= 255
+
+
 def create(fd: int, virtual_bytes: int, *, backing: str | None = None, backing_format: str = "raw") -> None:
     """Write an image without data into an empty file: zeros, or what `backing` holds."""
     if not 0 <= virtual_bytes <= MAX_VIRTUAL_BYTES or virtual_bytes % _SECTOR:

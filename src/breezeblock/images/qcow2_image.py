@@ -117,6 +117,7 @@ class Qcow2(Layer):
         """Record another backing file."""
         if self.header.backing is None:
             raise UnsupportedError(f"{self.file.name} has no backing file to change.")
+        _check_parent(parent, name)
         if not qcow2.reparent(self.file.fd, self.header, name, parent.format):
             raise UnsupportedError(
                 f"{self.file.name}: its header has no room for another backing file's name.",
@@ -170,11 +171,20 @@ def create(file: File, virtual_bytes: int, options: Options) -> None:
 def create_child(file: File, parent: Layer, name: str, options: Options) -> None:
     """Write an overlay of a raw or qcow2 image; see `layer.Format.create_child`."""
     _only_clusters(options)
-    if parent.format not in {"raw", "qcow2"}:
-        raise InvalidInputError(f"A qcow2's parent must be raw or qcow2, not {parent.format}.")
+    _check_parent(parent, name)
     qcow2.create(file.fd, parent.virtual_bytes, backing=name, backing_format=parent.format)
 
 
 def _only_clusters(options: Options) -> None:
     if options.fixed or options.block_bytes not in {None, qcow2.CLUSTER_BYTES}:
         raise InvalidInputError(f"A qcow2 is made with clusters of {qcow2.CLUSTER_BYTES} bytes, never fixed.")
+
+
+def _check_parent(parent: Layer, name: str) -> None:
+    if parent.format not in {"raw", "qcow2"}:
+        raise InvalidInputError(f"A qcow2's parent must be raw or qcow2, not {parent.format}.")
+    if not qcow2.is_recordable(name):
+        raise InvalidInputError(
+            f"{name[:80]!a} cannot be recorded as a qcow2's parent: "
+            "letters, digits, '.', '_' and '-' are possible, the first no '.' or '-'."
+        )

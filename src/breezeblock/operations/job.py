@@ -43,6 +43,7 @@ class Job:
         self._steps = steps
         self._progress_due = _every(LOOK_INTERVAL_S)
         self._cancel_due = _every(LOOK_INTERVAL_S)
+        self._cancel_requested: bool = row.cancel_requested
         self._undoing = False
 
     @property
@@ -64,7 +65,7 @@ class Job:
 
     def step(self, name: str, work: Callable[[Attempt], Json]) -> Json:
         """Run one durable step of the work; a cancel request takes effect between steps."""
-        if not self._undoing and _cancel_requested(self):
+        if self._cancelled():
             raise CancelledOperationError("The operation was cancelled on request.")
         return self._steps.step(name, lambda: work(self._attempt()))
 
@@ -117,7 +118,12 @@ class Job:
                 operations.set_progress(connection, self.id, done, total)
 
     def _cancelled(self) -> bool:
-        return not self._undoing and self._cancel_due() and _cancel_requested(self)
+        if self._undoing:
+            return False
+        if self._cancel_due():
+            with self.environment.database.read() as connection:
+                self._cancel_requested = operations.cancel_requested(connection, self.id)
+        return self._cancel_requested
 
 
 def _every(interval_s: float) -> Callable[[], bool]:
@@ -132,9 +138,3 @@ def _every(interval_s: float) -> Callable[[], bool]:
         return True
 
     return due
-
-
-def _cancel_requested(job: Job) -> bool:
-    """Ask the catalog whether the job's operation was asked to stop."""
-    with job.environment.database.read() as connection:
-        return operations.cancel_requested(connection, job.id)

@@ -41,7 +41,7 @@ def execute(
     steps: Steps,
 ) -> None:
     """Run one attempt of one operation to its end."""
-    with environment.database.write() as connection:
+    with environment.database.write() as connection:  # one that rarely writes
         row = operations.adopt(connection, operation_id, attempt, executor)
     if row is None:
         log.info("operation.replaced")
@@ -62,7 +62,7 @@ def execute(
         _failed(job, verb, BreezeblockError("an internal error, see the service's log"))
     else:
         with environment.database.write() as connection:
-            if operations.finish(connection, job.id, "done"):
+            if operations.finish(connection, job.id, attempt, "done"):
                 verb.publish(connection, job, result)
         log.info("operation.done", kind=row.kind, resource=row.resource_id)
 
@@ -78,7 +78,7 @@ def _failed(job: Job, verb: Verb, error: BreezeblockError) -> None:
             reason = f"{reason} (And what had been done could not be taken back: {also})"
     state = "cancelled" if isinstance(error, CancelledOperationError) else "error"
     with job.environment.database.write() as connection:
-        if operations.finish(connection, job.id, state, error=reason):
+        if operations.finish(connection, job.id, job.row.attempts, state, error=reason):
             verb.fail(connection, job)
             operations.add_message(
                 connection, job.row, reason, job.environment.message_ttl_s, event=_event(job.row.kind)

@@ -19,6 +19,10 @@ Metadata = dict[str, str]
 MAX_METADATA = 128
 """Entries a resource can have; Nova's limit too."""
 
+_REPORTS = {
+    "creating": ("creating", "available", "error"),
+    "deleting": ("deleting", "error_deleting"),
+}
 _TABLES = {"volume": tables.volumes, "snapshot": tables.snapshots}
 
 
@@ -30,6 +34,24 @@ def update(service: Service, caller: Caller, kind: Kind, resource_id: str, value
         if "metadata" in changed:
             changed["metadata"] = _text(changed["metadata"])
         rows.update(connection, _TABLES[kind], resource_id, updated_at=now(), **changed)
+
+
+def report_snapshot(
+    service: Service, caller: Caller, snapshot_id: str, *, status: str, progress: str | None = None
+) -> None:
+    """Note what a hypervisor says, in its user's name, about a snapshot that it takes or removes.
+
+    Only of a snapshot that no operation of ours owns: our own know better.
+    """
+    with service.database.write() as connection:
+        row = _visible(connection, caller, "snapshot", snapshot_id)
+        allowed = _REPORTS.get(row.status, ())
+        if row.op_id is not None or status not in allowed:
+            raise InvalidInputError(
+                f"Provided snapshot status {status} not allowed for snapshot with status {row.status}."
+            )
+        values = {"status": status} if progress is None else {"status": status, "progress": progress}
+        rows.update(connection, tables.snapshots, snapshot_id, updated_at=now(), **values)
 
 
 def metadata(service: Service, caller: Caller, kind: Kind, resource_id: str) -> Metadata:

@@ -7,10 +7,11 @@ import sqlalchemy as sa
 
 from breezeblock.catalog import infrastructure
 from breezeblock.catalog import pools as pool_rows
-from breezeblock.errors import NotFoundError
 from breezeblock.service.core import Caller, Service
 
 Row = sa.Row[Any]
+
+WORKER = "breezeblock-worker"
 
 
 def pools(service: Service, caller: Caller) -> Sequence[Row]:
@@ -20,21 +21,21 @@ def pools(service: Service, caller: Caller) -> Sequence[Row]:
         return pool_rows.all_pools(connection)
 
 
-def services(
-    service: Service, caller: Caller, *, host: str | None = None, binary: str | None = None
-) -> Sequence[Row]:
-    """Return the processes that have reported (admin)."""
+def services(service: Service, caller: Caller) -> list[tuple[Row, str]]:
+    """Return the processes that have reported, each with a name (admin).
+
+    A worker is there once for every back end that it serves, as `host@backend`: what stands before the #
+    in the host of a volume leads to it.
+    """
     caller.require_admin("volume_extension:services:index")
     with service.database.read() as connection:
-        return infrastructure.list_services(connection, host=host, binary=binary)
-
-
-def set_disabled(
-    service: Service, caller: Caller, host: str, binary: str, *, disabled: bool, reason: str | None = None
-) -> None:
-    """Take a process out of scheduling, or put it back (admin)."""
-    caller.require_admin("volume_extension:services:update")
-    with service.database.write() as connection:
-        done = infrastructure.set_service_disabled(connection, host, binary, disabled=disabled, reason=reason)
-    if not done:
-        raise NotFoundError(f"Service {binary} could not be found on host {host}.")
+        processes = infrastructure.list_services(connection)
+        found = pool_rows.all_pools(connection)
+    named: list[tuple[Row, str]] = []
+    for row in processes:
+        backends = sorted({pool.backend for pool in found if pool.host == row.host})
+        if row.binary == WORKER and backends:
+            named += [(row, f"{service.settings.host}@{backend}") for backend in backends]
+        else:
+            named.append((row, row.host))
+    return named

@@ -17,8 +17,10 @@ Row = sa.Row[Any]
 
 
 def reserve(service: Service, caller: Caller, volume_id: str) -> None:
-    """Keep everybody else off an available volume."""
+    """Keep everybody else off an available volume. These clients then look for `attaching`."""
     attachments.create(service, caller, attachments.NewAttachment(volume_id=volume_id))
+    with service.database.write() as connection:
+        rows.compare_and_set(connection, tables.volumes, volume_id, ("reserved",), status="attaching")
 
 
 def unreserve(service: Service, caller: Caller, volume_id: str) -> None:

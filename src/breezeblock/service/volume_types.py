@@ -61,8 +61,6 @@ def create(
             is_public=is_public,
             extra_specs=_text(extra_specs or {}),
         )
-        if not is_public:
-            types.add_access(connection, type_id, caller.project_id)
         return _visible(connection, caller, type_id)
 
 

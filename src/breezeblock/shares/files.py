@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from breezeblock.errors import BreezeblockError, CorruptError, NoSpaceError, NotFoundError, UnavailableError
+from breezeblock.errors import BreezeblockError, CorruptError, NoSpaceError, UnavailableError
 
 TEMPORARY = ".tmp-"
 """How every temporary name begins; `Attempt.temp_name` continues it."""
@@ -40,7 +40,8 @@ def translate(error: OSError, subject: str) -> BreezeblockError:
     if error.errno == errno.EFBIG:
         return NoSpaceError(text, remedy="The file system's largest file is smaller than this.")
     if error.errno == errno.ENOENT:
-        return NotFoundError(text, remedy="`breezeblock doctor` compares what should be there with what is.")
+        # Not NotFoundError: a share that is not mounted must never look as if a volume had been deleted.
+        return UnavailableError(text, remedy="Look whether the storage is mounted; then repeat the work.")
     if error.errno in _FOREIGN:
         return CorruptError(text, remedy="Move the foreign file away; Breezeblock uses regular files only.")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:

@@ -135,7 +135,6 @@ def _round(storage: Storage, scenario: Scenario, ending: Ending, line: int | Non
         else:
             assert step.undo is not None
             step.undone(step.undo(lab.backend, again))
-        lab.verify()
         lab.backend.sweep(frozenset({begun.operation_id}))
         lab.backend.sweep(frozenset())
         lab.verify()

@@ -1,0 +1,5 @@
+"""`python -m breezeblock` is the command."""
+
+from breezeblock.cli import main
+
+main()

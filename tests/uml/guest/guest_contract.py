@@ -1,0 +1,46 @@
+"""The nfs back end held to the contract on real mounts, as every other back end is."""
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from file_storage import FileStorage
+
+from breezeblock.backends.registry import open_backend, read_config
+from breezeblock.shares import mounts
+from breezeblock.testing import Case, Ending, Scenario, cases, kill_everywhere, kills
+
+ROOT = Path("/run/nfsroot")
+
+
+def storage(state: Path, version: str, image_format: str) -> FileStorage:
+    export = f"/export/contract-{uuid4().hex}"
+    Path(f"{ROOT}{export}").mkdir()
+    address = f"127.0.0.1:{export}"
+    # One base for all tests: nothing is ever unmounted, and each share is another directory.
+    config = read_config({"kind": "nfs", "shares": [f"{address} -o vers={version}"]}, "test")
+    directory = mounts.mount_point(state / "mnt", address)
+    return FileStorage(
+        directory, lambda: open_backend("nas", config, state), options={"format": image_format}
+    )
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize(("version", "image_format"), [("3", "raw"), ("4.2", "qcow2")])
+def test_nfs(case: Case, version: str, image_format: str, tmp_path: Path) -> None:
+    case.run(storage(tmp_path, version, image_format))
+
+
+SOME = [
+    (scenario, ending)
+    for scenario, ending in kills()
+    if str(scenario) in {"create", "snapshot_1", "delete_middle_snapshot", "clone"}
+]
+
+
+@pytest.mark.parametrize(("scenario", "ending"), SOME, ids=str)
+def test_nfs_killed(scenario: Scenario, ending: Ending, tmp_path: Path) -> None:
+    # Few kills: the local back end, which shares all of this code, is killed at very many more.
+    report = kill_everywhere(storage(tmp_path, "4.2", "raw"), scenario, ending, repeats=1, stride=150)
+    assert report is not None
+    assert report.kills > 1
