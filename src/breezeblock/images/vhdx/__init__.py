@@ -3,6 +3,8 @@
 Source: [MS-VHDX], Virtual Hard Disk v2 file format. What `breezeblock.images.layer.Format` asks for.
 """
 
+from dataclasses import replace
+
 from breezeblock.errors import InvalidInputError
 from breezeblock.images.file import File
 from breezeblock.images.layer import Layer, Options
@@ -36,12 +38,10 @@ def create_child(file: File, parent: Layer, name: str, options: Options) -> None
     above = parent.image.metadata
     if options.fixed:
         raise InvalidInputError("A VHDX with a parent cannot be fixed.")
+    block_bytes = options.block_bytes or creation.CHILD_BLOCK_BYTES
     new = creation.blank(
-        above.virtual_bytes,
-        Options(
-            block_bytes=options.block_bytes or creation.CHILD_BLOCK_BYTES, sector_bytes=above.logical_sector
-        ),
-        disk_id=above.disk_id,
-        locator=locator.make(name, parent.image.header.data_write),
+        above.virtual_bytes, Options(block_bytes=block_bytes, sector_bytes=above.logical_sector)
     )
+    linked = locator.make(name, parent.image.header.data_write)
+    new = replace(new, physical_sector=above.physical_sector, disk_id=above.disk_id, locator=linked)
     creation.write(file, new)

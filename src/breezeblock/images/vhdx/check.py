@@ -5,7 +5,7 @@ from itertools import chain, islice
 
 from breezeblock.errors import CorruptError
 from breezeblock.images.layer import Problem
-from breezeblock.images.vhdx import edit, header, space
+from breezeblock.images.vhdx import edit, header, regions, space
 from breezeblock.images.vhdx.image import Image
 from breezeblock.images.vhdx.layout import HEADER_OFFSETS, REGION_TABLE_BYTES, REGION_TABLE_OFFSETS, State
 
@@ -24,9 +24,8 @@ def _check(image: Image) -> Iterator[Problem]:
     if not image.header.other_is_valid:
         where = HEADER_OFFSETS[1 - image.header.slot]
         yield Problem("one of the two headers is not valid", where, repairable=True)
-    for table, valid in zip(REGION_TABLE_OFFSETS, image.regions.copies_valid, strict=True):
-        if not valid:
-            yield Problem("one of the two region tables is not valid", table, repairable=True)
+    for table in regions.wrong_copies(image.view):
+        yield Problem("one of the two region tables is not valid", table, repairable=True)
     sound = True
     for problem in chain(_check_blocks(image), _check_overlaps(image)):
         sound = False
@@ -70,9 +69,8 @@ def repair(image: Image) -> list[str]:
     if not image.header.other_is_valid:
         header.update(image.file, image.header, new_file_write=True)
         done.append("the header that was not valid was written anew")
-    first, second = image.regions.copies_valid
-    if not (first and second):
-        good, bad = REGION_TABLE_OFFSETS if first else reversed(REGION_TABLE_OFFSETS)
+    for bad in regions.wrong_copies(image.view):
+        good = next(offset for offset in REGION_TABLE_OFFSETS if offset != bad)
         image.file.write(bad, image.file.read(good, REGION_TABLE_BYTES))
         image.file.flush()
         done.append("the region table that was not valid was written anew")

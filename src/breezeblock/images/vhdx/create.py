@@ -5,7 +5,7 @@ The layout is the one Windows makes: log at 1 MiB, metadata at 2 MiB, BAT from 3
 
 import sys
 from array import array
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from breezeblock.errors import InvalidInputError
 from breezeblock.images.file import File
@@ -31,7 +31,6 @@ from breezeblock.images.vhdx.layout import (
     State,
     round_up,
 )
-from breezeblock.images.vhdx.locator import Locator
 from breezeblock.images.vhdx.metadata import Metadata
 from breezeblock.images.vhdx.regions import Region
 
@@ -44,9 +43,7 @@ _SMALL_BLOCKS_UP_TO = 8 * TIB
 CHILD_BLOCK_BYTES = 2 * MIB
 
 
-def blank(
-    virtual_bytes: int, options: Options, *, disk_id: UUID | None = None, locator: Locator | None = None
-) -> Metadata:
+def blank(virtual_bytes: int, options: Options) -> Metadata:
     """Return what a new image is to be. Raises InvalidInputError, naming the limit."""
     block_bytes = options.block_bytes or (2 * MIB if virtual_bytes <= _SMALL_BLOCKS_UP_TO else 32 * MIB)
     if options.sector_bytes not in SECTOR_SIZES:
@@ -66,8 +63,8 @@ def blank(
         fixed=options.fixed,
         logical_sector=options.sector_bytes,
         physical_sector=_PHYSICAL_SECTOR,
-        disk_id=disk_id or uuid4(),
-        locator=locator,
+        disk_id=uuid4(),
+        locator=None,
     )
 
 
@@ -92,10 +89,12 @@ def write(file: File, new: Metadata) -> None:
             log_bytes=_LOG[1],
         )
         file.write(HEADER_OFFSETS[slot], header.encode())
-    encoded = regions.encode((table, _METADATA))
+    # What is left unwritten of the tables is a hole, which reads as the zeros that belong there.
+    encoded = regions.encode((table, _METADATA)).rstrip(b"\0")
     for offset in REGION_TABLE_OFFSETS:
         file.write(offset, encoded)
-    file.write(_METADATA.offset, metadata.encode(new))
+    for start, part in metadata.encode(new):
+        file.write(_METADATA.offset + start, part)
     if new.fixed:
         write_fixed_entries(file, table.offset, grid, 0, table.end)
 

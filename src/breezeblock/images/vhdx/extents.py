@@ -7,7 +7,7 @@ from breezeblock.images.layer import Extent, Kind
 from breezeblock.images.vhdx import bat
 from breezeblock.images.vhdx.bat import Geometry, Window
 from breezeblock.images.vhdx.image import Image
-from breezeblock.images.vhdx.layout import State
+from breezeblock.images.vhdx.layout import STATE_MASK, State
 
 _NOTHING = {State.UNDEFINED: Kind.ZERO, State.ZERO: Kind.ZERO, State.UNMAPPED: Kind.ZERO}
 
@@ -47,16 +47,36 @@ def _pieces(image: Image, offset: int, end: int) -> Iterator[Extent]:
             start = grid.block_start(window.first)
             yield Extent(start, grid.block_end(window.last - 1) - start, absent)
             continue
-        for block in range(window.first, window.last):
-            yield from _block(image, grid, window, block, absent)
+        for block, count, value in _runs(grid, window):
+            yield from _run(image, window, block, count, value, absent)
 
 
-def _block(image: Image, grid: Geometry, window: Window, block: int, absent: Kind) -> Iterator[Extent]:
-    state, at = bat.split(window[grid.payload(block)])
+def _runs(grid: Geometry, window: Window) -> Iterator[tuple[int, int, int]]:
+    """Yield (first block, how many, first entry) for blocks that lie, or are missing, side by side."""
+    block = window.first
+    while block < window.last:
+        last = min(window.last, (block // grid.ratio + 1) * grid.ratio)
+        base = grid.payload(block) - window.base
+        first = expected = value = window.entries[base]
+        begin, step = block, grid.block_bytes if value & STATE_MASK == State.FULL else 0
+        for value in window.entries[base : base + last - block]:
+            if value != expected or value & STATE_MASK == State.PARTIAL:
+                if block > begin:
+                    yield begin, block - begin, first
+                begin, first = block, value
+                step = grid.block_bytes if value & STATE_MASK == State.FULL else 0
+            expected = value + step
+            block += 1
+        yield begin, block - begin, first
+
+
+def _run(image: Image, window: Window, block: int, count: int, value: int, absent: Kind) -> Iterator[Extent]:
+    grid = image.grid
+    state, at = bat.split(value)
     start = grid.block_start(block)
-    length = grid.block_end(block) - start
+    length = grid.block_end(block + count - 1) - start
     if state == State.FULL:
-        yield from _data(image, start, length, image.check_payload(block, at))
+        yield from _data(image, start, length, image.check_payload(block, at, count))
     elif state == State.NOT_PRESENT:
         yield Extent(start, length, absent)
     elif state in _NOTHING:

@@ -49,27 +49,28 @@ class Header:
         return seal(data)
 
 
-def read(file: File, head: bytes, file_bytes: int) -> Header:
-    """Return the current header out of the file's first 132 KiB or more. Raises CorruptError."""
-    if head[: len(SIGNATURE)] != SIGNATURE:
+def read(file: File) -> Header:
+    """Return the current header. Raises CorruptError."""
+    if file.peek(0, len(SIGNATURE)) != SIGNATURE:
         raise corrupt(file, "there is no VHDX signature", 0)
-    slots = [_parse(file, head, slot) for slot in (0, 1)]
-    valid = [header for header in slots if header]
+    slots = [file.peek(offset, HEADER_BYTES) for offset in HEADER_OFFSETS]
+    valid = {
+        slot: int.from_bytes(data[8:16], "little")
+        for slot, data in enumerate(slots)
+        if len(data) == HEADER_BYTES and data[:4] == b"head" and is_sealed(data)
+    }
     if not valid:
         raise corrupt(file, "neither of the two headers is valid", HEADER_OFFSETS[0])
-    current = max(valid, key=lambda header: header.sequence)
-    first, second = slots
-    if first and second and first.sequence == second.sequence and replace(second, slot=0) != first:
-        raise corrupt(file, f"both headers say {first.sequence}, but differ", HEADER_OFFSETS[1])
-    _check(file, current, file_bytes)
-    return replace(current, other_is_valid=len(valid) == 2)
+    slot = max(valid, key=lambda slot: valid[slot])
+    if len(valid) == 2 and valid[0] == valid[1] and slots[0] != slots[1]:
+        raise corrupt(file, f"both headers say {valid[0]}, but differ", HEADER_OFFSETS[1])
+    current = _parse(file, slots[slot], slot, other_is_valid=len(valid) == 2)
+    _check(file, current, file.size())
+    return current
 
 
-def _parse(file: File, head: bytes, slot: int) -> Header | None:
+def _parse(file: File, data: bytes, slot: int, *, other_is_valid: bool) -> Header:
     offset = HEADER_OFFSETS[slot]
-    data = head[offset : offset + HEADER_BYTES]
-    if len(data) < HEADER_BYTES or data[:4] != b"head" or not is_sealed(data):
-        return None
     _, _, sequence, *guids, log_version, version, log_bytes, log_offset = HEADER.unpack_from(data)
     file_write, data_write, log = (UUID(bytes_le=guid) for guid in guids)
     if version != 1:
@@ -84,6 +85,7 @@ def _parse(file: File, head: bytes, slot: int) -> Header | None:
         log=log,
         log_offset=log_offset,
         log_bytes=log_bytes,
+        other_is_valid=other_is_valid,
     )
 
 

@@ -7,7 +7,7 @@ from breezeblock.images.layer import corrupt
 from breezeblock.images.vhdx import bat, header, log, metadata, regions
 from breezeblock.images.vhdx.bat import Geometry
 from breezeblock.images.vhdx.header import Header
-from breezeblock.images.vhdx.layout import HEADER_BYTES, HEADER_OFFSETS, MIB, State
+from breezeblock.images.vhdx.layout import MAX_FILE_BYTES, MIB, State
 from breezeblock.images.vhdx.metadata import Metadata
 from breezeblock.images.vhdx.regions import Regions
 from breezeblock.images.vhdx.view import View
@@ -36,9 +36,9 @@ class Image:
         """Read one BAT entry."""
         return int.from_bytes(self.view.read(self.entry_offset(index), bat.ENTRY_BYTES), "little")
 
-    def check_payload(self, block: int, at: int) -> int:
-        """Return where a block is, once it is known to lie inside the file and outside all tables."""
-        needed = self.grid.block_end(block) - self.grid.block_start(block)
+    def check_payload(self, block: int, at: int, count: int = 1) -> int:
+        """Return where blocks side by side begin, once known to be in the file and in no table."""
+        needed = self.grid.block_end(block + count - 1) - self.grid.block_start(block)
         return self._check(at, needed, f"block {block}", self.grid.payload(block))
 
     def check_bitmap(self, block: int, value: int) -> int:
@@ -64,8 +64,9 @@ class Image:
 
 def load(file: File) -> Image:
     """Read headers, log, region table and metadata. Raises CorruptError; writes nothing."""
-    head = file.peek(0, HEADER_OFFSETS[1] + HEADER_BYTES)
-    current = header.read(file, head, file.size())
+    if file.size() > MAX_FILE_BYTES:
+        raise corrupt(file, f"a file of {file.size()} bytes cannot be", MAX_FILE_BYTES)
+    current = header.read(file)
     view = View(file, log.replay(file, current))
     table = regions.read(view, current)
     found = metadata.read(view, table.metadata)

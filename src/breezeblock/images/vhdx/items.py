@@ -1,7 +1,6 @@
 """Changing metadata items of an existing file, through the log."""
 
 from dataclasses import replace
-from uuid import UUID
 
 from breezeblock.images.layer import corrupt
 from breezeblock.images.vhdx import metadata
@@ -23,7 +22,7 @@ def size_change(edit: Edit, virtual_bytes: int) -> dict[int, bytes]:
     return _replaced(edit, VIRTUAL_DISK_SIZE, virtual_bytes.to_bytes(8, "little"))
 
 
-def _replaced(edit: Edit, guid: UUID, value: bytes) -> dict[int, bytes]:
+def _replaced(edit: Edit, guid: bytes, value: bytes) -> dict[int, bytes]:
     image = edit.image
     region, items = image.regions.metadata, image.metadata.items
     old = next(item for item in items if item.guid == guid)

@@ -10,6 +10,16 @@ from uuid import UUID
 
 import google_crc32c
 
+
+def _guid(text: str) -> bytes:
+    return UUID(text).bytes_le
+
+
+def guid_text(guid: bytes) -> str:
+    """Return how people write a GUID."""
+    return str(UUID(bytes_le=guid))
+
+
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
 NIL = UUID(int=0)
 PAGE = 4096
@@ -30,8 +40,8 @@ REGION_HEADER = Struct("<4sIII")
 REGION_ENTRY = Struct("<16sQII")
 """guid, offset, length, required."""
 MAX_REGIONS = 2047
-BAT_REGION = UUID("2dc27766-f623-4200-9d64-115e9bfd4a08")
-METADATA_REGION = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e")
+BAT_REGION = _guid("2dc27766-f623-4200-9d64-115e9bfd4a08")
+METADATA_REGION = _guid("8b7ca206-4790-4b9a-b8fe-575f050f886e")
 
 # --- the log (2.3) ---------------------------------------------------------------------------------
 LOG_ENTRY = Struct("<4sIIIQII16sQQ")
@@ -72,20 +82,20 @@ MAX_ITEMS = 2047
 MAX_ITEM_BYTES = MIB
 USER, VIRTUAL_DISK, REQUIRED = 1, 2, 4
 
-FILE_PARAMETERS = UUID("caa16737-fa36-4d43-b3b6-33f0aa44e76b")
-VIRTUAL_DISK_SIZE = UUID("2fa54224-cd1b-4876-b211-5dbed83bf4b8")
-VIRTUAL_DISK_ID = UUID("beca12ab-b2e6-4523-93ef-c309e000c746")
-LOGICAL_SECTOR = UUID("8141bf1d-a96f-4709-ba47-f233a8faab5f")
-PHYSICAL_SECTOR = UUID("cda348c7-445d-4471-9cc9-e9885251c556")
-PARENT_LOCATOR = UUID("a8d35f2d-b30b-454d-abf7-d3d84834ab0c")
-INCOMPLETE_FILE = UUID("71cc85f0-1b69-4e28-9558-c3bf83ae75d3")
+FILE_PARAMETERS = _guid("caa16737-fa36-4d43-b3b6-33f0aa44e76b")
+VIRTUAL_DISK_SIZE = _guid("2fa54224-cd1b-4876-b211-5dbed83bf4b8")
+VIRTUAL_DISK_ID = _guid("beca12ab-b2e6-4523-93ef-c309e000c746")
+LOGICAL_SECTOR = _guid("8141bf1d-a96f-4709-ba47-f233a8faab5f")
+PHYSICAL_SECTOR = _guid("cda348c7-445d-4471-9cc9-e9885251c556")
+PARENT_LOCATOR = _guid("a8d35f2d-b30b-454d-abf7-d3d84834ab0c")
+INCOMPLETE_FILE = _guid("71cc85f0-1b69-4e28-9558-c3bf83ae75d3")
 """Not in the specification: Windows marks a file so until its creation is finished."""
 
 LOCATOR_HEADER = Struct("<16sHH")
 """type, reserved, pair count."""
 LOCATOR_ENTRY = Struct("<IIHH")
 """key offset, value offset, key length, value length."""
-LOCATOR_TYPE = UUID("b04aefb7-d19e-4a81-b789-25b8e9445913")
+LOCATOR_TYPE = _guid("b04aefb7-d19e-4a81-b789-25b8e9445913")
 MAX_PAIRS = 256
 
 MAX_VIRTUAL_BYTES = 64 * TIB

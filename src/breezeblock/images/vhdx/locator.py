@@ -6,7 +6,14 @@ from uuid import UUID
 
 from breezeblock.images.file import File
 from breezeblock.images.layer import corrupt
-from breezeblock.images.vhdx.layout import LOCATOR_ENTRY, LOCATOR_HEADER, LOCATOR_TYPE, MAX_PAIRS, NIL
+from breezeblock.images.vhdx.layout import (
+    LOCATOR_ENTRY,
+    LOCATOR_HEADER,
+    LOCATOR_TYPE,
+    MAX_PAIRS,
+    NIL,
+    guid_text,
+)
 
 LINKAGE, LINKAGE2 = "parent_linkage", "parent_linkage2"
 RELATIVE = "relative_path"
@@ -54,7 +61,7 @@ def with_linkage2(locator: Locator, linkage2: UUID) -> Locator:
 
 def encode(locator: Locator) -> bytes:
     """Return the metadata item."""
-    front, strings = bytearray(LOCATOR_HEADER.pack(LOCATOR_TYPE.bytes_le, 0, len(locator.pairs))), bytearray()
+    front, strings = bytearray(LOCATOR_HEADER.pack(LOCATOR_TYPE, 0, len(locator.pairs))), bytearray()
     base = LOCATOR_HEADER.size + LOCATOR_ENTRY.size * len(locator.pairs)
     for key, value in locator.pairs.items():
         raw_key, raw_value = (text.encode("utf-16-le", "surrogatepass") for text in (key, value))
@@ -69,8 +76,8 @@ def parse(file: File, data: bytes, offset: int) -> Locator:
     if len(data) < LOCATOR_HEADER.size:
         raise corrupt(file, f"a parent locator of {len(data)} bytes cannot be", offset)
     kind, _, count = LOCATOR_HEADER.unpack_from(data)
-    if kind != LOCATOR_TYPE.bytes_le:
-        raise corrupt(file, f"the parent locator's type {UUID(bytes_le=kind)} is unknown", offset)
+    if kind != LOCATOR_TYPE:
+        raise corrupt(file, f"the parent locator's type {guid_text(kind)} is unknown", offset)
     if count > MAX_PAIRS or LOCATOR_HEADER.size + count * LOCATOR_ENTRY.size > len(data):
         raise corrupt(file, f"a parent locator of {count} pairs cannot be", offset + 18)
     pairs: dict[str, str] = {}

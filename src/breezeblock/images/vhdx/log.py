@@ -29,7 +29,7 @@ from breezeblock.images.vhdx.layout import (
 )
 from breezeblock.images.vhdx.view import Replay, Zeros
 
-MAX_REPLAY_BYTES = 64 * MIB
+MAX_REPLAY_BYTES = 32 * MIB
 """Longer logs are refused while they have something to replay; writers use 1 MiB."""
 _MAX_ZEROS = 4096
 _READ, _WALKED = 4, 64
@@ -96,7 +96,7 @@ def _entries(file: File, header: Header, ring: bytes) -> dict[int, Entry]:
             continue
         _, _, length, tail, sequence, descriptors, _, guid, flushed, last = LOG_ENTRY.unpack_from(ring, at)
         plausible = PAGE <= length <= len(ring) and length % PAGE == 0 and tail % PAGE == 0 and sequence > 0
-        if UUID(bytes_le=guid) != header.log or not plausible or descriptors * DESCRIPTOR_BYTES > length:
+        if guid != header.log.bytes_le or not plausible or descriptors * DESCRIPTOR_BYTES > length:
             continue
         budget -= length
         if budget < 0:

@@ -20,6 +20,7 @@ from breezeblock.images.vhdx.layout import (
     METADATA_HEADER,
     METADATA_TABLE_BYTES,
     MIN_BLOCK_BYTES,
+    PAGE,
     PARENT_LOCATOR,
     PHYSICAL_SECTOR,
     REQUIRED,
@@ -27,6 +28,7 @@ from breezeblock.images.vhdx.layout import (
     VIRTUAL_DISK,
     VIRTUAL_DISK_ID,
     VIRTUAL_DISK_SIZE,
+    guid_text,
     round_up,
 )
 from breezeblock.images.vhdx.locator import Locator
@@ -42,6 +44,7 @@ _LENGTHS = {
     LOGICAL_SECTOR: 4,
     PHYSICAL_SECTOR: 4,
 }
+_KNOWN = {*_LENGTHS, PARENT_LOCATOR, INCOMPLETE_FILE}
 _FLAGS = {FILE_PARAMETERS: REQUIRED, PARENT_LOCATOR: REQUIRED}
 
 
@@ -49,7 +52,7 @@ _FLAGS = {FILE_PARAMETERS: REQUIRED, PARENT_LOCATOR: REQUIRED}
 class Item:
     """One entry of the table; `offset` counts from the region's start."""
 
-    guid: UUID
+    guid: bytes
     offset: int
     length: int
     flags: int
@@ -75,7 +78,7 @@ def read(view: View, region: Region) -> Metadata:
     found = {item.guid: item for item in items}
     if INCOMPLETE_FILE in found:
         raise corrupt(view.file, "its creation was never finished", region.offset)
-    values = {guid: _value(view, region, found, guid) for guid in _LENGTHS}
+    values = _read_values(view, region, found)
     block_bytes, flags = _PARAMETERS.unpack(values[FILE_PARAMETERS])
     (virtual_bytes,) = _SIZE.unpack(values[VIRTUAL_DISK_SIZE])
     logical, physical = (_SECTOR.unpack(values[guid])[0] for guid in (LOGICAL_SECTOR, PHYSICAL_SECTOR))
@@ -100,25 +103,29 @@ def read(view: View, region: Region) -> Metadata:
 
 
 def _read_table(view: View, region: Region) -> tuple[Item, ...]:
-    data = view.read(region.offset, METADATA_TABLE_BYTES)
+    # Half a dozen items is what files have: their table and themselves come in two short reads.
+    data = view.read(region.offset, PAGE)
     signature, _, count, _ = METADATA_HEADER.unpack_from(data)
     if signature != b"metadata":
         raise corrupt(view.file, "the metadata table has no signature", region.offset)
     if count > MAX_ITEMS:
         problem = f"{count} metadata items, at most {MAX_ITEMS} are possible"
         raise corrupt(view.file, problem, region.offset + 10)
+    if METADATA_HEADER.size + count * METADATA_ENTRY.size > PAGE:
+        data = view.read(region.offset, METADATA_TABLE_BYTES)
     items = []
     for number in range(count):
         at = METADATA_HEADER.size + number * METADATA_ENTRY.size
         guid, offset, length, flags, _ = METADATA_ENTRY.unpack_from(data, at)
-        item = Item(UUID(bytes_le=guid), offset, length, flags)
+        item = Item(guid, offset, length, flags)
         empty = offset == length == 0
         inside = METADATA_TABLE_BYTES <= offset <= region.length - length and 0 < length <= MAX_ITEM_BYTES
         if not empty and not inside:
             problem = f"a metadata item of {length} bytes at {offset} cannot be"
             raise corrupt(view.file, problem, region.offset + at)
-        if flags & REQUIRED and item.guid not in {*_LENGTHS, PARENT_LOCATOR, INCOMPLETE_FILE}:
-            raise corrupt(view.file, f"the required metadata item {item.guid} is unknown", region.offset + at)
+        if flags & REQUIRED and item.guid not in _KNOWN:
+            problem = f"the required metadata item {guid_text(guid)} is unknown"
+            raise corrupt(view.file, problem, region.offset + at)
         items.append(item)
     spans = sorted((item.offset, item.offset + item.length) for item in items if item.length)
     if len({item.guid for item in items}) < len(items):
@@ -129,17 +136,25 @@ def _read_table(view: View, region: Region) -> tuple[Item, ...]:
     return tuple(items)
 
 
-def _value(view: View, region: Region, found: dict[UUID, Item], guid: UUID) -> bytes:
-    item = found.get(guid)
-    if item is None:
-        raise corrupt(view.file, f"the metadata item {guid} is missing", region.offset)
-    if item.length != _LENGTHS[guid]:
-        problem = f"the metadata item {guid} has {item.length} bytes, not {_LENGTHS[guid]}"
-        raise corrupt(view.file, problem, region.offset + item.offset)
-    return view.read(region.offset + item.offset, item.length)
+def _read_values(view: View, region: Region, found: dict[bytes, Item]) -> dict[bytes, bytes]:
+    """Return the contents of the items that every image has."""
+    for guid, length in _LENGTHS.items():
+        item = found.get(guid)
+        if item is None:
+            raise corrupt(view.file, f"the metadata item {guid_text(guid)} is missing", region.offset)
+        if item.length != length:
+            problem = f"the metadata item {guid_text(guid)} has {item.length} bytes, not {length}"
+            raise corrupt(view.file, problem, region.offset + item.offset)
+    items = [found[guid] for guid in _LENGTHS]
+    start = min(item.offset for item in items)
+    end = max(item.offset + item.length for item in items)
+    if end - start <= PAGE:
+        data = view.read(region.offset + start, end - start)
+        return {item.guid: data[item.offset - start :][: item.length] for item in items}
+    return {item.guid: view.read(region.offset + item.offset, item.length) for item in items}
 
 
-def _read_locator(view: View, region: Region, found: dict[UUID, Item]) -> Locator:
+def _read_locator(view: View, region: Region, found: dict[bytes, Item]) -> Locator:
     item = found.get(PARENT_LOCATOR)
     if item is None:
         raise corrupt(view.file, "there is a parent, but no parent locator", region.offset)
@@ -147,7 +162,7 @@ def _read_locator(view: View, region: Region, found: dict[UUID, Item]) -> Locato
     return locators.parse(view.file, view.read(start, item.length), start)
 
 
-def values(metadata: Metadata) -> dict[UUID, bytes]:
+def values(metadata: Metadata) -> dict[bytes, bytes]:
     """Return the encoded items that the specification requires."""
     flags = (LEAVE_ALLOCATED if metadata.fixed else 0) | (HAS_PARENT if metadata.locator else 0)
     encoded = {
@@ -169,18 +184,18 @@ def encode_table(items: Iterable[Item]) -> bytes:
     METADATA_HEADER.pack_into(data, 0, b"metadata", 0, len(listed), bytes(20))
     for number, item in enumerate(listed):
         at = METADATA_HEADER.size + number * METADATA_ENTRY.size
-        METADATA_ENTRY.pack_into(data, at, item.guid.bytes_le, item.offset, item.length, item.flags, 0)
+        METADATA_ENTRY.pack_into(data, at, item.guid, item.offset, item.length, item.flags, 0)
     return bytes(data)
 
 
-def encode(metadata: Metadata) -> bytes:
-    """Return the used beginning of a new region: the table, and the items behind it."""
+def encode(metadata: Metadata) -> list[tuple[int, bytes]]:
+    """Return what is not zero in a new region, and where: the table's beginning, and the items."""
     items, contents = [], bytearray()
     for guid, value in values(metadata).items():
         flags = _FLAGS.get(guid, REQUIRED | VIRTUAL_DISK)
         items.append(Item(guid, METADATA_TABLE_BYTES + len(contents), len(value), flags))
         contents += value.ljust(round_up(len(value), 8), b"\0")
-    return encode_table(items) + contents
+    return [(0, encode_table(items).rstrip(b"\0")), (METADATA_TABLE_BYTES, bytes(contents))]
 
 
 def room(region: Region, items: Iterable[Item], length: int) -> int | None:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from uuid import UUID
 
 from breezeblock.images.layer import corrupt
 from breezeblock.images.vhdx.header import Header
@@ -16,6 +15,7 @@ from breezeblock.images.vhdx.layout import (
     REGION_HEADER,
     REGION_TABLE_BYTES,
     REGION_TABLE_OFFSETS,
+    guid_text,
     is_sealed,
     seal,
 )
@@ -26,7 +26,7 @@ from breezeblock.images.vhdx.view import View
 class Region:
     """One entry of the table."""
 
-    guid: UUID
+    guid: bytes
     offset: int
     length: int
     required: bool = True
@@ -46,7 +46,6 @@ class Regions:
     metadata: Region
     reserved: tuple[tuple[int, int], ...]
     """(start, end) of everything that is no block, in order: the first MiB, the log, the regions."""
-    copies_valid: tuple[bool, bool]
 
     def overlapping(self, start: int, end: int) -> bool:
         """Tell whether a range touches something that is no block."""
@@ -59,22 +58,24 @@ def encode(regions: tuple[Region, ...]) -> bytes:
     REGION_HEADER.pack_into(data, 0, b"regi", 0, len(regions), 0)
     for number, region in enumerate(regions):
         at = REGION_HEADER.size + number * REGION_ENTRY.size
-        REGION_ENTRY.pack_into(
-            data, at, region.guid.bytes_le, region.offset, region.length, int(region.required)
-        )
+        REGION_ENTRY.pack_into(data, at, region.guid, region.offset, region.length, int(region.required))
     return seal(data)
 
 
 def read(view: View, header: Header) -> Regions:
     """Read the first copy that is valid. Raises CorruptError."""
+    for offset in REGION_TABLE_OFFSETS:
+        data = _copy(view, offset)
+        if data is not None:
+            return _check(view, header, _parse(view, data, offset), offset)
+    raise corrupt(view.file, "neither copy of the region table is valid", REGION_TABLE_OFFSETS[0])
+
+
+def wrong_copies(view: View) -> list[int]:
+    """Return where the copies are that are not valid, or not like the first valid one."""
     copies = [_copy(view, offset) for offset in REGION_TABLE_OFFSETS]
-    offset, data = next(
-        ((offset, data) for offset, data in zip(REGION_TABLE_OFFSETS, copies, strict=True) if data), (0, None)
-    )
-    if data is None:
-        raise corrupt(view.file, "neither copy of the region table is valid", REGION_TABLE_OFFSETS[0])
-    found = _parse(view, data, offset)
-    return _check(view, header, found, offset, (copies[0] is not None, copies[1] == data))
+    good = copies[0] or copies[1]
+    return [offset for offset, copy in zip(REGION_TABLE_OFFSETS, copies, strict=True) if copy != good]
 
 
 def _copy(view: View, offset: int) -> bytes | None:
@@ -90,18 +91,16 @@ def _parse(view: View, data: bytes, offset: int) -> list[Region]:
     for number in range(count):
         at = REGION_HEADER.size + number * REGION_ENTRY.size
         guid, start, length, required = REGION_ENTRY.unpack_from(data, at)
-        region = Region(UUID(bytes_le=guid), start, length, bool(required & 1))
+        region = Region(guid, start, length, bool(required & 1))
         if start % MIB or length % MIB or start < MIB or not 0 < length <= view.file_bytes - start:
             raise corrupt(view.file, f"a region of {length} bytes at {start} cannot be", offset + at)
         if region.required and region.guid not in {BAT_REGION, METADATA_REGION}:
-            raise corrupt(view.file, f"the required region {region.guid} is unknown", offset + at)
+            raise corrupt(view.file, f"the required region {guid_text(guid)} is unknown", offset + at)
         found.append(region)
     return found
 
 
-def _check(
-    view: View, header: Header, found: list[Region], offset: int, copies_valid: tuple[bool, bool]
-) -> Regions:
+def _check(view: View, header: Header, found: list[Region], offset: int) -> Regions:
     by_guid = {region.guid: region for region in found}
     if len(by_guid) < len(found):
         raise corrupt(view.file, "two regions have the same GUID", offset)
@@ -119,4 +118,4 @@ def _check(
     for before, after in pairwise(reserved):
         if after[0] < before[1]:
             raise corrupt(view.file, f"two regions overlap at {after[0]}", offset)
-    return Regions(tuple(found), by_guid[BAT_REGION], by_guid[METADATA_REGION], tuple(reserved), copies_valid)
+    return Regions(tuple(found), by_guid[BAT_REGION], by_guid[METADATA_REGION], tuple(reserved))

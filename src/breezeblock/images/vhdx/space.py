@@ -32,14 +32,56 @@ class Placed(NamedTuple):
 
 def used_end(image: Image) -> int:
     """Return where the last block or table ends, a multiple of 1 MiB. Raises CorruptError on overlaps."""
-    for offset, problem in overlaps(image):
-        raise corrupt(image.file, problem, offset)
     end = max(last for _, last in image.regions.reserved)
-    for placed in blocks(image):
-        if placed.in_use:
-            check(image, placed)
-        end = max(end, placed.at + placed.length)
+    for taken in _passes(image):
+        for placed in blocks(image):
+            if placed.in_use:
+                if taken.first:
+                    check(image, placed)
+                if taken.add(placed):
+                    raise corrupt(image.file, _twice(placed), image.entry_offset(placed.entry))
+            elif placed.at + placed.length > image.view.file_bytes:
+                continue
+            end = max(end, placed.at + placed.length)
     return round_up(end, MIB)
+
+
+def overlaps(image: Image) -> Iterator[tuple[int, str]]:
+    """Yield (where the BAT entry is, what is wrong) for each block that lies on another one."""
+    for taken in _passes(image):
+        for placed in blocks(image):
+            if placed.in_use and taken.add(placed):
+                yield image.entry_offset(placed.entry), _twice(placed)
+
+
+def _twice(placed: Placed) -> str:
+    return f"the block at {placed.at} is used twice"
+
+
+class _Taken:
+    """Which MiB of a part of the file have an owner."""
+
+    def __init__(self, base: int, count: int) -> None:
+        self.first = base == 0
+        self._base = base
+        self._marks = bytearray(count)
+
+    def add(self, placed: Placed) -> bool:
+        """Mark a block's place; tell whether any of it was marked."""
+        at = placed.at // MIB - self._base
+        first, last = max(0, at), min(len(self._marks), at + placed.length // MIB)
+        if first >= last:
+            return False
+        twice = self._marks.find(1, first, last) >= 0
+        self._marks[first:last] = b"\1" * (last - first)
+        return twice
+
+
+def _passes(image: Image) -> Iterator[_Taken]:
+    """Yield empty marks for one part of the file after the other."""
+    size = image.view.file_bytes // MIB + 1
+    for base in range(0, size, _WINDOW_MIB):
+        yield _Taken(base, min(_WINDOW_MIB, size - base))
 
 
 def check(image: Image, placed: Placed) -> None:
@@ -48,20 +90,6 @@ def check(image: Image, placed: Placed) -> None:
         image.check_bitmap(placed.block, placed.at | placed.state)
     else:
         image.check_payload(placed.block, placed.at)
-
-
-def overlaps(image: Image) -> Iterator[tuple[int, str]]:
-    """Yield (where the BAT entry is, what is wrong) for each block that lies on another one."""
-    for base in range(0, round_up(image.view.file_bytes, MIB) // MIB, _WINDOW_MIB):
-        taken = bytearray(min(_WINDOW_MIB, image.view.file_bytes // MIB + 1 - base))
-        for placed in blocks(image):
-            at = placed.at // MIB - base
-            first, last = max(0, at), min(len(taken), at + placed.length // MIB)
-            if first >= last or not placed.in_use:
-                continue
-            if taken.find(1, first, last) >= 0:
-                yield image.entry_offset(placed.entry), f"the block at {placed.at} is used twice"
-            taken[first:last] = b"\1" * (last - first)
 
 
 def blocks(image: Image) -> Iterator[Placed]:
