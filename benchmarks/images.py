@@ -106,9 +106,7 @@ def small(where: Path, repeat: int) -> None:
     if tool:
         images.create(where / "x.vhd", "vhd", 100 * GIB, images.Options(creator="xen"))
         theirs = median(
-            lambda: program(
-                tool, "snapshot", "-n", where / f"{next(numbers)}", "-p", where / "x.vhd", "-e"
-            )(),
+            lambda: xen_child(tool, where / "x.vhd", where / f"{next(numbers)}"),
             repeat * 4,
         )
         tell("vhd: child of 100 GiB, durable", median(child("vhd")), theirs, "vhd-util", count)
