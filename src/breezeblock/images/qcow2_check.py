@@ -56,6 +56,10 @@ class Counts:
         for entry in _loaded(self.file, "Q", header.l1_offset, header.l1_entries * 8):
             if entry & _OFFSET:
                 self._mark(used, entry & _OFFSET, self.size)
+        if max(used, default=0) > 1:
+            # Before the tables are walked: millions of them could be one and the same.
+            at = used.index(max(used)) * self.size
+            raise corrupt(self.file, "two tables lie on each other", at)
         for run in clusters.runs(self.file.fd, header):
             self._mark_run(used, run)
         return used

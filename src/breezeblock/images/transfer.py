@@ -16,6 +16,8 @@ from breezeblock.images.stack import Part, Stack, extents, load, read
 _BATCH_BYTES = 256 << 20
 _BATCH_PIECES = 4096
 """What is placed between two commits, at most: it bounds memory, and what a stop loses."""
+_ZERO_BYTES = 16 << 30
+"""How much is made zeros at once, for layers that keep tables of it in memory."""
 
 
 class _Bytes(NamedTuple):
@@ -45,7 +47,7 @@ def move(
     `fresh`: the target is new and reads as zeros. Parts that the target itself has are left out, so that
     a chain can be merged into one of its own layers. Beyond the source's end is zeros.
     """
-    batch = _Batch(target)
+    batch = Batch(target)
     for one in _whole_units(ranges, target.sector_bytes, target.virtual_bytes):
         end = min(one.end, source.virtual_bytes)
         for piece in _pieces(source, one.offset, end, target.sector_bytes):
@@ -56,7 +58,7 @@ def move(
                 _put(piece, batch, fresh=fresh)
             attempt.progress(one.offset, target.virtual_bytes)
         if one.end > end and not fresh:
-            target.zero(max(end, one.offset), one.end - max(end, one.offset))
+            batch.zero(max(end, one.offset), one.end - max(end, one.offset))
     batch.commit()
 
 
@@ -96,7 +98,7 @@ def _mixed(source: Stack, start: int, end: int) -> Iterator[_Bytes]:
         yield _Bytes(offset, read(source, offset, min(SLICE_BYTES, end - offset)))
 
 
-def _put(part: Part, batch: "_Batch", *, fresh: bool) -> None:
+def _put(part: Part, batch: "Batch", *, fresh: bool) -> None:
     extent, layer = part
     if extent.kind is Kind.PACKED:
         batch.put(extent.offset, load(part))
@@ -128,7 +130,7 @@ def _spans(part: Part, unit: int) -> Iterator[tuple[int, int, bool]]:
         yield done, extent.end - done, True
 
 
-class _Batch:
+class Batch:
     """What is placed in the target until the next commit."""
 
     def __init__(self, target: Layer) -> None:
@@ -156,8 +158,9 @@ class _Batch:
 
     def zero(self, offset: int, length: int) -> None:
         """Let a range read as zeros."""
-        self.target.zero(offset, length)
-        self._count(0)
+        for start in range(offset, offset + length, _ZERO_BYTES):
+            self.target.zero(start, min(_ZERO_BYTES, offset + length - start))
+            self._count(0)
 
     def commit(self) -> None:
         """Make what was placed durable and visible."""

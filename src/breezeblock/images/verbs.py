@@ -106,14 +106,28 @@ def write(path: Path, offset: int, data: Iterable[bytes], image_format: str | No
     """
     done = 0
     with opened_stack(path, image_format, write=1) as chain, locks.for_writing(chain.top.file):
-        for piece in data:
-            _write(chain, offset + done, piece)
+        batch = transfer.Batch(chain.top)
+        for piece in _whole_units(data, offset, chain.top.sector_bytes):
+            _write(chain, batch, offset + done, piece)
             done += len(piece)
-        chain.top.commit()
+        batch.commit()
     return done
 
 
-def _write(chain: Stack, offset: int, data: bytes) -> None:
+def _whole_units(data: Iterable[bytes], offset: int, unit: int) -> Iterator[bytes]:
+    """Cut a stream anew, so that all pieces but the last end where a unit does."""
+    rest = b""
+    for piece in data:
+        rest += piece
+        cut = (offset + len(rest)) // unit * unit - offset
+        if cut > 0:
+            yield rest[:cut]
+            rest, offset = rest[cut:], offset + cut
+    if rest:
+        yield rest
+
+
+def _write(chain: Stack, batch: transfer.Batch, offset: int, data: bytes) -> None:
     unit, end = chain.top.sector_bytes, offset + len(data)
     if offset < 0 or end > chain.virtual_bytes:
         raise InvalidInputError(
@@ -122,13 +136,9 @@ def _write(chain: Stack, offset: int, data: bytes) -> None:
     start, stop = offset // unit * unit, min(-(-end // unit) * unit, chain.virtual_bytes)
     if (start, stop) != (offset, end):
         # What is placed but not yet published cannot be read back.
-        chain.top.commit()
-        before = stack.read(chain, start, offset - start)
-        data = before + data + stack.read(chain, end, stop - end)
-    at = 0
-    for place, length in chain.top.place(start, stop - start):
-        chain.top.file.write(place, memoryview(data)[at : at + length])
-        at += length
+        batch.commit()
+        data = stack.read(chain, start, offset - start) + data + stack.read(chain, end, stop - end)
+    batch.put(start, data)
 
 
 def merge(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,8 @@ from breezeblock.images.layer import Kind, Layer
 from breezeblock.images.stack import Stack, opened_stack
 
 _CHUNK_BYTES = 4 << 20
+_MOST = 1000
+"""Problems of one layer that are told."""
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +115,7 @@ def check(path: Path, image_format: str | None = None) -> list[Found]:
                 name = layer.file.name
                 found += (
                     Found(name=name, text=one.text, offset=one.offset, repairable=one.repairable)
-                    for one in layer.check()
+                    for one in islice(layer.check(), _MOST)
                 )
     except CorruptError as error:
         found.append(Found(name=name, text=error.message, offset=0, repairable=False))

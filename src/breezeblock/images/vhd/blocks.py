@@ -97,26 +97,31 @@ class Writer:
         return self._next - self._table.stride + self._table.bitmap_bytes + self._table.header.block_bytes
 
     def _allocate(self, index: int, wanted: int) -> int:
-        table = self._table
-        if not self._reserved_end or self._next >= self._reserved_end:
-            if not self._reserved_end:
-                self._next = table.next_place(self._file.size())
-            count = max(min(self._reserve, _MAX_RESERVE), wanted)
-            self._reserve *= 2
-            end = self._next + (count - 1) * table.stride + table.bitmap_bytes + table.header.block_bytes
-            if end + SECTOR > MAX_FILE_BYTES:
-                raise NoSpaceError(
-                    f"{self._file.name}: a VHD file cannot pass {MAX_FILE_BYTES} bytes.",
-                    remedy="Flatten the image, or convert it to VHDX.",
-                )
-            self._file.write(end, self._footer())
-            self._file.flush()
-            self._reserved_end = end
+        """Return where a new block goes; `wanted` = how many more the caller is about to ask for."""
+        if self._next >= self._reserved_end:
+            self._reserve_blocks(max(wanted, 1))
         at = self._next
-        self._next += table.stride
+        self._next += self._table.stride
         self._new[index] = at
-        self._maps[index] = bytes(table.bitmap_bytes) if self._differencing else self._full
+        self._maps[index] = bytes(self._table.bitmap_bytes) if self._differencing else self._full
         return at
+
+    def _reserve_blocks(self, wanted: int) -> None:
+        """Let the file end in a footer behind the next blocks; twice as many each time."""
+        table = self._table
+        if not self._reserved_end:
+            self._next = table.next_place(self._file.size())
+        count = max(min(self._reserve, _MAX_RESERVE), wanted)
+        self._reserve *= 2
+        end = self._next + (count - 1) * table.stride + table.bitmap_bytes + table.header.block_bytes
+        if end + SECTOR > MAX_FILE_BYTES:
+            raise NoSpaceError(
+                f"{self._file.name}: a VHD file cannot pass {MAX_FILE_BYTES} bytes.",
+                remedy="Flatten the image, or convert it to VHDX.",
+            )
+        self._file.write(end, self._footer())
+        self._file.flush()
+        self._reserved_end = end
 
     def _mark(self, index: int, at: int, start: int, stop: int) -> None:
         """Note that these bytes of the block are the layer's own."""
