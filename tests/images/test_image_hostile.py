@@ -22,6 +22,8 @@ from breezeblock.images.vhd.records import checksum, parse_footer, parse_header
 
 MIB = 1 << 20
 FORMATS = ["vhd", "vhdx", "qcow2"]
+FUZZ = int(os.environ.get("FUZZ_EXAMPLES", "0"))
+"""How many examples `make fuzz` asks for; the test run takes a few, always the same."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,9 @@ mutations = st.lists(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=FUZZ or 60, deadline=None, derandomize=not FUZZ, suppress_health_check=list(HealthCheck)
+)
 @given(changes=mutations, sealed=st.booleans(), cut=st.one_of(st.none(), st.floats(0, 1)))
 def test_fields_of_any_value(
     samples: dict[str, Path],

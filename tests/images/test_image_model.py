@@ -1,5 +1,6 @@
 """Random verbs on random chains, against plain byte arrays."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ from breezeblock import images
 
 KIB, MIB = 1 << 10, 1 << 20
 LIMIT_BYTES = 12 * MIB
+FUZZ = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 
 
 class Chain(RuleBasedStateMachine):
@@ -125,10 +127,10 @@ def test_random_verbs(image_format: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25,
+            max_examples=FUZZ // 20 or 25,
             stateful_step_count=16,
             deadline=None,
-            derandomize=True,
+            derandomize=not FUZZ,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -335,7 +335,7 @@ def compare(
 @contextmanager
 def _storage(path: Path) -> Iterator[None]:
     """Tell the kernel's errors as our own."""
-    from breezeblock.errors import DuplicateError
+    from breezeblock.errors import DuplicateError, NotFoundError
     from breezeblock.shares import files
 
     with files.storage_errors(str(path)):
@@ -343,6 +343,8 @@ def _storage(path: Path) -> Iterator[None]:
             yield
         except FileExistsError as error:
             raise DuplicateError(f"{error.filename2 or path} exists already.") from error
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{error.filename or path} does not exist.") from error
         except BrokenPipeError:
             # Whoever read our output has enough: nothing of it may be flushed at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

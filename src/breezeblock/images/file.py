@@ -21,9 +21,11 @@ _FOREIGN = {errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR, errno.ENOTDIR}
 class File:
     """An open file and the name to use for it in messages. Does not own the descriptor."""
 
-    def __init__(self, fd: int, name: str) -> None:
+    def __init__(self, fd: int, name: str, *, hidden: bool = False) -> None:
         self.fd = fd
         self.name = name
+        self.hidden = hidden
+        """Nobody can see the file yet: no order of writes matters, and who publishes it flushes it."""
         self._span = (0, 0, False)
 
     def size(self) -> int:
@@ -99,7 +101,8 @@ class File:
 
     def flush(self) -> None:
         """Return when everything written is durable, the file's length too."""
-        os.fdatasync(self.fd)
+        if not self.hidden:
+            os.fdatasync(self.fd)
 
 
 @contextmanager

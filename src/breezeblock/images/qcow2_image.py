@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import cached_property
 
 from breezeblock.errors import InvalidInputError, UnsupportedError
-from breezeblock.images import clusters, qcow2
+from breezeblock.images import clusters, qcow2, qcow2_check
 from breezeblock.images.file import File
-from breezeblock.images.layer import Extent, Kind, Layer, Options, Parent, corrupt, joined
+from breezeblock.images.layer import Extent, Kind, Layer, Options, Parent, Problem, corrupt, joined
 from breezeblock.images.qcow2_writer import Writer
 
 NAME = "qcow2"
@@ -129,6 +129,14 @@ class Qcow2(Layer):
         """Nothing to take: qcow2 knows its parent by name and format only."""
         if child.format != NAME:
             super().adopt(child)
+
+    def check(self) -> Iterator[Problem]:
+        """Compare the refcounts with the tables; see `Layer.check`."""
+        return qcow2_check.check(self.file, self.header)
+
+    def repair(self) -> list[str]:
+        """Free leaked clusters; see `Layer.repair`."""
+        return qcow2_check.repair(self.file, self.header)
 
 
 def _inflate(packed: bytes, limit: int) -> bytes:

@@ -68,7 +68,7 @@ def _published(path: Path, attempt: Attempt, *, over: bool = False) -> Iterator[
     fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o660)
     try:
         try:
-            yield File(fd, path.name)
+            yield File(fd, path.name, hidden=True)
             os.fsync(fd)
         finally:
             os.close(fd)
