@@ -338,7 +338,11 @@ NUMBERS = st.one_of(
 )
 
 
-@settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "150")), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "150")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(changes=st.lists(st.tuples(st.sampled_from(FIELDS), NUMBERS), min_size=1, max_size=4))
 def test_resealed_fields_of_any_value(
     tmp_path: Path, healthy: tuple[Path, bytes], changes: list[tuple[tuple[int, int], int]]
