@@ -150,6 +150,16 @@ def test_writing_new_blocks(tmp_path: Path) -> None:
     assert explore(tmp_path, [path.name], action, [[path.name]]) > 15
 
 
+def test_writing_where_blocks_were_given_up(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.vhdx", SIZE, SMALL)
+    change(path, (0, pattern(9, 3 * MIB)))
+    change(path, (0, 2 * MIB))
+    length = path.stat().st_size
+    action = write(path.name, (512, pattern(7, 512)), (MIB, pattern(8, MIB)))
+    assert explore(tmp_path, [path.name], action, [[path.name]]) > 12
+    assert path.stat().st_size == length
+
+
 def test_writing_over_what_is_there(tmp_path: Path) -> None:
     path = make(tmp_path / "a.vhdx", SIZE, SMALL)
     change(path, (0, pattern(1, SIZE)))

@@ -98,6 +98,19 @@ def test_whole_blocks_and_zeroed_blocks_hide_the_parent(tmp_path: Path) -> None:
     judges.agree(bytes(expected), leaf, base, by=("seven_zip", "fattools"))
 
 
+def test_space_that_was_given_up_is_used_again(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.vhdx", 8 * MIB, Options(block_bytes=MIB))
+    change(path, (0, pattern(1, 8 * MIB)))
+    length = path.stat().st_size
+    expected = bytearray(pattern(1, 8 * MIB))
+    for turn in range(4):
+        for offset, what in ((turn * MIB, 3 * MIB), (turn * MIB + 512, pattern(turn, MIB)), (5 * MIB, 512)):
+            change(path, (offset, what))
+            splice(expected, offset, what)
+    assert path.stat().st_size <= length
+    judges.agree(bytes(expected), path)
+
+
 def test_a_parent_that_was_written_to_is_refused(tmp_path: Path) -> None:
     base = make(tmp_path / "base.vhdx", 4 * MIB)
     leaf = make_child(tmp_path / "leaf.vhdx", base)

@@ -31,7 +31,7 @@ def _check(image: Image) -> Iterator[Problem]:
         sound = False
         yield problem
     if sound:
-        end = space.used_end(image)
+        end = space.survey(image).end
         if image.file.size() > end:
             spare = image.file.size() - end
             yield Problem(f"nothing refers to the last {spare} bytes", end, repairable=True)
@@ -75,7 +75,7 @@ def repair(image: Image) -> list[str]:
         image.file.flush()
         done.append("the region table that was not valid was written anew")
     if not any(_check_blocks(image)):
-        end = space.used_end(image)
+        end = space.survey(image).end
         spare = image.file.size() - end
         if spare > 0:
             image.file.truncate(end)

@@ -34,7 +34,7 @@ def grow(edit: Edit, virtual_bytes: int) -> None:
     edit.announce(data=False)
     new = bat.geometry(virtual_bytes, old.block_bytes, old.sector_bytes, differencing=old.differencing)
     file, table = edit.image.file, edit.image.regions.bat
-    end = space.used_end(edit.image)
+    end = space.survey(edit.image).end
     if file.size() > end:
         file.truncate(end)
     changes = _clear_tail(edit, old)

@@ -1,6 +1,6 @@
 """Offline writing: where bytes go, and the table changes that publish them.
 
-A new block is taken at the end of the file, where nothing refers to it, and is all zeros until written.
+A new block is taken where nothing refers to it, and is all zeros until written.
 Bits of sector bitmaps and BAT entries are collected and published by `commit` through the log.
 """
 
@@ -22,6 +22,8 @@ class Placement:
     def __init__(self, edit: Edit) -> None:
         self._edit = edit
         self._end: int | None = None
+        self._gaps: list[int] = []
+        """What nothing referred to before the first change. What is freed since is not among it."""
         self._entries: dict[int, int] = {}
         self._bits: dict[int, bytes] = {}
         """By file offset: the new bytes of a block's part of a bitmap that is in use already."""
@@ -90,13 +92,17 @@ class Placement:
         return at
 
     def _allocate(self, length: int) -> int:
-        """Return where new zeros are: at the end of the file."""
+        """Return where new zeros are: in a gap that fits, or at the end of the file."""
         file = self._edit.image.file
         if self._end is None:
-            self._end = space.used_end(self._edit.image)
+            self._end, self._gaps = space.survey(self._edit.image)
             # What a stopped writer left behind the last block is nobody's, and may not be zeros.
             if file.size() > self._end:
                 file.truncate(self._end)
+        if self._gaps and length == self._edit.image.grid.block_bytes:
+            at = self._gaps.pop()
+            file.zero(at, length)
+            return at
         at, self._end = self._end, self._end + length
         file.truncate(self._end)
         return at

@@ -1,6 +1,7 @@
 """Which parts of the file are in use: where new blocks may go, and whether old ones overlap."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from breezeblock.images.layer import corrupt
@@ -8,6 +9,8 @@ from breezeblock.images.vhdx import bat
 from breezeblock.images.vhdx.image import Image
 from breezeblock.images.vhdx.layout import MIB, TIB, State, round_up
 
+_BLOCK, _KEPT = 1, 2
+_MAX_GAPS = 1 << 16
 _WINDOW_MIB = 16 * TIB // MIB
 """How much of a file is looked at in one pass over the BAT: a byte for each MiB is kept."""
 
@@ -30,9 +33,18 @@ class Placed(NamedTuple):
         return self.state >= State.FULL
 
 
-def used_end(image: Image) -> int:
-    """Return where the last block or table ends, a multiple of 1 MiB. Raises CorruptError on overlaps."""
-    end = max(last for _, last in image.regions.reserved)
+class Survey(NamedTuple):
+    """What of the file is in use."""
+
+    end: int
+    """Where the last block or table ends, a multiple of 1 MiB."""
+    gaps: list[int]
+    """Places before that for one payload block each, which nothing refers to. Their bytes may be anything."""
+
+
+def survey(image: Image) -> Survey:
+    """Look at all blocks. Raises CorruptError where two overlap, or one is not in the file."""
+    end, gaps = max(last for _, last in image.regions.reserved), list[int]()
     for taken in _passes(image):
         for placed in blocks(image):
             if placed.in_use:
@@ -42,8 +54,13 @@ def used_end(image: Image) -> int:
                     raise corrupt(image.file, _twice(placed), image.entry_offset(placed.entry))
             elif placed.at + placed.length > image.view.file_bytes:
                 continue
+            else:
+                taken.keep(placed.at, placed.at + placed.length)
             end = max(end, placed.at + placed.length)
-    return round_up(end, MIB)
+        for start, stop in image.regions.reserved:
+            taken.keep(start, stop)
+        gaps += islice(taken.gaps(image.grid.block_bytes, end), _MAX_GAPS - len(gaps))
+    return Survey(round_up(end, MIB), gaps)
 
 
 def overlaps(image: Image) -> Iterator[tuple[int, str]]:
@@ -67,14 +84,30 @@ class _Taken:
         self._marks = bytearray(count)
 
     def add(self, placed: Placed) -> bool:
-        """Mark a block's place; tell whether any of it was marked."""
-        at = placed.at // MIB - self._base
-        first, last = max(0, at), min(len(self._marks), at + placed.length // MIB)
+        """Give a block its place; tell whether another block has any of it."""
+        first, last = self._range(placed.at, placed.at + placed.length)
         if first >= last:
             return False
-        twice = self._marks.find(1, first, last) >= 0
-        self._marks[first:last] = b"\1" * (last - first)
+        twice = self._marks.find(_BLOCK, first, last) >= 0
+        self._marks[first:last] = bytes((_BLOCK,)) * (last - first)
         return twice
+
+    def keep(self, start: int, stop: int) -> None:
+        """Let a place be no gap."""
+        first, last = self._range(start, stop)
+        if first < last:
+            self._marks[first:last] = bytes(mark or _KEPT for mark in self._marks[first:last])
+
+    def gaps(self, length: int, end: int) -> Iterator[int]:
+        """Yield where something of that length has room before `end`."""
+        gap = bytes(length // MIB)
+        at = 0
+        while (at := self._marks.find(gap, at, max(0, end // MIB - self._base))) >= 0:
+            yield (self._base + at) * MIB
+            at += len(gap)
+
+    def _range(self, start: int, stop: int) -> tuple[int, int]:
+        return max(0, start // MIB - self._base), min(len(self._marks), stop // MIB - self._base)
 
 
 def _passes(image: Image) -> Iterator[_Taken]:
