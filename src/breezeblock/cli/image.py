@@ -299,6 +299,7 @@ def convert(
         ),
     ] = None,
     fixed: Annotated[bool, typer.Option("--fixed", help="VHD, VHDX: all blocks from the start.")] = False,
+    sector: Annotated[int, typer.Option("--sector", help="VHDX: bytes in a logical sector.")] = 512,
     creator: Annotated[
         str | None,
         typer.Option("--creator", help="VHD: tag it for `windows` (default) or `xen`.", show_default=False),
@@ -307,7 +308,7 @@ def convert(
     """Write what an image and its parents read as into a new file."""
     from breezeblock import images
 
-    options = images.Options(fixed=fixed, creator=creator)
+    options = images.Options(fixed=fixed, sector_bytes=sector, creator=creator)
     with _storage(target), _bar("Converting") as attempt:
         images.convert(source, target, target_format, source_format, options, attempt)
 
