@@ -190,10 +190,12 @@ def _names(views: Views) -> str:
 
 def _seen(directory: Path, there: str, gone: str) -> None:
     time.sleep(TICK_S)
+    # Names before the listing: opening a directory makes the client ask the server about it.
+    new, old = not there or (directory / there).exists(), (directory / gone).exists()
     listed = files.listing(directory)
-    if there and not ((directory / there).exists() and there in listed):
+    if not new or (there and there not in listed):
         raise Broken("a new name was not seen at once")
-    if (directory / gone).exists() or gone in listed:
+    if old or gone in listed:
         raise Broken("a name that was gone was still seen")
 
 
