@@ -10,6 +10,8 @@ import msgspec
 from breezeblock.backends.contract import Backend
 from breezeblock.backends.local import LocalConfig, open_local
 from breezeblock.backends.nfs import NfsConfig, open_nfs
+from breezeblock.backends.xenserver import open_xenserver
+from breezeblock.backends.xenserver_config import XenServerConfig
 from breezeblock.config import convert
 from breezeblock.errors import ConfigError
 
@@ -26,6 +28,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "local": Kind(LocalConfig, open_local),
     "nfs": Kind(NfsConfig, open_nfs),
+    "xenserver": Kind(XenServerConfig, open_xenserver),
 }
 
 
