@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--coalesce-delay", type=float, default=0.2, help="seconds the collector lags")
     parser.add_argument("--session-timeout", type=float, default=86400.0, help="seconds until a session expires")
     parser.add_argument("--features", default="", help="further SM features for all types, with spaces")
+    parser.add_argument("--round", type=int, default=0, help="bytes that sizes are rounded up to; default: as the type")
     parser.add_argument("--folder", type=Path, default=None, help="where data is kept; default: temporary")
     parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
     given = parser.parse_args()
@@ -38,6 +39,7 @@ def main() -> None:
         coalesce_delay_s=given.coalesce_delay,
         session_timeout_s=given.session_timeout,
         extra_features=given.features,
+        round_bytes=given.round,
         folder=folder / "data",
     )
     if given.luns:

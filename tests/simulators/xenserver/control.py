@@ -4,6 +4,7 @@ import base64
 import json
 from typing import Any
 
+from xenserver.engines import LunEngine
 from xenserver.failures import Failure
 from xenserver.pool import Fault, Pool
 
@@ -53,12 +54,15 @@ def names(pool: Pool) -> list[str]:
 
 
 def lose(pool: Pool, vdi: str) -> None:
-    """Take a disk away from storage, as if its file had gone, and have the SR scanned."""
+    """Take a disk's data away: its file is gone and the SR was scanned, or its LUN does not answer."""
     engine, uuid = _disk(pool, vdi)
+    ref = pool.db.find("VDI", vdi)
     with pool.storage_lock:
-        pool.db.set("VDI", pool.db.find("VDI", vdi), missing=True)
-        node = engine.nodes[uuid]
-        node.blocks.written.clear()
+        if isinstance(engine, LunEngine):
+            pool.db.set("VDI", ref, missing=True)
+        else:
+            engine.delete(uuid)
+            pool.sync(pool.db.row("VDI", ref)["SR"])
 
 
 def fault(pool: Pool, **values: Any) -> None:

@@ -143,10 +143,14 @@ class Engine:
 
     def read(self, uuid: str, offset: int, length: int) -> bytes:
         """Return bytes as a consumer reads them."""
-        node = self.node(uuid)
-        first, last = offset // BLOCK, -(-(offset + length) // BLOCK)
-        data = b"".join(node.block(number) or bytes(BLOCK) for number in range(first, last))
-        return data[offset - first * BLOCK :][:length]
+        held = bytearray(length)
+        for node in reversed(list(self.node(uuid).chain())):
+            for number in node.blocks.written:
+                at = number * BLOCK - offset
+                if -BLOCK < at < length:
+                    data = node.blocks.read(number)[max(0, -at) : length - at]
+                    held[max(0, at) : max(0, at) + len(data)] = data
+        return bytes(held)
 
     def write(self, uuid: str, offset: int, data: bytes) -> None:
         """Write bytes as a consumer does."""

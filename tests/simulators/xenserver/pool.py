@@ -47,6 +47,8 @@ class Settings:
     coalesce_delay_s: float = 0.2
     session_timeout_s: float = 86400.0
     extra_features: str = ""
+    round_bytes: int = 0
+    """Sizes are rounded up to this; 0: as the type of SR does."""
     folder: Path | None = None
 
 
@@ -134,7 +136,8 @@ class Pool:
                 "array": lambda: ArrayEngine(folder, capacity),
                 "lun": lambda: LunEngine(folder, self.settings.luns),
             }
-            self.engines[sr_uuid] = makers[PLUGINS[kind].engine]()
+            engine = self.engines[sr_uuid] = makers[PLUGINS[kind].engine]()
+            engine.round_bytes = self.settings.round_bytes or engine.round_bytes
         return self.engines[sr_uuid]
 
     def sync(self, sr: str, fresh: Node | None = None, **values: Any) -> str:

@@ -58,7 +58,7 @@ def destroy(caller: Caller, vdi: str) -> None:
                 caller.db.remove("VBD", vbd)
             engine.delete(row["uuid"])
             if isinstance(engine, LunEngine):
-                caller.db.set("VDI", vdi, managed=False)
+                caller.db.set("VDI", vdi, managed=False, missing=False)
                 pool.measure(row["SR"])
             else:
                 pool.sync(row["SR"])
