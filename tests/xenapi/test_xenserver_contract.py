@@ -18,7 +18,9 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture(scope="module", params=["nfs", "lvmoiscsi", "netapp", "iscsi"])
-def storage(request: pytest.FixtureRequest, simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> XenStorage:
+def storage(
+    request: pytest.FixtureRequest, simulator: Simulator, tmp_path_factory: pytest.TempPathFactory
+) -> XenStorage:
     kind = str(request.param)
     sr = Admin(simulator).make_sr(kind, f"sr-{kind}")
     folder: Path = tmp_path_factory.mktemp(kind)

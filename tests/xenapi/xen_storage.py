@@ -34,7 +34,8 @@ class Admin:
     def __init__(self, simulator: Simulator) -> None:
         import ssl
 
-        context = ssl._create_unverified_context() if simulator.url.startswith("https") else None
+        secure = simulator.url.startswith("https")
+        context = ssl._create_unverified_context() if secure else None  # noqa: S323
         self._server = xmlrpc.client.ServerProxy(simulator.url, context=context)
         self._session = self._ask("session.login_with_password", "root", "secret", "1.0", "test")
 

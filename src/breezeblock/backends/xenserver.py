@@ -25,7 +25,8 @@ from breezeblock.backends.contract import (
     Snapshot,
     Volume,
 )
-from breezeblock.backends.xenserver_config import XenPool, XenServerConfig, account
+from breezeblock.backends.xenserver_config import XenServerConfig, account
+from breezeblock.backends.xenserver_pools import Pools
 from breezeblock.backends.xenserver_tags import (
     Disk,
     disks,
@@ -33,18 +34,16 @@ from breezeblock.backends.xenserver_tags import (
     of_volume,
     snapshots_of,
 )
-from breezeblock.backends.xenserver_work import Workshop, allow, allow_snapshot, depth, room
+from breezeblock.backends.xenserver_work import Workshop, allow, allow_snapshot, depth
 from breezeblock.errors import (
     BreezeblockError,
-    ConfigError,
     InvalidInputError,
     NotFoundError,
-    UnavailableError,
     UnsupportedError,
 )
 from breezeblock.xenapi import srkinds
 from breezeblock.xenapi.mirror import View
-from breezeblock.xenapi.records import Sr, Vdi
+from breezeblock.xenapi.records import Vdi
 from breezeblock.xenapi.session import Session
 
 _log = structlog.get_logger(__name__)
@@ -58,7 +57,7 @@ class XenServerBackend:
     def __init__(self, name: str, config: XenServerConfig, session: Session) -> None:
         self.name = name
         self._config = config
-        self._kinds = {pool: srkinds.find(one.type) for pool, one in config.pools.items()}
+        self._pools = Pools(name, config.pools)
         self._shop = Workshop(session)
 
     def start(self) -> None:
@@ -74,7 +73,7 @@ class XenServerBackend:
 
     def capabilities(self) -> Capabilities:
         """Say what at least one pool can do; the others refuse it by name."""
-        kinds = self._kinds.values()
+        kinds = self._pools.kinds.values()
         snapshots = any(kind.snapshots for kind in kinds)
         return Capabilities(
             storage_protocol="xenserver",
@@ -83,7 +82,8 @@ class XenServerBackend:
             snapshots=snapshots,
             revert="any" if snapshots else "none",
             clone=any(
-                kind.clones or self._config.pools[pool].clone == "copy" for pool, kind in self._kinds.items()
+                kind.clones or self._config.pools[pool].clone == "copy"
+                for pool, kind in self._pools.kinds.items()
             ),
             create_from_snapshot=snapshots,
             max_virtual_bytes=max(kind.max_bytes for kind in kinds),
@@ -102,7 +102,7 @@ class XenServerBackend:
                 Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=error.message)
                 for pool in self._config.pools
             ]
-        return [self._describe(view, pool) for pool in self._config.pools]
+        return [self._pools.describe(view, pool) for pool in self._config.pools]
 
     def create(self, volume: Volume, attempt: Attempt) -> Placement:
         """Create a disk, wipe it where the SR hands out used ones, publish it."""
@@ -110,9 +110,9 @@ class XenServerBackend:
         view = self._shop.clear(volume.id)
         for disk in of_volume(view, volume.id)[:1]:
             return _placement(disk.vdi)
-        sr_ref, _sr = self._sr(view, volume.pool)
+        sr_ref, _sr = self._pools.sr(view, volume.pool)
         ref, vdi = self._shop.create(sr_ref, volume.id, volume.virtual_bytes, attempt)
-        if not self._kinds[volume.pool].zeroed:
+        if not self._pools.kind(volume.pool).zeroed:
             self._shop.wipe(ref, vdi, attempt)
         self._shop.publish(ref, volume.id, attempt, volume=volume.id)
         return _placement(vdi)
@@ -133,7 +133,7 @@ class XenServerBackend:
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Resize the disk, while attached only where the SR can."""
         self._able(volume, "extends", "extend")
-        self._sized(volume, virtual_bytes)
+        self._pools.check_size(volume, virtual_bytes)
         view, disk = self._current(volume)
         if disk.vdi.virtual_size < virtual_bytes:
             online = "resize_online" in disk.vdi.allowed_operations and disk.vdi.VBDs
@@ -206,7 +206,12 @@ class XenServerBackend:
         """Name SR and VDI: the host plugs a VBD. Nothing in it is secret."""
         view, disk = self._current(volume, settle=False)
         sr = view.srs[disk.vdi.SR]
-        data = {"volume_id": volume.id, "sr_uuid": sr.uuid, "sr_type": sr.type, "vdi_uuid": disk.vdi.uuid}
+        data: dict[str, Any] = {
+            "volume_id": volume.id,
+            "sr_uuid": sr.uuid,
+            "sr_type": sr.type,
+            "vdi_uuid": disk.vdi.uuid,
+        }
         if self._config.connection_type == "xensm":
             data |= {"backend_id": self.name, "name_label": sr.name_label, "introduce_sr_keys": []}
         else:
@@ -233,7 +238,9 @@ class XenServerBackend:
                 found.append(Finding(subject=item.id, problem="Its disk is missing.", remedy="Delete it."))
         for extra in held.keys() - {item.id for item in snapshots}:
             found.append(
-                Finding(subject=extra, problem="A snapshot that the catalog does not know.", remedy="Delete it.")
+                Finding(
+                    subject=extra, problem="A snapshot that the catalog does not know.", remedy="Delete it."
+                )
             )
         deep = depth(view, current.vdi)
         if deep >= DEEP:
@@ -245,15 +252,15 @@ class XenServerBackend:
     def inventory(self) -> Iterator[Found]:
         """Yield every disk of our SRs: ours, base copies, and strangers'."""
         view = self._shop.mirror.look()
-        srs = {ref: pool for pool in self._config.pools for ref in self._refs(view, pool)}
+        srs = self._pools.all_refs(view)
         for ref, vdi in view.vdis.items():
             if vdi.SR in srs:
                 yield _found(view, srs[vdi.SR], Disk(ref, vdi))
 
     def sweep(self, live_operations: frozenset[str]) -> list[str]:
-        """Remove unpublished disks of operations that are over, and volumes' former disks; drop stale marks."""
+        """Remove unpublished and former disks of operations that are over; drop stale marks."""
         view = self._shop.mirror.look()
-        ours = {ref for pool in self._config.pools for ref in self._refs(view, pool)}
+        ours = self._pools.all_refs(view)
         swept = []
         for disk in [disk for disk in disks(view) if disk.vdi.SR in ours]:
             if disk.published:
@@ -281,22 +288,20 @@ class XenServerBackend:
                 f"Volume {volume.id} of {volume.virtual_bytes} bytes is smaller than its source "
                 f"of {origin.vdi.virtual_size} bytes."
             )
-        sr_ref, sr = self._sr(view, volume.pool)
-        kind = self._kinds[volume.pool]
-        how = volume.options.get("clone", self._config.pools[volume.pool].clone)
+        sr_ref, sr = self._pools.sr(view, volume.pool)
+        kind = self._pools.kind(volume.pool)
+        how = volume.options.get("clone", self._pools.config[volume.pool].clone)
         if how == "copy":
             size = max(volume.virtual_bytes, origin.vdi.virtual_size)
             return _placement(self._shop.copy(origin, sr_ref, volume.id, size, attempt, wipe=not kind.zeroed))
-        if origin.vdi.SR != sr_ref or not kind.clones or "VDI_CLONE" not in view.features(sr):
+        if sr_ref != origin.vdi.SR or not kind.clones or "VDI_CLONE" not in view.features(sr):
             raise UnsupportedError(
                 f"SR {sr.name_label} of type {sr.type} cannot clone disk {origin.vdi.uuid} without copying it.",
                 remedy="Ask for a full copy: clone = copy in the volume type or the pool.",
             )
         allow_snapshot(view, origin, kind)
         size = max(volume.virtual_bytes, origin.vdi.virtual_size)
-        return _placement(
-            self._shop.derive("VDI.clone", origin, volume.id, size, attempt, volume=volume.id)
-        )
+        return _placement(self._shop.derive("VDI.clone", origin, volume.id, size, attempt, volume=volume.id))
 
     def _current(self, volume: Volume, *, clear: str = "", settle: bool = True) -> tuple[View, Disk]:
         view = self._shop.clear(clear) if clear else self._shop.mirror.look()
@@ -310,7 +315,9 @@ class XenServerBackend:
             moved = [disk.vdi.uuid for disk in disks(view) if disk.volume == volume.id]
             raise NotFoundError(
                 f"Volume {volume.id} has no disk on back end {self.name}.",
-                remedy=f"A copy or moved disk of it may be {', '.join(moved)}." if moved else "Delete the volume.",
+                remedy=f"A copy or moved disk of it may be {', '.join(moved)}."
+                if moved
+                else "Delete the volume.",
             )
         return found[0]
 
@@ -320,8 +327,10 @@ class XenServerBackend:
             raise NotFoundError(f"Volume {snapshot.volume_id} has no snapshot {snapshot.id}.")
         return held
 
-    def _able(self, volume: Volume, what: Literal["snapshots", "clones", "extends"], verb: str) -> srkinds.SrKind:
-        kind = self._kind(volume.pool)
+    def _able(
+        self, volume: Volume, what: Literal["snapshots", "clones", "extends"], verb: str
+    ) -> srkinds.SrKind:
+        kind = self._pools.kind(volume.pool)
         if not getattr(kind, what):
             raise UnsupportedError(
                 f"Pool {volume.pool} is an SR of type {kind.type} ({kind.title}), which has no {verb}."
@@ -332,59 +341,16 @@ class XenServerBackend:
         allowed = self.capabilities().options
         for key, value in volume.options.items():
             if value not in allowed.get(key, ()):
-                raise InvalidInputError(f"Back end {self.name} does not know the option {key} = {value!r}.")
-        self._sized(volume, volume.virtual_bytes)
-
-    def _sized(self, volume: Volume, virtual_bytes: int) -> None:
-        kind = self._kind(volume.pool)
-        if virtual_bytes <= 0 or virtual_bytes % 512:
-            raise InvalidInputError(f"Volume {volume.id}: {virtual_bytes} is no positive multiple of 512 bytes.")
-        if virtual_bytes > kind.max_bytes:
-            raise InvalidInputError(
-                f"Volume {volume.id}: {virtual_bytes} bytes are more than the {kind.max_bytes} of {kind.title}."
-            )
-
-    def _kind(self, pool: str) -> srkinds.SrKind:
-        if pool not in self._kinds:
-            raise NotFoundError(f"Back end {self.name} has no pool {pool!r}.")
-        return self._kinds[pool]
-
-    def _refs(self, view: View, pool: str) -> list[str]:
-        wanted = self._config.pools[pool].sr
-        return [ref for ref, sr in view.srs.items() if wanted in {sr.uuid, sr.name_label}]
-
-    def _sr(self, view: View, pool: str) -> tuple[str, Sr]:
-        wanted: XenPool = self._config.pools[pool]
-        refs = self._refs(view, pool)
-        if len(refs) != 1:
-            raise UnavailableError(
-                f"Pool {pool}: {len(refs) or 'no'} SRs are called {wanted.sr}.",
-                remedy="Name it by uuid." if refs else "Create it: breezeblock xenserver sr create.",
-            )
-        sr = view.srs[refs[0]]
-        if sr.type != self._kinds[pool].type:
-            raise ConfigError(f"Pool {pool}: SR {wanted.sr} is of type {sr.type}, not {wanted.type}.")
-        if not any(pbd.currently_attached for pbd in view.plugs(refs[0])):
-            raise UnavailableError(
-                f"Pool {pool}: SR {wanted.sr} is plugged on no host.",
-                remedy="Plug it: breezeblock xenserver sr plug.",
-            )
-        return refs[0], sr
+                raise InvalidInputError(f"Back end {self.name} has no option {key} = {value!r}.")
+        self._pools.check_size(volume, volume.virtual_bytes)
 
     def _measure(self, view: View, pool: str) -> None:
         try:
-            ref, sr = self._sr(view, pool)
+            ref, sr = self._pools.sr(view, pool)
             if "SR_UPDATE" in view.features(sr):
                 self._shop.session.call("SR.update", ref)
         except BreezeblockError as error:
             _log.info("sr_not_measured", pool=pool, error=str(error))  # the description says why it is down
-
-    def _describe(self, view: View, pool: str) -> Pool:
-        try:
-            _ref, sr = self._sr(view, pool)
-        except BreezeblockError as error:
-            return Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=error.message)
-        return Pool(name=pool, total_bytes=sr.physical_size if sr.physical_size >= 0 else None, free_bytes=room(sr))
 
 
 def open_xenserver(name: str, config: XenServerConfig, _state_dir: Path) -> XenServerBackend:
@@ -429,5 +395,3 @@ def _found(view: View, pool: str, disk: Disk) -> Found:
         snapshot_id=disk.snapshot or None if volume else None,
         allocated_bytes=disk.vdi.physical_utilisation,
     )
-
-

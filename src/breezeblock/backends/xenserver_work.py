@@ -71,9 +71,7 @@ class Workshop:
         """Make a disk of another by VDI.snapshot or VDI.clone, grow it, publish it with these marks."""
         stop_if_cancelled(attempt, target)
         self.unmark(target)
-        self.session.call(
-            "VDI.add_to_other_config", source.ref, f"{MAKING}{target}", attempt.operation_id
-        )
+        self.session.call("VDI.add_to_other_config", source.ref, f"{MAKING}{target}", attempt.operation_id)
         ref = self.run(method, source.ref, attempt=attempt)
         made = self.record(ref)
         if made.virtual_size < virtual_bytes:
@@ -166,7 +164,8 @@ def allow(view: View, disk: Disk, operation: str) -> None:
     who = f"Disk {vdi.uuid} ({vdi.name_label})"
     if vdi.VBDs and "snapshot" in vdi.allowed_operations:
         raise ConflictError(
-            f"{who} is attached to a VM: {operation} is not possible.", remedy="Detach it, or shut the VM down."
+            f"{who} is attached to a VM: {operation} is not possible.",
+            remedy="Detach it, or shut the VM down.",
         )
     if vdi.VBDs and operation in {"resize", "destroy"}:
         raise ConflictError(f"{who} is attached: {operation} is not possible.", remedy="Detach it first.")
@@ -186,7 +185,7 @@ def allow_snapshot(view: View, disk: Disk, kind: srkinds.SrKind) -> None:
     free = room(sr)
     if not kind.thin and free is not None and free < disk.vdi.virtual_size:
         raise NoSpaceError(
-            f"A snapshot on the thick SR {sr.name_label} needs {disk.vdi.virtual_size} bytes; {free} are free."
+            f"The thick SR {sr.name_label} needs {disk.vdi.virtual_size} bytes for that; {free} are free."
         )
 
 

@@ -1,1 +1,1 @@
-"""XenAPI: the wire, the session, typed records, a mirror kept by events, tasks, transfers, SRs of every kind."""
+"""XenAPI: the wire, sessions, records, a mirror kept by events, tasks, transfers, SRs of every kind."""

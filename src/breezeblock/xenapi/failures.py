@@ -126,7 +126,10 @@ _BACKEND: dict[int, tuple[type[XenApiError], str]] = {
     37: (XenUnavailableError, ""),
     40: (XenUnavailableError, _LOG),
     44: (XenFullError, "Free space in the SR. A thick SR needs the whole size again for a snapshot."),
-    46: (XenUnavailableError, "Scan the SR; if the disk stays unavailable, unplug its VBD and look for its VM."),
+    46: (
+        XenUnavailableError,
+        "Scan the SR; if the disk stays unavailable, unplug its VBD and look for its VM.",
+    ),
     47: (XenUnavailableError, f"{_PLUG} Do not forget the SR: that loses the disks' names."),
     73: (XenUnavailableError, "The NFS server did not let the host mount the export."),
     79: (XenInvalidError, "VHD ends at 2040 GiB."),

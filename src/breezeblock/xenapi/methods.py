@@ -52,10 +52,24 @@ METHODS: dict[str, tuple[tuple[str, ...], str]] = {
     "VBD.unplug": (("VBD ref",), "void"),
     "VBD.destroy": (("VBD ref",), "void"),
 }
-ASYNC = frozenset({
-    "SR.create", "SR.scan", "SR.destroy", "PBD.plug", "PBD.unplug", "VDI.create", "VDI.destroy", "VDI.snapshot",
-    "VDI.clone", "VDI.copy", "VDI.resize", "VDI.resize_online", "VBD.plug", "VBD.unplug",
-})  # fmt: skip
+ASYNC = frozenset(
+    {
+        "SR.create",
+        "SR.scan",
+        "SR.destroy",
+        "PBD.plug",
+        "PBD.unplug",
+        "VDI.create",
+        "VDI.destroy",
+        "VDI.snapshot",
+        "VDI.clone",
+        "VDI.copy",
+        "VDI.resize",
+        "VDI.resize_online",
+        "VBD.plug",
+        "VBD.unplug",
+    }
+)
 """Calls that are made as tasks, so that they can take their time, tell progress and be cancelled."""
 
 

@@ -33,7 +33,7 @@ class View:
 
     def plugs(self, sr_ref: str) -> list[Pbd]:
         """Return the SR's connections, one a host."""
-        return [pbd for pbd in self.pbds.values() if pbd.SR == sr_ref]
+        return [pbd for pbd in self.pbds.values() if sr_ref == pbd.SR]
 
     def find(self, uuid: str) -> tuple[str, Vdi] | None:
         """Return a disk by uuid."""

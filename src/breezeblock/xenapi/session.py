@@ -26,7 +26,7 @@ class Account:
     urls: tuple[str, ...]
     username: str
     password: str = field(repr=False)
-    trust: Trust = Trust()
+    trust: Trust = field(default_factory=Trust)
     timeout_s: float = 60.0
 
 
@@ -49,7 +49,8 @@ class Session:
         """
         types, _result = METHODS[method.removeprefix("Async.")]
         required = sum(not kind.endswith("?") for kind in types)
-        assert required <= len(params) <= len(types), f"{method} takes {types}"
+        if not required <= len(params) <= len(types):
+            raise TypeError(f"{method} takes {types}")
         last: BreezeblockError = UnavailableError("No XenServer host is known.")
         for _round in range(ROUNDS * len(self._urls)):
             wire = self._wire()

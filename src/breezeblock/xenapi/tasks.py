@@ -27,7 +27,8 @@ def run(
     Raises XenApiError with what the task failed of, CancelledOperationError if `cancelled` said so and
     the task stopped, UnavailableError if the task was lost.
     """
-    assert method in ASYNC, method
+    if method not in ASYNC:
+        raise TypeError(f"{method} is not called as a task")
     ref = session.call(f"Async.{method}", *params)
     try:
         task = wait(session, ref, cancelled=cancelled, progress=progress)

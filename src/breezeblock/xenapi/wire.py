@@ -182,7 +182,8 @@ def _for_xml(value: Any) -> Any:
 
 def _xml_answer(body: bytes, method: str) -> Any:
     try:
-        (reply,), _name = xmlrpc.client.loads(body)
+        answer, _name = xmlrpc.client.loads(body)
+        reply: Any = answer[0]
         if isinstance(reply, dict) and reply.get("Status") == "Failure":
             code, *params = (str(part) for part in reply["ErrorDescription"])
             raise failure(code, tuple(params), method)

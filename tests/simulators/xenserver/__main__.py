@@ -19,16 +19,22 @@ from xenserver.server import HostServer, free_port
 def main() -> None:
     """Read options, serve, clean up."""
     parser = argparse.ArgumentParser(prog="python -m xenserver", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1, 127.0.0.2, …; default: a free one")
+    parser.add_argument(
+        "--port", type=int, default=0, help="port on 127.0.0.1, 127.0.0.2, …; default: a free one"
+    )
     parser.add_argument("--hosts", type=int, default=2, help="hosts in the pool; the first is the master")
     parser.add_argument("--http", action="store_true", help="no TLS")
     parser.add_argument("--xml-only", action="store_true", help="no JSON-RPC, as old hosts")
     parser.add_argument("--capacity", type=int, default=1 << 40, help="bytes of each SR")
     parser.add_argument("--luns", default="", help="sizes of the LUNs of a LUN SR, in bytes, with commas")
     parser.add_argument("--coalesce-delay", type=float, default=0.2, help="seconds the collector lags")
-    parser.add_argument("--session-timeout", type=float, default=86400.0, help="seconds until a session expires")
+    parser.add_argument(
+        "--session-timeout", type=float, default=86400.0, help="seconds until a session expires"
+    )
     parser.add_argument("--features", default="", help="further SM features for all types, with spaces")
-    parser.add_argument("--round", type=int, default=0, help="bytes that sizes are rounded up to; default: as the type")
+    parser.add_argument(
+        "--round", type=int, default=0, help="bytes that sizes are rounded up to; default: as the type"
+    )
     parser.add_argument("--folder", type=Path, default=None, help="where data is kept; default: temporary")
     parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
     given = parser.parse_args()

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
-from xenserver.database import Row
+from xenserver.database import Database, Row
 from xenserver.failures import Failure
 from xenserver.fields import CLASSES
 from xenserver.pool import Pool
@@ -24,7 +24,7 @@ class Caller:
     task: str = ""
 
     @property
-    def db(self) -> Any:
+    def db(self) -> Database:
         """Return the database."""
         return self.pool.db
 
@@ -35,10 +35,13 @@ NO_SESSION = {"session.login_with_password", "session.slave_local_login_with_pas
 ON_SLAVES = {"session.slave_local_login_with_password", "system.listMethods"}
 
 
-def call(name: str) -> Callable[[Handler], Handler]:
+H = TypeVar("H", bound=Handler)
+
+
+def call(name: str) -> Callable[[H], H]:
     """Make the decorated function answer to a method. Parameters with defaults may be left out."""
 
-    def register(function: Handler) -> Handler:
+    def register(function: H) -> H:
         _handlers[name] = function
         return function
 
@@ -114,7 +117,11 @@ def _permit(pool: Pool, session: str, name: str) -> None:
 
 def method_names() -> list[str]:
     """Return every method there is."""
-    generic = [f"{cls}.{verb}" for cls in CLASSES for verb in ("get_record", "get_all", "get_all_records", "get_by_uuid")]
+    generic = [
+        f"{cls}.{verb}"
+        for cls in CLASSES
+        for verb in ("get_record", "get_all", "get_all_records", "get_by_uuid")
+    ]
     getters = [f"{cls}.get_{field}" for cls, fields in CLASSES.items() for field in fields]
     return sorted({*load(), *generic, *getters, *(f"Async.{name}" for name in load()), "system.listMethods"})
 
@@ -134,9 +141,18 @@ def _generic(name: str) -> Handler | None:
     }
     if verb in whole:
         return whole[verb]
-    for prefix, maker in (("get_", _getter), ("set_", _setter), ("add_to_", _adder), ("remove_from_", _remover)):
+    for prefix, maker in (
+        ("get_", _getter),
+        ("set_", _setter),
+        ("add_to_", _adder),
+        ("remove_from_", _remover),
+    ):
         field = verb.removeprefix(prefix)
-        if verb.startswith(prefix) and field in fields and (prefix == "get_" or fields[field].startswith("!")):
+        if (
+            verb.startswith(prefix)
+            and field in fields
+            and (prefix == "get_" or fields[field].startswith("!"))
+        ):
             return maker(cls, field)
     return None
 

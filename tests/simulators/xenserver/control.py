@@ -49,7 +49,9 @@ def names(pool: Pool) -> list[str]:
         lists = [f"VDI {row['uuid']} {row['managed']}" for _ref, row in pool.db.all("VDI")]
         lists += [f"VBD {row['uuid']}" for _ref, row in pool.db.all("VBD")]
         lists += [f"secret {row['uuid']}" for _ref, row in pool.db.all("secret")]
-        lists += [f"file {path.relative_to(pool.folder)}" for path in pool.folder.rglob("*") if path.is_file()]
+        lists += [
+            f"file {path.relative_to(pool.folder)}" for path in pool.folder.rglob("*") if path.is_file()
+        ]
         return sorted(lists)
 
 
@@ -113,6 +115,18 @@ def capacity(pool: Pool, sr: str, count: int) -> None:
 ACTIONS = {
     action.__name__: action
     for action in (
-        write, read, collect, names, lose, fault, forgive, kill_host, promote, expire, calls, depth, capacity,
+        write,
+        read,
+        collect,
+        names,
+        lose,
+        fault,
+        forgive,
+        kill_host,
+        promote,
+        expire,
+        calls,
+        depth,
+        capacity,
     )
-}  # fmt: skip
+}

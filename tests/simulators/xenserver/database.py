@@ -41,7 +41,7 @@ class Database:
         """Make an object; return its reference."""
         with self.lock:
             ref = f"OpaqueRef:{uuids.uuid4()}"
-            row = {name: empty(kind) for name, kind in CLASSES[cls].items()}
+            row: Row = {name: empty(kind) for name, kind in CLASSES[cls].items()}
             unknown = values.keys() - row.keys()
             assert not unknown, f"{cls} has no fields {unknown}"
             row |= {"uuid": str(uuids.uuid4())} | values
@@ -64,7 +64,9 @@ class Database:
         """Return a copy of the row with what is computed on reading."""
         with self.lock:
             row = self.row(cls, ref)
-            copy = {key: value.copy() if isinstance(value, dict | list) else value for key, value in row.items()}
+            copy = {
+                key: value.copy() if isinstance(value, dict | list) else value for key, value in row.items()
+            }
             if cls in self.computed:
                 copy |= self.computed[cls](ref, row)
             return copy

@@ -1,7 +1,7 @@
 """How a call fails: a code and its parameters, all strings."""
 
 
-class Failure(Exception):
+class Failure(Exception):  # noqa: N818 - the API calls it that
     """What the caller is told."""
 
     def __init__(self, code: str, *params: str) -> None:
@@ -36,4 +36,6 @@ SM_TEXT = {
 def backend(number: int, detail: str = "", stderr: str = "") -> Failure:
     """Return the failure that a storage plug-in's error becomes."""
     text = SM_TEXT.get(number, "Storage error")
-    return Failure(f"SR_BACKEND_FAILURE_{number}", "", f"{text} [opterr={detail}]" if detail else text, stderr)
+    return Failure(
+        f"SR_BACKEND_FAILURE_{number}", "", f"{text} [opterr={detail}]" if detail else text, stderr
+    )

@@ -115,9 +115,10 @@ NULL = "OpaqueRef:NULL"
 def parse(text: str = TEXT) -> dict[str, dict[str, str]]:
     """Return class to field to type (with its `!`)."""
     classes: dict[str, dict[str, str]] = {}
-    for line in text.strip().splitlines():
-        if not line.startswith("  "):
-            name, _, line = line.partition(":")
+    for whole in text.strip().splitlines():
+        line = whole
+        if not whole.startswith("  "):
+            name, _, line = whole.partition(":")
             fields = classes[name] = {}
         for item in line.strip().rstrip(",").split(","):
             if item.strip():

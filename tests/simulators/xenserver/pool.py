@@ -68,12 +68,20 @@ class Pool:
         self.collect_at = 0.0
         self.hosts = [self._host(number) for number in range(settings.hosts)]
         self.ref = self.db.add(
-            "pool", name_label="simulated", master=self.hosts[0], other_config={}, tls_verification_enabled=True
+            "pool",
+            name_label="simulated",
+            master=self.hosts[0],
+            other_config={},
+            tls_verification_enabled=True,
         )
         self.db.computed["VDI"] = self._vdi_computed
         self.db.computed["SR"] = self._sr_computed
         self.db.computed["VBD"] = lambda ref, row: {
-            "allowed_operations": ["attach", "unpause", *(["unplug", "unplug_force"] if row["currently_attached"] else ["plug"])]
+            "allowed_operations": [
+                "attach",
+                "unpause",
+                *(["unplug", "unplug_force"] if row["currently_attached"] else ["plug"]),
+            ]
         }
         for name, plugin in PLUGINS.items():
             features = {}
@@ -82,10 +90,18 @@ class Pool:
                 features[feature] = int(version or 1)
             formats = ["raw", "vhd"] if plugin.engine in {"tree", "lvm"} else ["raw"]
             self.db.add(
-                "SM", type=name, name_label=name, vendor="Simulated", features=features, driver_filename=f"{name}SR",
-                capabilities=list(features), version="1.0", required_api_version="1.1", supported_image_formats=formats,
+                "SM",
+                type=name,
+                name_label=name,
+                vendor="Simulated",
+                features=features,
+                driver_filename=f"{name}SR",
+                capabilities=list(features),
+                version="1.0",
+                required_api_version="1.1",
+                supported_image_formats=formats,
                 configuration=dict.fromkeys(plugin.needs, "required"),
-            )  # fmt: skip
+            )
 
     def _host(self, number: int) -> str:
         host = self.db.add(
@@ -101,9 +117,13 @@ class Pool:
             metrics=self.db.add("host_metrics", live=True),
         )
         dom0 = self.db.add(
-            "VM", name_label=f"Control domain on host{number + 1}", is_control_domain=True, power_state="Running",
-            resident_on=host, domid=0,
-        )  # fmt: skip
+            "VM",
+            name_label=f"Control domain on host{number + 1}",
+            is_control_domain=True,
+            power_state="Running",
+            resident_on=host,
+            domid=0,
+        )
         self.db.set("host", host, control_domain=dom0, resident_VMs=[dom0])
         return host
 
@@ -154,9 +174,15 @@ class Pool:
             if not ref:
                 label = "" if isinstance(engine, LunEngine) else "base copy"
                 ref = self.db.add(
-                    "VDI", uuid=node.uuid, SR=sr, location=node.uuid, managed=False, name_label=label, type="user",
+                    "VDI",
+                    uuid=node.uuid,
+                    SR=sr,
+                    location=node.uuid,
+                    managed=False,
+                    name_label=label,
+                    type="user",
                     virtual_size=node.virtual_bytes,
-                )  # fmt: skip
+                )
             if node is fresh:
                 made = ref
                 self.db.set("VDI", ref, **({"managed": True, "name_label": ""} | values))
@@ -167,7 +193,11 @@ class Pool:
             if node.format != "raw":
                 config["image-format"] = node.format
             self.db.set(
-                "VDI", ref, sm_config=config, virtual_size=node.virtual_bytes, physical_utilisation=engine.cost(node)
+                "VDI",
+                ref,
+                sm_config=config,
+                virtual_size=node.virtual_bytes,
+                physical_utilisation=engine.cost(node),
             )
         self.measure(sr)
         if engine.lazy:
@@ -261,7 +291,13 @@ class Pool:
     def _sr_computed(self, _ref: str, row: Row) -> Row:
         attached = any(self.db.row("PBD", pbd)["currently_attached"] for pbd in row["PBDs"])
         busy = bool(row["current_operations"])
-        able = [] if busy else ["scan", "update", "vdi_create", "unplug", "plug"] if attached else ["destroy", "forget", "plug"]
+        able = (
+            []
+            if busy
+            else ["scan", "update", "vdi_create", "unplug", "plug"]
+            if attached
+            else ["destroy", "forget", "plug"]
+        )
         return {"allowed_operations": able}
 
 

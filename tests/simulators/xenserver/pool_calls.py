@@ -23,9 +23,14 @@ def login(caller: Caller, user: str, password: str, _version: str = "", originat
     if held is None or held[0] != password:
         raise Failure("SESSION_AUTHENTICATION_FAILED", user, "Authentication failure")
     ref: str = caller.db.add(
-        "session", this_host=caller.host, pool=True, last_active=now(), auth_user_name=user, originator=originator,
+        "session",
+        this_host=caller.host,
+        pool=True,
+        last_active=now(),
+        auth_user_name=user,
+        originator=originator,
         is_local_superuser=held[1] == "pool-admin",
-    )  # fmt: skip
+    )
     caller.pool.last_used[ref] = time.monotonic()
     return ref
 
@@ -53,7 +58,10 @@ def run_task(caller: Caller, name: str, function: Handler, params: list[Any]) ->
         outcome = {"status": "success", "result": "" if result is None else to_xml(result)}
     except Failure as failure:
         cancelled = failure.code == "TASK_CANCELLED"
-        outcome = {"status": "cancelled" if cancelled else "failure", "error_info": [failure.code, *failure.params]}
+        outcome = {
+            "status": "cancelled" if cancelled else "failure",
+            "error_info": [failure.code, *failure.params],
+        }
     except HostDiedError:
         outcome = {"status": "failure", "error_info": ["HOST_OFFLINE", caller.host]}
     end_task(caller, outcome)
@@ -63,7 +71,9 @@ def end_task(caller: Caller, outcome: dict[str, Any]) -> None:
     """Write an outcome."""
     with caller.db.lock:
         if caller.task in caller.db.tables["task"]:
-            caller.db.set("task", caller.task, finished=now(), progress=1.0, allowed_operations=["destroy"], **outcome)
+            caller.db.set(
+                "task", caller.task, finished=now(), progress=1.0, allowed_operations=["destroy"], **outcome
+            )
 
 
 def step(caller: Caller, progress: float) -> None:
@@ -78,9 +88,15 @@ def step(caller: Caller, progress: float) -> None:
 @call("task.create")
 def create_task(caller: Caller, label: str, description: str) -> str:
     ref: str = caller.db.add(
-        "task", name_label=label, name_description=description, created=now(), resident_on=caller.host, type="<none/>",
-        allowed_operations=["cancel", "destroy"], backtrace="()",
-    )  # fmt: skip
+        "task",
+        name_label=label,
+        name_description=description,
+        created=now(),
+        resident_on=caller.host,
+        type="<none/>",
+        allowed_operations=["cancel", "destroy"],
+        backtrace="()",
+    )
     return ref
 
 
@@ -176,9 +192,11 @@ def _events_since(caller: Caller, wanted: list[tuple[str, str]], since: int) -> 
             if cls in {"session", "secret", "message"} and name == "*":
                 continue
             refs = [only] if only in db.tables[cls] else [] if only else db.tables[cls]
-            for ref in refs:
-                if db.touched[ref] > since:
-                    changes.append((db.touched[ref], cls, ref, "add" if db.made[ref] > since else "mod"))
+            changes += [
+                (db.touched[ref], cls, ref, "add" if db.made[ref] > since else "mod")
+                for ref in refs
+                if db.touched[ref] > since
+            ]
             for generation, gone_cls, ref in reversed(db.gone) if since else ():
                 if generation <= since:
                     break
@@ -187,8 +205,12 @@ def _events_since(caller: Caller, wanted: list[tuple[str, str]], since: int) -> 
     events = []
     for generation, cls, ref, operation in sorted(changes):
         event = {
-            "id": generation, "timestamp": Date("19700101T00:00:00Z"), "class": cls.lower(), "operation": operation, "ref": ref,
-        }  # fmt: skip
+            "id": generation,
+            "timestamp": Date("19700101T00:00:00Z"),
+            "class": cls.lower(),
+            "operation": operation,
+            "ref": ref,
+        }
         if operation != "del":
             event["snapshot"] = db.record(cls, ref)
         events.append(event)
@@ -201,5 +223,3 @@ def inject(caller: Caller, cls: str, ref: str) -> str:
     caller.db.row(name, ref)
     caller.db.touch(name, ref)
     return _token(caller.db.generation)
-
-

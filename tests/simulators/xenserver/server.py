@@ -96,7 +96,12 @@ class Handler(BaseHTTPRequestHandler):
         except Failure as failure:
             end_task(caller, {"status": "failure", "error_info": [failure.code, *failure.params]})
             if not self.headers_sent:
-                self.reply(404 if failure.code == "UNKNOWN_FORMAT" else 500, "text/html", b"<html>failed</html>", close=True)
+                self.reply(
+                    404 if failure.code == "UNKNOWN_FORMAT" else 500,
+                    "text/html",
+                    b"<html>failed</html>",
+                    close=True,
+                )
         except (HostDiedError, OSError):
             end_task(caller, {"status": "failure", "error_info": ["VDI_IO_ERROR", "the connection broke"]})
 
@@ -187,7 +192,9 @@ class HostServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, pool: Pool, host: str, port: int, tls: ssl.SSLContext | None, *, json_rpc: bool = True) -> None:
+    def __init__(
+        self, pool: Pool, host: str, port: int, tls: ssl.SSLContext | None, *, json_rpc: bool = True
+    ) -> None:
         self.pool, self.host, self.tls, self.json_rpc = pool, host, tls, json_rpc
         self.scheme = "https" if tls else "http"
         super().__init__((pool.db.row("host", host)["address"], port), Handler)
@@ -197,7 +204,7 @@ class HostServer(ThreadingHTTPServer):
         if self.tls:
             request = self.tls.wrap_socket(request, server_side=True)
         try:
-            self.RequestHandlerClass(request, client_address, self)
+            Handler(request, client_address, self)
         finally:
             if self.tls:
                 request.close()

@@ -53,10 +53,16 @@ def _discovery(number: int, config: Config) -> str:
         export = "<Export><Target>{}</Target><Path>/exports/vm</Path><Accesslist>*</Accesslist></Export>"
         return f'<?xml version="1.0" ?><nfs-exports>{export.format(place)}</nfs-exports>'
     if number == 96:
-        found = f"<TGT><Index>0</Index><IPAddress>{place}</IPAddress><TargetIQN>iqn.2026-01.org.example:t0</TargetIQN></TGT>"
+        found = (
+            f"<TGT><Index>0</Index><IPAddress>{place}</IPAddress>"
+            "<TargetIQN>iqn.2026-01.org.example:t0</TargetIQN></TGT>"
+        )
         return f'<?xml version="1.0" ?><iscsi-target-iqns>{found}</iscsi-target-iqns>'
     if number == 107:
-        lun = "<vendor>SIM</vendor><serial>s0</serial><LUNid>0</LUNid><size>1099511627776</size><SCSIid>36001405sim0</SCSIid>"
+        lun = (
+            "<vendor>SIM</vendor><serial>s0</serial><LUNid>0</LUNid><size>1099511627776</size>"
+            "<SCSIid>36001405sim0</SCSIid>"
+        )
         return f'<?xml version="1.0" ?><iscsi-target><LUN>{lun}</LUN></iscsi-target>'
     return ""
 
@@ -72,9 +78,17 @@ def probe(caller: Caller, _host: str, config: Config, kind: str, _sm_config: Con
 
 @call("SR.create")
 def create(
-    caller: Caller, host: str, config: Config, _size: int, label: str, description: str, kind: str, content: str,
-    shared: bool, sm_config: Config | None = None,
-) -> str:  # fmt: skip
+    caller: Caller,
+    host: str,
+    config: Config,
+    _size: int,
+    label: str,
+    description: str,
+    kind: str,
+    content: str,
+    shared: bool,
+    sm_config: Config | None = None,
+) -> str:
     if kind not in PLUGINS:
         raise Failure("SR_UNKNOWN_DRIVER", kind)
     _check(kind, config)
@@ -87,21 +101,44 @@ def create(
 
 
 def _add(
-    caller: Caller, uuid: str, label: str, description: str, kind: str, content: str, *, shared: bool, sm_config: Config
+    caller: Caller,
+    uuid: str,
+    label: str,
+    description: str,
+    kind: str,
+    content: str,
+    *,
+    shared: bool,
+    sm_config: Config,
 ) -> str:
     values: dict[str, Any] = {"uuid": uuid} if uuid else {}
     ref: str = caller.db.add(
-        "SR", name_label=label, name_description=description, type=kind.lower(), content_type=content or "user",
-        shared=bool(shared), sm_config=sm_config, physical_size=-1, physical_utilisation=-1, virtual_allocation=-1, **values,
-    )  # fmt: skip
+        "SR",
+        name_label=label,
+        name_description=description,
+        type=kind.lower(),
+        content_type=content or "user",
+        shared=bool(shared),
+        sm_config=sm_config,
+        physical_size=-1,
+        physical_utilisation=-1,
+        virtual_allocation=-1,
+        **values,
+    )
     return ref
 
 
 @call("SR.introduce")
 def introduce(
-    caller: Caller, uuid: str, label: str, description: str, kind: str, content: str, shared: bool,
+    caller: Caller,
+    uuid: str,
+    label: str,
+    description: str,
+    kind: str,
+    content: str,
+    shared: bool,
     sm_config: Config | None = None,
-) -> str:  # fmt: skip
+) -> str:
     if kind.lower() not in PLUGINS:
         raise Failure("SR_UNKNOWN_DRIVER", kind)
     if ("SR", uuid) in caller.db.by_uuid:

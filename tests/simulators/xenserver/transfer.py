@@ -50,9 +50,25 @@ def _footer(size: int, kind: int, stamp: int, identity: bytes) -> bytes:
     sectors = size // 512
     cylinders = min(65535, max(1, sectors // (16 * 255)))
     footer = struct.pack(
-        ">8sIIQI4sI4sQQHBBI I16sB427x".replace(" ", ""), b"conectix", 2, 0x00010000, 512 if kind == 3 else (1 << 64) - 1,
-        stamp, b"xs  ", 0x00010000, b"Xen\0", size, size, cylinders, 16, 255, kind, 0, identity, 0,
-    )  # fmt: skip
+        ">8sIIQI4sI4sQQHBBI I16sB427x".replace(" ", ""),
+        b"conectix",
+        2,
+        0x00010000,
+        512 if kind == 3 else (1 << 64) - 1,
+        stamp,
+        b"xs  ",
+        0x00010000,
+        b"Xen\0",
+        size,
+        size,
+        cylinders,
+        16,
+        255,
+        kind,
+        0,
+        identity,
+        0,
+    )
     return footer[:64] + struct.pack(">I", ~sum(footer) & 0xFFFFFFFF) + footer[68:]
 
 
@@ -66,7 +82,9 @@ def export_vhd(engine: Engine, uuid: str) -> tuple[int, Iterator[bytes]]:
     count = -(-node.virtual_bytes // VHD_BLOCK)
     table = -(-count * 4 // 512) * 512
     footer = _footer(node.virtual_bytes, 3, int(time.time()) - 946684800, uuids.UUID(uuid).bytes)
-    header = struct.pack(">8sQQIII", b"cxsparse", (1 << 64) - 1, 1536, 0x00010000, count, VHD_BLOCK) + bytes(4 + 984)
+    header = struct.pack(">8sQQIII", b"cxsparse", (1 << 64) - 1, 1536, 0x00010000, count, VHD_BLOCK) + bytes(
+        4 + 984
+    )
     header = header[:36] + struct.pack(">I", ~sum(header) & 0xFFFFFFFF) + header[40:]
     start = (1536 + table) // 512
     sectors = {block: start + index * (1 + VHD_BLOCK // 512) for index, block in enumerate(present)}

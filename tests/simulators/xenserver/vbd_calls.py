@@ -57,10 +57,17 @@ def create(caller: Caller, record: dict[str, Any]) -> str:
         if str(record["mode"]).upper() == "RW" and caller.db.row("VDI", vdi)["read_only"]:
             raise Failure("VDI_READONLY", vdi)
         made: str = caller.db.add(
-            "VBD", VM=vm, VDI=vdi, userdevice=device, mode=str(record["mode"]).upper(), type="Disk",
-            bootable=bool(record.get("bootable")), empty=False, other_config=record.get("other_config", {}),
+            "VBD",
+            VM=vm,
+            VDI=vdi,
+            userdevice=device,
+            mode=str(record["mode"]).upper(),
+            type="Disk",
+            bootable=bool(record.get("bootable")),
+            empty=False,
+            other_config=record.get("other_config", {}),
             unpluggable=True,
-        )  # fmt: skip
+        )
         return made
 
 
@@ -81,9 +88,13 @@ def _attach(caller: Caller, vbd: str) -> None:
         disk = caller.db.row("VDI", row["VDI"])
         caller.pool.engine(disk["SR"])
         others = [caller.db.row("VBD", one) for one in disk["VBDs"] if one != vbd]
-        if not disk["sharable"] and any(one["currently_attached"] and "RW" in {one["mode"], row["mode"]} for one in others):
+        if not disk["sharable"] and any(
+            one["currently_attached"] and "RW" in {one["mode"], row["mode"]} for one in others
+        ):
             raise Failure("VDI_IN_USE", row["VDI"])
-        caller.db.set("VBD", vbd, currently_attached=True, device="xvd" + "abcdefghijklmnop"[int(row["userdevice"])])
+        caller.db.set(
+            "VBD", vbd, currently_attached=True, device="xvd" + "abcdefghijklmnop"[int(row["userdevice"])]
+        )
         caller.db.touch("VDI", row["VDI"])
 
 

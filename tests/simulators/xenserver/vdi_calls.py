@@ -41,10 +41,20 @@ def create(caller: Caller, record: dict[str, Any]) -> str:
         node = engine.create(int(record["virtual_size"]), record.get("sm_config", {}))
         values = {
             key: record[key]
-            for key in ("name_label", "name_description", "sharable", "read_only", "other_config", "tags", "sm_config")
+            for key in (
+                "name_label",
+                "name_description",
+                "sharable",
+                "read_only",
+                "other_config",
+                "tags",
+                "sm_config",
+            )
             if key in record
         }
-        return pool.sync(sr, node, type=str(record["type"]).lower(), snapshot_of=NULL, is_a_snapshot=False, **values)
+        return pool.sync(
+            sr, node, type=str(record["type"]).lower(), snapshot_of=NULL, is_a_snapshot=False, **values
+        )
 
 
 @call("VDI.destroy")
@@ -78,7 +88,11 @@ def snapshot(caller: Caller, vdi: str, _driver_params: dict[str, str] | None = N
             raise Failure("VDI_IS_SHARABLE", vdi)
         with pool.working("VDI", vdi, "snapshot", caller.task):
             node = engine.snapshot(row["uuid"])
-            inherited = _inherit(caller, row) | {"is_a_snapshot": True, "snapshot_of": vdi, "snapshot_time": now()}
+            inherited = _inherit(caller, row) | {
+                "is_a_snapshot": True,
+                "snapshot_of": vdi,
+                "snapshot_time": now(),
+            }
             return pool.sync(row["SR"], node, **inherited)
 
 
@@ -99,7 +113,11 @@ def copy(caller: Caller, vdi: str, sr: str = NULL, _base: str = NULL, into: str 
     row = _need(caller, vdi, "copy")
     source = pool.engine(row["SR"])
     if into == NULL:
-        record = {"SR": sr if sr != NULL else row["SR"], "virtual_size": row["virtual_size"], "type": row["type"]}
+        record = {
+            "SR": sr if sr != NULL else row["SR"],
+            "virtual_size": row["virtual_size"],
+            "type": row["type"],
+        }
         into = create(caller, record | _inherit(caller, row))
     target = caller.db.row("VDI", into)
     if target["virtual_size"] < row["virtual_size"]:
@@ -160,10 +178,20 @@ def pool_migrate(caller: Caller, vdi: str, sr: str, _options: dict[str, str]) ->
 
 @call("VDI.introduce")
 def introduce(
-    caller: Caller, uuid: str, label: str, description: str, sr: str, kind: str, _sharable: bool, _read_only: bool,
-    other_config: dict[str, str], _location: str, _xenstore: dict[str, str], _sm_config: dict[str, str],
+    caller: Caller,
+    uuid: str,
+    label: str,
+    description: str,
+    sr: str,
+    kind: str,
+    _sharable: bool,
+    _read_only: bool,
+    other_config: dict[str, str],
+    _location: str,
+    _xenstore: dict[str, str],
+    _sm_config: dict[str, str],
     *_more: Any,
-) -> str:  # fmt: skip
+) -> str:
     engine = caller.pool.engine(sr)
     node = engine.node(uuid)
     if isinstance(engine, LunEngine):

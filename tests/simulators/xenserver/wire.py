@@ -34,7 +34,7 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, xmlrpc.client.DateTime) else value
 
 
-def to_xml(value: Any) -> str:
+def to_xml(value: Any) -> str:  # noqa: PLR0911 - one a type
     """Return one `<value>`."""
     match value:
         case None | "":
@@ -47,7 +47,8 @@ def to_xml(value: Any) -> str:
             return f"<value><dateTime.iso8601>{value}</dateTime.iso8601></value>"
         case dict():
             members = "".join(
-                f"<member><name>{escape(str(key))}</name>{to_xml(item)}</member>" for key, item in value.items()
+                f"<member><name>{escape(str(key))}</name>{to_xml(item)}</member>"
+                for key, item in value.items()
             )
             return f"<value><struct>{members}</struct></value>"
         case list() | tuple() | set():
