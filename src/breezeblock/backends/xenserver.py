@@ -296,7 +296,7 @@ class XenServerBackend:
             return _placement(self._shop.copy(origin, sr_ref, volume.id, size, attempt, wipe=not kind.zeroed))
         if sr_ref != origin.vdi.SR or not kind.clones or "VDI_CLONE" not in view.features(sr):
             raise UnsupportedError(
-                f"SR {sr.name_label} of type {sr.type} cannot clone disk {origin.vdi.uuid} without copying it.",
+                f"SR {sr.name_label} of type {sr.type} cannot clone {origin.vdi.uuid} without copying it.",
                 remedy="Ask for a full copy: clone = copy in the volume type or the pool.",
             )
         allow_snapshot(view, origin, kind)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from breezeblock import __version__
-from breezeblock.cli import operations, pools, server, snapshots, types, users, volumes
+from breezeblock.cli import operations, pools, server, snapshots, types, users, volumes, xenserver
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,7 +15,7 @@ app = typer.Typer(
     "6 doctor's findings, 7 still running.",
 )
 server.register(app)
-for group in (volumes, snapshots, types, pools, operations, users):
+for group in (volumes, snapshots, types, pools, operations, users, xenserver):
     app.add_typer(group.app)
 
 

@@ -45,6 +45,7 @@ class Sr(Record, frozen=True, kw_only=True):
     """A storage repository. Sizes are bytes, -1 while unknown."""
 
     name_label: str = ""
+    name_description: str = ""
     type: str
     content_type: str = ""
     shared: bool = False
