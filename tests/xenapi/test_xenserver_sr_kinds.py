@@ -77,7 +77,9 @@ def test_a_volume_lives_on(kind: str, simulator: Simulator, tmp_path: Path) -> N
         assert "array-secret" not in str(config), "a secret stands in device_config"
         assert all(f"{key}_secret" in config for key in SECRETS.get(kind, ()))
         assert admin.ask("PBD.get_currently_attached", pbd)
-    assert not [s for s in admin.ask("secret.get_all_records").values() if s["other_config"]], "our secrets stay"
+    assert not [s for s in admin.ask("secret.get_all_records").values() if s["other_config"]], (
+        "our secrets stay"
+    )
 
     backend = open_backend("xen", read_config(given, "test"), tmp_path)
     backend.start()
@@ -128,7 +130,9 @@ def test_a_volume_lives_on(kind: str, simulator: Simulator, tmp_path: Path) -> N
 
 def test_a_full_copy_is_made_only_when_asked_for(simulator: Simulator, tmp_path: Path) -> None:
     Admin(simulator).make_sr("iscsi", "copies")
-    backend = open_backend("xen", read_config(section(simulator, tmp_path, "iscsi", "copies"), "test"), tmp_path)
+    backend = open_backend(
+        "xen", read_config(section(simulator, tmp_path, "iscsi", "copies"), "test"), tmp_path
+    )
     backend.start()
     volume = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
     simulator.write(backend.create(volume, attempt()).locator, 0, pattern("copied"))
@@ -176,10 +180,14 @@ def test_a_chain_at_its_limit_is_refused_before_the_call(simulator: Simulator, t
     backend.stop()
 
 
-def test_a_thick_snapshot_without_room_is_refused_before_the_call(simulator: Simulator, tmp_path: Path) -> None:
+def test_a_thick_snapshot_without_room_is_refused_before_the_call(
+    simulator: Simulator, tmp_path: Path
+) -> None:
     uuid = Admin(simulator).make_sr("lvmohba", "thick")
     simulator.do("capacity", sr=uuid, count=12 * MIB)
-    backend = open_backend("xen", read_config(section(simulator, tmp_path, "lvmohba", "thick"), "test"), tmp_path)
+    backend = open_backend(
+        "xen", read_config(section(simulator, tmp_path, "lvmohba", "thick"), "test"), tmp_path
+    )
     backend.start()
     volume = Volume(id=str(uuid4()), virtual_bytes=8 * MIB, pool="gold")
     backend.create(volume, attempt())
