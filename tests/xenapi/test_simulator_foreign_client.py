@@ -56,9 +56,18 @@ def test_the_life_of_a_disk(api: Any, simulator: Simulator) -> None:
     assert len({pbd["device_config"]["chappassword_secret"] for pbd in pbds}) == 2
 
     record = {
-        "name_label": "disk", "name_description": "", "SR": sr, "virtual_size": str(5 * MIB + 1), "type": "user",
-        "sharable": False, "read_only": False, "other_config": {"a": "b"}, "xenstore_data": {}, "sm_config": {}, "tags": [],
-    }  # fmt: skip
+        "name_label": "disk",
+        "name_description": "",
+        "SR": sr,
+        "virtual_size": str(5 * MIB + 1),
+        "type": "user",
+        "sharable": False,
+        "read_only": False,
+        "other_config": {"a": "b"},
+        "xenstore_data": {},
+        "sm_config": {},
+        "tags": [],
+    }
     vdi = api.VDI.create(record)
     assert api.VDI.get_virtual_size(vdi) == str(6 * MIB)
     assert api.VDI.get_record(vdi)["other_config"] == {"a": "b"}
@@ -84,10 +93,21 @@ def test_the_life_of_a_disk(api: Any, simulator: Simulator) -> None:
     assert batch["valid_ref_counts"]["vdi"] == len(api.VDI.get_all())
 
     vm = api.VM.create({"name_label": "guest"})
-    vbd = api.VBD.create({
-        "VM": vm, "VDI": vdi, "userdevice": "autodetect", "bootable": False, "mode": "RW", "type": "Disk",
-        "unpluggable": True, "empty": False, "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {},
-    })  # fmt: skip
+    vbd = api.VBD.create(
+        {
+            "VM": vm,
+            "VDI": vdi,
+            "userdevice": "autodetect",
+            "bootable": False,
+            "mode": "RW",
+            "type": "Disk",
+            "unpluggable": True,
+            "empty": False,
+            "other_config": {},
+            "qos_algorithm_type": "",
+            "qos_algorithm_params": {},
+        }
+    )
     fails("VM_BAD_POWER_STATE", api.VBD.plug, vbd)
     api.VM.start(vm, False, False)
     assert api.VBD.get_currently_attached(vbd)
