@@ -57,16 +57,12 @@ def test_the_life_of_a_disk(api: Any, simulator: Simulator) -> None:
 
     record = {
         "name_label": "disk",
-        "name_description": "",
         "SR": sr,
         "virtual_size": str(5 * MIB + 1),
         "type": "user",
         "sharable": False,
         "read_only": False,
         "other_config": {"a": "b"},
-        "xenstore_data": {},
-        "sm_config": {},
-        "tags": [],
     }
     vdi = api.VDI.create(record)
     assert api.VDI.get_virtual_size(vdi) == str(6 * MIB)

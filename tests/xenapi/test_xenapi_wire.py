@@ -50,19 +50,8 @@ def session(simulator: Simulator, *urls: str, user: str = "root", **values: Any)
 
 
 def disk(session: Session, sr: str, size: int = 4 * MIB) -> str:
-    record = {
-        "name_label": "d",
-        "name_description": "",
-        "SR": sr,
-        "virtual_size": size,
-        "type": "user",
-        "sharable": False,
-        "read_only": False,
-        "other_config": {},
-        "xenstore_data": {},
-        "sm_config": {},
-        "tags": [],
-    }
+    record: dict[str, Any] = {"name_label": "d", "SR": sr, "virtual_size": size, "type": "user"}
+    record |= {"sharable": False, "read_only": False, "other_config": {}}
     return tasks.run(session, "VDI.create", record)
 
 

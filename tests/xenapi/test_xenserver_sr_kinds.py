@@ -50,7 +50,7 @@ def section(simulator: Simulator, folder: Path, kind: str, label: str, **pool: A
 def toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f'"{key}" = {toml(item)}' for key, item in value.items()) + "}"
-    return "'" + value + "'"
+    return f"'{value}'"
 
 
 def configured(folder: Path, given: dict[str, Any]) -> str:
@@ -154,7 +154,7 @@ def test_a_chain_at_its_limit_is_refused_before_the_call(simulator: Simulator, t
     backend.start()
     volume = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
     placed = backend.create(volume, attempt())
-    taken = []
+    taken: list[Snapshot] = []
 
     def take() -> None:
         simulator.write(placed.locator, 0, pattern(str(len(taken))))
@@ -180,9 +180,7 @@ def test_a_chain_at_its_limit_is_refused_before_the_call(simulator: Simulator, t
     backend.stop()
 
 
-def test_a_thick_snapshot_without_room_is_refused_before_the_call(
-    simulator: Simulator, tmp_path: Path
-) -> None:
+def test_a_thick_snapshot_without_room_is_refused(simulator: Simulator, tmp_path: Path) -> None:
     uuid = Admin(simulator).make_sr("lvmohba", "thick")
     simulator.do("capacity", sr=uuid, count=12 * MIB)
     backend = open_backend(
