@@ -86,7 +86,7 @@ def test_the_life_of_a_disk(api: Any, simulator: Simulator) -> None:
     batch = events(api)(["vdi"], token, 1.0)
     operations = {(event["ref"], event["operation"]) for event in batch["events"]}
     assert (snapshot, "add") in operations
-    assert batch["valid_ref_counts"]["vdi"] == len(api.VDI.get_all())
+    assert int(batch["valid_ref_counts"]["vdi"]) == len(api.VDI.get_all())
 
     vm = api.VM.create({"name_label": "guest"})
     vbd = api.VBD.create(

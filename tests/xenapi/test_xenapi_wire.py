@@ -14,10 +14,11 @@ from breezeblock.errors import (
     BreezeblockError,
     CancelledOperationError,
     ConflictError,
+    CorruptError,
     NoSpaceError,
     UnavailableError,
 )
-from breezeblock.xenapi import tasks, transfer
+from breezeblock.xenapi import changes, tasks, transfer
 from breezeblock.xenapi.failures import (
     XenApiError,
     XenForbiddenError,
@@ -315,3 +316,26 @@ def test_a_transfer_follows_the_sr_to_another_host(shared: Simulator) -> None:
     data = b"far away" * (4 * MIB // 8)
     transfer.put(client, ref, "raw", [data], len(data))
     assert b"".join(transfer.export(client, ref, "raw")) == data
+
+
+def test_changed_blocks_name_exactly_what_was_written(shared: Simulator) -> None:
+    sr, _uuid = make_sr(shared)
+    client = session(shared)
+    ref = disk(client, sr)
+    uuid = client.call("VDI.get_record", ref)["uuid"]
+    client.call("VDI.enable_cbt", ref)
+    older = tasks.run(client, "VDI.snapshot", ref, {})
+    for offset in (0, 70_000, 2 * MIB, 4 * MIB - 10):
+        shared.write(uuid, offset, b"0123456789")
+    newer = tasks.run(client, "VDI.snapshot", ref, {})
+    tracked = client.call("VDI.get_record", older)
+    assert tracked["is_a_snapshot"]
+    Admin(shared).ask("VDI.enable_cbt", older)
+    found = list(changes.changed(client, older, newer, 4 * MIB))
+    assert found == [(0, 131_072), (2 * MIB, 65_536), (4 * MIB - 65_536, 65_536)]
+
+
+@pytest.mark.parametrize("text", ["not base64!", "", "gA=="])
+def test_a_short_list_of_changes_is_refused(text: str) -> None:
+    with pytest.raises(CorruptError):
+        list(changes.parse(text, 4 * MIB))

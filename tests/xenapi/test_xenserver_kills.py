@@ -20,7 +20,7 @@ def simulator() -> Iterator[Simulator]:
 
 
 UNIT = 64 << 10
-STRIDES = {"nfs": 4, "lvmoiscsi": 25, "netapp": 25, "iscsi": 4}
+STRIDES = {"nfs": 2, "lvmoiscsi": 12, "netapp": 12, "iscsi": 2}
 """The verbs run the same lines over every engine with snapshots: stride 1 is a matter of minutes."""
 
 

@@ -10,7 +10,12 @@ from contextlib import contextmanager, suppress
 from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
-from breezeblock.errors import BreezeblockError, CancelledOperationError, UnavailableError
+from breezeblock.errors import (
+    BreezeblockError,
+    CancelledOperationError,
+    InvalidInputError,
+    UnavailableError,
+)
 from breezeblock.xenapi import tasks
 from breezeblock.xenapi.session import Session
 from breezeblock.xenapi.wire import Wire
@@ -63,12 +68,12 @@ def put(
             connection.putrequest("PUT", path)
             connection.putheader("Content-Length", str(length))
             connection.endheaders()
-            broken = _send(connection, data, cancelled)
+            broken = _send(connection, data, length, cancelled)
             if broken is None:
                 _finish(connection)
         finally:
             connection.close()
-        if isinstance(broken, CancelledOperationError):
+        if isinstance(broken, BreezeblockError):
             raise broken
         tasks.outcome(tasks.wait(session, task), "import")
         if broken:
@@ -82,16 +87,20 @@ def zeros(length: int) -> Iterator[bytes]:
 
 
 def _send(
-    connection: http.client.HTTPConnection, data: Iterable[bytes], cancelled: Callable[[], bool]
+    connection: http.client.HTTPConnection, data: Iterable[bytes], length: int, cancelled: Callable[[], bool]
 ) -> Exception | None:
+    sent = 0
     try:
         for part in data:
+            sent += len(part)
+            if sent > length:
+                break
             if cancelled():
                 return CancelledOperationError("Stopped an import.")
             connection.send(part)
     except OSError as error:
         return error  # the host hung up: the task says why
-    return None
+    return None if sent == length else InvalidInputError(f"{sent} bytes came where {length} were announced.")
 
 
 def _finish(connection: http.client.HTTPConnection) -> None:

@@ -112,6 +112,21 @@ def capacity(pool: Pool, sr: str, count: int) -> None:
     pool.engines[sr].capacity = count
 
 
+def fill(pool: Pool, sr: str, marks: list[dict[str, str]], size: int) -> list[str]:
+    """Make many disks at once, one for each other_config; return their uuids."""
+    ref = pool.db.find("SR", sr)
+    engine = pool.engine(ref)
+    uuids = []
+    for other_config in marks:
+        node = engine.create(size, {})
+        own = {key: node.uuid if value == "UUID" else value for key, value in other_config.items()}
+        values = {"managed": True, "name_label": "filled", "virtual_size": size, "type": "user"}
+        pool.db.add("VDI", uuid=node.uuid, SR=ref, location=node.uuid, other_config=own, **values)
+        uuids.append(node.uuid)
+    pool.sync(ref)
+    return uuids
+
+
 ACTIONS = {
     action.__name__: action
     for action in (
@@ -127,6 +142,7 @@ ACTIONS = {
         expire,
         calls,
         depth,
+        fill,
         capacity,
     )
 }
