@@ -44,7 +44,7 @@ def main() -> None:
 
         print(f"{count} volumes on one SR")
         backend = storage.open()
-        measure("start", lambda: storage.open())
+        measure("start", storage.open)
         measure("stats", backend.stats)
         measure("inventory", lambda: list(backend.inventory()))
         measure("sweep", lambda: backend.sweep(frozenset()))

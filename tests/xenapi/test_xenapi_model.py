@@ -63,6 +63,13 @@ if VARIABLE in os.environ:
         "task": records.Task,
     }
 
+    def test_volumes_need_no_more_than_the_role_the_page_names() -> None:
+        for name in METHODS:
+            cls, _, verb = name.partition(".")
+            message = next(item for item in MODEL[cls]["messages"] if item["name"] == verb)
+            least = "pool-operator" if cls in {"SR", "PBD", "secret"} else "vm-admin"
+            assert least in message["roles"], name
+
     @pytest.mark.parametrize("cls", READ)
     def test_fields_that_are_read_exist(cls: str) -> None:
         published = {field["name"] for field in MODEL[cls]["fields"]}

@@ -287,3 +287,71 @@ def test_a_password_never_travels_without_tls(tmp_path: Path, simulator: Simulat
     given = section(simulator, tmp_path, "nfs", "x") | {"url": "http://xen.example.org"}
     with pytest.raises(ConfigError, match="TLS"):
         read_config(given, "test")
+
+
+def test_a_disk_goes_into_a_file_and_back(simulator: Simulator, tmp_path: Path) -> None:
+    Admin(simulator).make_sr("nfs", "files")
+    given = section(simulator, tmp_path, "nfs", "files")
+    path = configured(tmp_path, given)
+    backend = open_backend("xen", read_config(given, "test"), tmp_path)
+    backend.start()
+    one, two = (Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold") for _ in range(2))
+    first, second = backend.create(one, attempt()).locator, backend.create(two, attempt()).locator
+    simulator.write(first, 3 * MIB, pattern("exported"))
+    for form in ("raw", "vhd"):
+        file = tmp_path / f"disk.{form}"
+        simulator.do("fault", method="exporting", code="VDI_IO_ERROR", params=["broken"])
+        arguments = ["xenserver", "export", "xen", first, str(file), "--format", form, "--config", path]
+        assert run(arguments) != 0
+        assert [one.name for one in tmp_path.iterdir() if "disk" in one.name and form in one.name] == []
+        assert run(arguments) == 0
+        assert run(arguments) == 4, "a file that exists is not overwritten"
+        simulator.write(second, 0, pattern(form))
+        taking = [
+            "xenserver",
+            "import",
+            "xen",
+            second,
+            str(file),
+            "--format",
+            form,
+            "--yes",
+            "--config",
+            path,
+        ]
+        assert run(taking) == 0
+        assert simulator.read(second, 4096, 3 * MIB) == pattern("exported")
+    for volume in (one, two):
+        backend.delete(volume, attempt())
+    backend.stop()
+
+
+def test_a_volume_in_a_vm_grows_where_the_driver_can(tmp_path: Path) -> None:
+    for feature in ("", "VDI_RESIZE_ONLINE"):
+        with simulated("--features", feature) as simulator:
+            admin = Admin(simulator)
+            admin.make_sr("nfs", "online")
+            config = read_config(section(simulator, tmp_path, "nfs", "online"), "test")
+            backend = open_backend("xen", config, tmp_path)
+            backend.start()
+            volume = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
+            placed = backend.create(volume, attempt())
+            vm = admin.ask("VM.create", {"name_label": "guest"})
+            disk = admin.ask("VDI.get_by_uuid", placed.locator)
+            record = {
+                "VM": vm,
+                "VDI": disk,
+                "userdevice": "0",
+                "mode": "RW",
+                "type": "Disk",
+                "bootable": False,
+            }
+            admin.ask("VBD.create", record)
+            admin.ask("VM.start", vm, False, False)
+            if feature:
+                backend.extend(volume, 8 * MIB, attempt())
+                assert admin.ask("VDI.get_virtual_size", disk) == str(8 * MIB)
+            else:
+                with pytest.raises(ConflictError, match="attached"):
+                    backend.extend(volume, 8 * MIB, attempt())
+            backend.stop()

@@ -29,12 +29,13 @@ from breezeblock.backends.xenserver_config import XenServerConfig, account
 from breezeblock.backends.xenserver_pools import Pools
 from breezeblock.backends.xenserver_tags import (
     Disk,
+    current,
     disks,
     leftovers,
     of_volume,
     snapshots_of,
 )
-from breezeblock.backends.xenserver_work import Workshop, allow, allow_snapshot, depth
+from breezeblock.backends.xenserver_work import Workshop, allow, allow_snapshot, depth, unmerged
 from breezeblock.errors import (
     BreezeblockError,
     InvalidInputError,
@@ -178,10 +179,10 @@ class XenServerBackend:
             self._shop.derive("VDI.clone", old, volume.id, disk.vdi.virtual_size, attempt, **marks)
         self._shop.unmark(volume.id)
         view = self._shop.settle(lambda now: of_volume(now, volume.id))
-        current, *before = of_volume(view, volume.id)
+        newest, *before = of_volume(view, volume.id)
         for one in before:
             self._shop.destroy(one)
-        return _placement(current.vdi)
+        return _placement(newest.vdi)
 
     def clone(self, source: Volume, volume: Volume, attempt: Attempt) -> Placement:
         """Clone the disk, or copy it in full where that was asked for."""
@@ -226,11 +227,11 @@ class XenServerBackend:
         """Compare the disks with what the catalog believes."""
         view = self._shop.mirror.look()
         try:
-            current = self._disk(view, volume)
+            disk = self._disk(view, volume)
         except NotFoundError as error:
             return [Finding(subject=volume.id, problem=error.message, remedy=error.remedy)]
         held = snapshots_of(view, volume.id)
-        found = _examine(volume.id, current.vdi, volume.virtual_bytes)
+        found = _examine(volume.id, disk.vdi, volume.virtual_bytes)
         for item in snapshots:
             if item.id in held:
                 found += _examine(item.id, held[item.id].vdi, item.virtual_bytes)
@@ -242,9 +243,12 @@ class XenServerBackend:
                     subject=extra, problem="A snapshot that the catalog does not know.", remedy="Delete it."
                 )
             )
-        deep = depth(view, current.vdi)
+        deep = depth(view, disk.vdi)
         if deep >= DEEP:
-            text = f"Its chain is {deep} deep; {srkinds.CHAIN_LIMIT} is the limit."
+            debt = unmerged(view, disk.vdi)
+            text = (
+                f"Its chain is {deep} deep, {debt} of them to be merged; {srkinds.CHAIN_LIMIT} is the limit."
+            )
             remedy = "Delete snapshots, and see that the SR coalesces."
             found.append(Finding(subject=volume.id, problem=text, remedy=remedy, severity="warning"))
         return found
@@ -252,23 +256,24 @@ class XenServerBackend:
     def inventory(self) -> Iterator[Found]:
         """Yield every disk of our SRs: ours, base copies, and strangers'."""
         view = self._shop.mirror.look()
-        srs = self._pools.all_refs(view)
+        srs, now = self._pools.all_refs(view), current(view)
         for ref, vdi in view.vdis.items():
             if vdi.SR in srs:
-                yield _found(view, srs[vdi.SR], Disk(ref, vdi))
+                yield _found(now, srs[vdi.SR], Disk(ref, vdi))
 
     def sweep(self, live_operations: frozenset[str]) -> list[str]:
         """Remove unpublished and former disks of operations that are over; drop stale marks."""
         view = self._shop.mirror.look()
-        ours = self._pools.all_refs(view)
+        ours, now = self._pools.all_refs(view), current(view)
         swept = []
         for disk in [disk for disk in disks(view) if disk.vdi.SR in ours]:
             if disk.published:
                 for target, operation in disk.making.items():
                     if operation not in live_operations and not leftovers(view, target):
                         self._shop.unmark(target)
-                former = not disk.snapshot and disk.ref != of_volume(view, disk.volume)[0].ref
-                over = former and of_volume(view, disk.volume)[0].operation not in live_operations
+                newest = now.get(disk.volume, disk)
+                former = not disk.snapshot and disk.ref != newest.ref
+                over = former and newest.operation not in live_operations
             else:
                 over = bool(disk.abandoned) and not live_operations & set(disk.abandoned.values())
             if over:
@@ -375,15 +380,15 @@ def _examine(subject: str, vdi: Vdi, virtual_bytes: int) -> list[Finding]:
     return []
 
 
-def _found(view: View, pool: str, disk: Disk) -> Found:
+def _found(now: Mapping[str, Disk], pool: str, disk: Disk) -> Found:
     kind: Literal["volume", "snapshot", "metadata", "temporary", "foreign"] = "foreign"
     volume: str | None = None
     if not disk.vdi.managed:
         kind = "metadata"
     elif disk.published:
         volume = disk.volume
-        current = disk.snapshot or of_volume(view, disk.volume)[0].ref == disk.ref
-        kind = "snapshot" if disk.snapshot else "volume" if current else "temporary"
+        newest = disk.snapshot or now[disk.volume].ref == disk.ref
+        kind = "snapshot" if disk.snapshot else "volume" if newest else "temporary"
     elif disk.abandoned:
         kind = "temporary"
         volume = disk.volume if disk.draft else None

@@ -83,6 +83,17 @@ def of_volume(view: View, volume_id: str) -> list[Disk]:
     return sorted(found, key=lambda disk: -disk.generation)
 
 
+def current(view: View) -> dict[str, Disk]:
+    """Return the current disk of every volume by id."""
+    found: dict[str, Disk] = {}
+    for disk in disks(view):
+        if disk.published and not disk.snapshot:
+            held = found.get(disk.volume)
+            if held is None or held.generation < disk.generation:
+                found[disk.volume] = disk
+    return found
+
+
 def snapshots_of(view: View, volume_id: str) -> dict[str, Disk]:
     """Return the published snapshots of a volume by id."""
     return {d.snapshot: d for d in disks(view) if d.published and d.snapshot and d.volume == volume_id}

@@ -194,6 +194,12 @@ def depth(view: View, vdi: Vdi) -> int:
     return sum(1 for _one in view.chain(vdi))
 
 
+def unmerged(view: View, vdi: Vdi) -> int:
+    """Return how many base copies under a disk have one child only: the collector will merge them."""
+    parents = [one.sm_config.get("vhd-parent", "") for one in view.vdis.values()]
+    return sum(not one.managed and parents.count(one.uuid) == 1 for one in view.chain(vdi))
+
+
 def room(sr: Sr) -> int | None:
     """Return an SR's free bytes; None while nobody knows."""
     if sr.physical_size < 0 or sr.physical_utilisation < 0:

@@ -1,7 +1,10 @@
 """`breezeblock xenserver …`: SRs of the XenServer pools in the configuration, and disks in VMs."""
 
+import enum
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +20,15 @@ if TYPE_CHECKING:
 app = typer.Typer(name="xenserver", no_args_is_help=True, help="XenServer and XCP-ng: SRs, and disks in VMs.")
 sr_app = typer.Typer(name="sr", no_args_is_help=True, help="Storage repositories.")
 app.add_typer(sr_app)
+
+
+class Format(enum.StrEnum):
+    """How a disk stands in a file."""
+
+    RAW = "raw"
+    VHD = "vhd"
+    QCOW2 = "qcow2"
+
 
 Backend = Annotated[str, typer.Argument(metavar="BACKEND", help="The [backends.NAME] section.")]
 PoolName = Annotated[str, typer.Argument(metavar="POOL", help="The pool in that section.")]
@@ -103,6 +115,56 @@ def detach(backend: Backend, vdi: Vdi, vm: Vm, config: options.Config = None) ->
 
     with _session(backend, config) as (session, mirror, _settings):
         attaching.detach(session, mirror, vdi, vm)
+
+
+@app.command()
+def export(
+    backend: Backend,
+    vdi: Vdi,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; must not exist.", dir_okay=False)],
+    image_format: Annotated[Format, typer.Option("--format", help="Image format.")] = Format.VHD,
+    config: options.Config = None,
+) -> None:
+    """Write a disk into a file, which appears only when all of it is there."""
+    from breezeblock.errors import DuplicateError
+    from breezeblock.xenapi import transfer
+
+    if file.exists():
+        raise DuplicateError(f"{file} exists already.", remedy="Name another file, or remove it.")
+    part = file.with_name(f".tmp-{file.name}-{os.getpid()}")
+    with _session(backend, config) as (session, mirror, _settings):
+        try:
+            with part.open("xb") as out:
+                for data in transfer.export(session, _disk(mirror, vdi), image_format.value):
+                    out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            part.rename(file)
+        finally:
+            part.unlink(missing_ok=True)
+    directory = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@app.command("import")
+def import_(
+    backend: Backend,
+    vdi: Vdi,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The image.", exists=True, dir_okay=False)],
+    image_format: Annotated[Format, typer.Option("--format", help="Image format; never guessed.")],
+    yes: options.Yes = False,
+    config: options.Config = None,
+) -> None:
+    """Write an image file over a disk, which must be large enough. What it held is lost."""
+    from breezeblock.xenapi import transfer
+
+    options.confirm(f"Overwrite disk {vdi}?", yes=yes)
+    with _session(backend, config) as (session, mirror, _settings), file.open("rb") as image:
+        chunks = iter(lambda: image.read(transfer.CHUNK_BYTES), b"")
+        transfer.put(session, _disk(mirror, vdi), image_format.value, chunks, file.stat().st_size)
 
 
 @sr_app.command("list")
@@ -206,6 +268,15 @@ def destroy(
     options.confirm(f"Destroy the SR of {pool}?", yes=yes)
     with _session(backend, config) as (session, mirror, settings):
         srs.destroy(session, mirror, settings.pools[pool].sr)
+
+
+def _disk(mirror: "Mirror", uuid: str) -> str:
+    from breezeblock.errors import NotFoundError
+
+    found = mirror.look().find(uuid)
+    if found is None:
+        raise NotFoundError(f"There is no disk {uuid}.")
+    return found[0]
 
 
 @contextmanager
