@@ -237,20 +237,17 @@ class XenServerBackend:
                 found += _examine(item.id, held[item.id].vdi, item.virtual_bytes)
             else:
                 found.append(Finding(subject=item.id, problem="Its disk is missing.", remedy="Delete it."))
-        for extra in held.keys() - {item.id for item in snapshots}:
-            found.append(
-                Finding(
-                    subject=extra, problem="A snapshot that the catalog does not know.", remedy="Delete it."
-                )
-            )
+        unknown = held.keys() - {item.id for item in snapshots}
+        found += [Finding(subject=one, problem="Not in the catalog.", remedy="Delete it.") for one in unknown]
         deep = depth(view, disk.vdi)
         if deep >= DEEP:
-            debt = unmerged(view, disk.vdi)
-            text = (
-                f"Its chain is {deep} deep, {debt} of them to be merged; {srkinds.CHAIN_LIMIT} is the limit."
-            )
+            state = f"{deep} deep (of {srkinds.CHAIN_LIMIT}), {unmerged(view, disk.vdi)} to be merged"
             remedy = "Delete snapshots, and see that the SR coalesces."
-            found.append(Finding(subject=volume.id, problem=text, remedy=remedy, severity="warning"))
+            found.append(
+                Finding(
+                    subject=volume.id, problem=f"Its chain is {state}.", remedy=remedy, severity="warning"
+                )
+            )
         return found
 
     def inventory(self) -> Iterator[Found]:
