@@ -3,4 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "simulators"))
+for place in ("simulators", "service"):
+    sys.path.insert(0, str(Path(__file__).parent.parent / place))

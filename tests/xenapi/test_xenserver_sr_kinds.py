@@ -1,11 +1,13 @@
 """Each type of SR in the life of a volume: made from our configuration, used, and refused what it cannot."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from xen_storage import DEVICE_CONFIG, Admin
 from xenserver import Simulator, simulated
@@ -14,7 +16,7 @@ from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Snapshot, Volume
 from breezeblock.backends.registry import open_backend, read_config
 from breezeblock.cli import run
-from breezeblock.errors import ConfigError, ConflictError, NoSpaceError, UnsupportedError
+from breezeblock.errors import ConfigError, ConflictError, NoSpaceError, UnavailableError, UnsupportedError
 from breezeblock.xenapi import srkinds
 
 MIB = 1 << 20
@@ -355,3 +357,35 @@ def test_a_volume_in_a_vm_grows_where_the_driver_can(tmp_path: Path) -> None:
                 with pytest.raises(ConflictError, match="attached"):
                     backend.extend(volume, 8 * MIB, attempt())
             backend.stop()
+
+
+def test_a_volume_out_of_sight_is_not_taken_for_deleted(simulator: Simulator, tmp_path: Path) -> None:
+    admin = Admin(simulator)
+    uuid = admin.make_sr("nfs", "sight")
+    given = section(simulator, tmp_path, "nfs", "sight")
+    path = configured(tmp_path, given)
+    backend = open_backend("xen", read_config(given, "test"), tmp_path)
+    backend.start()
+    new = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
+    placed = backend.create(new, attempt())
+    volume = msgspec.structs.replace(new, locator=placed.locator)
+    (sr,) = admin.ask("SR.get_by_name_label", "sight")
+    for pbd in admin.ask("SR.get_PBDs", sr):
+        admin.ask("PBD.unplug", pbd)
+    with pytest.raises(UnavailableError, match="plug"):
+        backend.delete(volume, attempt())
+    (pool,) = backend.stats()
+    assert (pool.up, "plugged on no host" in pool.reason) == (False, True)
+    assert run(["xenserver", "sr", "forget", "xen", "gold", "--yes", "--config", path]) == 0
+    with pytest.raises(UnavailableError, match="no SRs"):
+        backend.delete(volume, attempt())
+    assert run(["xenserver", "sr", "introduce", "xen", "gold", uuid, "--config", path]) == 0
+    with pytest.raises(ConflictError, match="marks") as caught:
+        backend.delete(volume, attempt())
+    disk = admin.ask("VDI.get_by_uuid", placed.locator)
+    for setting in re.findall(r"other_config:(breezeblock:\w+)=(\S+?)(?: |$)", caught.value.remedy):
+        admin.ask("VDI.add_to_other_config", disk, *setting)
+    assert backend.check(volume, ()) == []
+    backend.delete(volume, attempt())
+    assert admin.ask("SR.get_VDIs", admin.ask("SR.get_by_uuid", uuid)) == []
+    backend.stop()

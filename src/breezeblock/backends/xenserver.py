@@ -121,6 +121,7 @@ class XenServerBackend:
     def delete(self, volume: Volume, attempt: Attempt) -> None:
         """Remove what is unfinished, then the snapshots, and the volume's own disk last."""
         view = self._shop.clear(volume.id)
+        self._pools.must_show(view, volume)
         self._shop.unmark(volume.id)
         mine = [*snapshots_of(view, volume.id).values(), *of_volume(view, volume.id)]
         for target in {target for disk in mine for target in disk.making}:

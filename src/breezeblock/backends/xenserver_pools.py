@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 from breezeblock.backends.contract import Pool, Volume
 from breezeblock.backends.xenserver_config import XenPool
+from breezeblock.backends.xenserver_tags import SELF, VOLUME
 from breezeblock.backends.xenserver_work import room
 from breezeblock.errors import (
     BreezeblockError,
     ConfigError,
+    ConflictError,
     InvalidInputError,
     NotFoundError,
     UnavailableError,
@@ -61,6 +63,24 @@ class Pools:
                 remedy="Plug it: breezeblock xenserver sr plug.",
             )
         return refs[0], sr
+
+    def must_show(self, view: View, volume: Volume) -> None:
+        """Refuse to take a volume for absent where it may only be out of sight.
+
+        Raises UnavailableError without its SR, ConflictError for a disk that lost its marks (an SR that was
+        forgotten and introduced again). A LUN may have another owner since, so there a uuid proves nothing.
+        """
+        kind = self.kind(volume.pool)
+        self.sr(view, volume.pool)
+        _ref, vdi = view.find(volume.locator) or ("", None)
+        if vdi is None or not vdi.managed or kind.layout == "luns":
+            return
+        if vdi.other_config.get(VOLUME) != volume.id:
+            marks = f"other_config:{VOLUME}={volume.id} and other_config:{SELF}={vdi.uuid}"
+            raise ConflictError(
+                f"Disk {vdi.uuid} is not marked as volume {volume.id}: the SR forgot its marks.",
+                remedy=f"Set {marks} on it.",
+            )
 
     def describe(self, view: View, pool: str) -> Pool:
         """Return the pool as it is in this view."""

@@ -67,7 +67,8 @@ class Disk:
         """Return for unpublished work whose it is: target to operation. Empty for anything else."""
         if self.draft:
             return {self.volume: self.draft}
-        return {} if self.published else self.making
+        # A disk in a machine is not our work: a VM's snapshot, taken by others just then, inherits the mark.
+        return {} if self.published or self.vdi.VBDs else self.making
 
 
 def disks(view: View) -> Iterator[Disk]:

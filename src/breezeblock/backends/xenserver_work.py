@@ -19,6 +19,7 @@ from breezeblock.errors import (
     CancelledOperationError,
     ConflictError,
     NoSpaceError,
+    UnavailableError,
     UnsupportedError,
 )
 from breezeblock.xenapi import srkinds, tasks, transfer
@@ -170,6 +171,8 @@ def allow(view: View, disk: Disk, operation: str) -> None:
     if vdi.VBDs and operation in {"resize", "destroy"}:
         raise ConflictError(f"{who} is attached: {operation} is not possible.", remedy="Detach it first.")
     sr = view.srs[vdi.SR]
+    if vdi.current_operations or not any(pbd.currently_attached for pbd in view.plugs(vdi.SR)):
+        raise UnavailableError(f"{who}: SR {sr.name_label} is busy or not plugged, {operation} must wait.")
     raise UnsupportedError(f"{who}: SR {sr.name_label} of type {sr.type} does not allow {operation} now.")
 
 
