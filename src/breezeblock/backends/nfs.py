@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.files import FileBackend, Format, Provisioning
+from breezeblock.backends.files import Cloning, FileBackend, Format, Provisioning
 from breezeblock.backends.local import AbsolutePath, FileMode
 from breezeblock.chains import Naming
 from breezeblock.errors import ConfigError
@@ -37,6 +37,8 @@ class NfsConfig(
     """How long a mounted share may take to say how much room it has before it counts as down."""
     format: Format = "raw"
     provisioning: Provisioning = "thin"
+    clone: Cloning = "linked"
+    """How volumes are made from others of the same pool, where their type does not say."""
     file_mode: FileMode = "0660"
 
     def __post_init__(self) -> None:
@@ -127,9 +129,8 @@ def open_nfs(name: str, config: NfsConfig, state_dir: Path) -> FileBackend:
         for share in _shares(name, config)
     }
     places = NfsPlaces(name, pools)
-    return FileBackend(
-        name, places, Naming(mode=int(config.file_mode, 8)), config.format, config.provisioning
-    )
+    naming = Naming(mode=int(config.file_mode, 8))
+    return FileBackend(name, places, naming, config.format, config.provisioning, config.clone)
 
 
 def _shares(name: str, config: NfsConfig) -> tuple[sharelist.Share, ...]:
