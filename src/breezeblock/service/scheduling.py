@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from breezeblock.backends.contract import Capabilities
 from breezeblock.catalog import pools
-from breezeblock.errors import InvalidInputError
+from breezeblock.errors import ConflictError, InvalidInputError
 from breezeblock.operations.job import OPTION_SCOPE
 from breezeblock.service.core import GIB
 
@@ -44,6 +44,27 @@ def options(extra_specs: Mapping[str, str]) -> dict[str, str]:
         for key, value in extra_specs.items()
         if key.startswith(OPTION_SCOPE)
     }
+
+
+def clone_options(
+    connection: sa.Connection, specs: Mapping[str, str], place: tuple[str, str], depth: int
+) -> dict[str, str]:
+    """Return the options of a volume that is made from another of `depth` layers (0: of none).
+
+    Where the pool allows no deeper chain, it is copied, unless its type says that it must not be.
+    """
+    wanted = options(specs)
+    pool = pools.get(connection, *place)
+    if not depth or pool is None or not pool.max_chain_depth or not capabilities(pool).linked_clones:
+        return wanted
+    if depth < pool.max_chain_depth:
+        return wanted
+    if wanted.get("clone") == "linked":
+        raise ConflictError(
+            f"Invalid volume: the source is read through {depth} layers, as many as its pool allows, and the "
+            "volume type asks for a linked clone. Delete snapshots of the source or flatten it first."
+        )
+    return {**wanted, "clone": "full"}
 
 
 def promised_limit(pool: sa.Row[Any]) -> int | None:
