@@ -114,6 +114,8 @@ class PoolPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Part of every pool that new volumes leave free."""
     max_over_subscription_ratio: Annotated[float, Meta(ge=1, le=1000)] = 20.0
     """How often a pool's bytes may be promised to thin volumes."""
+    used_ratio: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Of how much of a pool may be in use before it takes no more volumes, thin ones included."""
     max_chain_depth: Annotated[int, Meta(ge=0, le=4096)] = 32
     """Through how many images a volume may be read. A snapshot that would pass it waits for the chain to be
     shortened, or is refused where nothing can be; a clone that would pass it is copied. 0 = no limit."""

@@ -126,6 +126,7 @@ class Worker:
                         "reason": pool.reason,
                         "reserved_percentage": policy.reserved_percentage,
                         "max_over_subscription_ratio": policy.max_over_subscription_ratio,
+                        "used_ratio": policy.used_ratio,
                         "max_chain_depth": policy.max_chain_depth,
                         "capabilities": capabilities,
                     },

@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from breezeblock.catalog.clock import now
-from breezeblock.catalog.tables import kept_volumes, volumes
+from breezeblock.catalog.tables import kept_volumes, pools, snapshots, volumes
 
 Row = sa.Row[Any]
 
@@ -56,17 +56,50 @@ def one_kept(connection: sa.Connection, volume_id: str) -> Row | None:
     return connection.execute(sa.select(kept_volumes).where(kept_volumes.c.id == volume_id)).one_or_none()
 
 
-def all_kept(connection: sa.Connection) -> list[Row]:
-    """Return every deleted volume that others rest on."""
-    return list(connection.execute(sa.select(kept_volumes).order_by(kept_volumes.c.id)))
+class Member(msgspec.Struct, frozen=True):
+    """A volume of more than one layer or with children, or what is kept of one that is gone."""
+
+    id: str
+    name: str | None
+    backend: str
+    pool: str
+    project_id: str
+    parent_id: str | None
+    depth: int = 0
+    hidden_layers: int = 0
+    reclaimable_bytes: int = 0
+    max_chain_depth: int = 0
+    snapshots: int = 0
+    deleted: bool = False
 
 
-def members(connection: sa.Connection) -> list[Row]:
-    """Return the volumes with a chain of more than one layer, or with children, in a stable order."""
+def members(connection: sa.Connection, project_id: str | None = None) -> list[Member]:
+    """Return the members of all families, or of one project's, in the order of their ids."""
     child = volumes.alias()
     parents = sa.select(child.c.parent_id).where(child.c.parent_id.is_not(None))
-    chosen = sa.or_(volumes.c.depth > 1, volumes.c.id.in_(parents))
-    return list(connection.execute(sa.select(volumes).where(chosen).order_by(volumes.c.id)))
+    taken = sa.select(sa.func.count()).where(snapshots.c.volume_id == volumes.c.id).scalar_subquery()
+    same = sa.and_(pools.c.backend == volumes.c.backend, pools.c.name == volumes.c.pool)
+    living = (
+        sa.select(volumes, pools.c.max_chain_depth, taken.label("snapshots"))
+        .select_from(volumes.outerjoin(pools, same))
+        .where(sa.or_(volumes.c.depth > 1, volumes.c.id.in_(parents)))
+    )
+    gone = sa.select(kept_volumes)
+    if project_id is not None:
+        living = living.where(volumes.c.project_id == project_id)
+        gone = gone.where(kept_volumes.c.project_id == project_id)
+    found = [
+        Member(
+            *(row.id, row.name, row.backend, row.pool, row.project_id, row.parent_id, row.depth),
+            *(row.hidden_layers, row.reclaimable_bytes, row.max_chain_depth or 0, row.snapshots),
+        )
+        for row in connection.execute(living)
+    ]
+    found += [
+        Member(row.id, row.name, row.backend, row.pool, row.project_id, row.parent_id, deleted=True)
+        for row in connection.execute(gone)
+    ]
+    return sorted(found, key=lambda member: member.id)
 
 
 def of_pools(connection: sa.Connection) -> dict[tuple[str, str], Chains]:

@@ -74,6 +74,7 @@ pools = sa.Table(
     _text("reason", default=""),
     sa.Column("reserved_percentage", sa.Integer, nullable=False, server_default="0"),
     sa.Column("max_over_subscription_ratio", sa.Float, nullable=False, server_default="20.0"),
+    sa.Column("used_ratio", sa.Float, nullable=False, server_default="1.0"),
     sa.Column("max_chain_depth", sa.Integer, nullable=False, server_default="0"),  # 0 = no limit
     _text("capabilities"),  # JSON of backends.contract.Capabilities
     _text("updated_at"),

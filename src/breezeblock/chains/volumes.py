@@ -129,7 +129,8 @@ def _retire(
     top = info.deleted or info.active if info else naming.volume(volume_id)
     names, whole = users.images(directory, naming, volume_id, top)
     used = set(users.of(directory, naming, volume_id).values())
-    if not whole or not used <= set(names):
+    unreadable = info is None and files.exists(directory / naming.info(volume_id))
+    if unreadable or not whole or not used <= set(names):
         raise CorruptError(
             f"Volume {volume_id} is damaged and clones rest on it: what they need cannot be told.",
             remedy="`breezeblock doctor` says what is missing. Delete the clones first, or restore it.",

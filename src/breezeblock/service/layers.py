@@ -4,8 +4,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from breezeblock.catalog import families, rows, tables
+from breezeblock.catalog import families as catalog
+from breezeblock.catalog import rows, tables
 from breezeblock.catalog.clock import now, ordered_id
+from breezeblock.catalog.families import Member
 from breezeblock.catalog.states import transition
 from breezeblock.errors import ConflictError
 from breezeblock.service import queue
@@ -19,7 +21,7 @@ def flatten(service: Service, caller: Caller, volume_id: str) -> None:
     """Promise that a volume will share nothing with the one that it was made from."""
     with service.database.write() as connection:
         row = visible(connection, caller, volume_id)
-        if families.has_children(connection, volume_id):
+        if catalog.has_children(connection, volume_id):
             raise ConflictError(
                 f"Invalid volume: volumes that were cloned from volume {volume_id} rest on it; flatten or "
                 "delete those first."
@@ -35,9 +37,17 @@ def shorten(service: Service, caller: Caller, volume_id: str) -> None:
     service.wake()
 
 
+def families(service: Service, caller: Caller, *, all_projects: bool = False) -> list[Member]:
+    """Return the volumes that are read through several layers or share some, and what is kept of others."""
+    if all_projects:
+        caller.require_admin("volume:get_all_chains")
+    with service.database.read() as connection:
+        return catalog.members(connection, None if all_projects else caller.project_id)
+
+
 def shorten_due(connection: sa.Connection, budgets: dict[str, int], limit: int) -> int:
     """Queue the shortening of idle volumes; `budgets` = bytes a second for each back end, 0 = none."""
-    due = families.shortenable(connection, {name for name, budget in budgets.items() if budget}, limit)
+    due = catalog.shortenable(connection, {name for name, budget in budgets.items() if budget}, limit)
     for row in due:
         caller = Caller(project_id=row.project_id, user_id=row.user_id)
         _enqueue(connection, caller, row, "shorten", io_bytes_per_s=budgets[row.backend])

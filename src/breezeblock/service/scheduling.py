@@ -93,11 +93,20 @@ def refusal(pool: sa.Row[Any], virtual_bytes: int, extra_specs: Mapping[str, str
             f" (total {_gib(pool.total_bytes)}, reserved {pool.reserved_percentage} %,"
             f" over-subscription {pool.max_over_subscription_ratio:g})"
         )
-    if pool.free_bytes is not None and pool.total_bytes is not None:
-        reserved = pool.total_bytes * pool.reserved_percentage // 100
-        needed = virtual_bytes if not capabilities(pool).thin else 0
-        if pool.free_bytes - reserved <= needed:
-            return f"{_gib(pool.free_bytes)} are free, {_gib(reserved)} of them reserved"
+    return _full(pool, virtual_bytes)
+
+
+def _full(pool: sa.Row[Any], virtual_bytes: int) -> str:
+    """Say whether what is really free does not suffice; thin volumes need something, thick ones all."""
+    if pool.free_bytes is None or pool.total_bytes is None:
+        return ""
+    reserved = pool.total_bytes * pool.reserved_percentage // 100
+    needed = virtual_bytes if not capabilities(pool).thin else 0
+    if pool.free_bytes - reserved <= needed:
+        return f"{_gib(pool.free_bytes)} are free, {_gib(reserved)} of them reserved"
+    used = pool.total_bytes - pool.free_bytes
+    if used + needed > pool.total_bytes * pool.used_ratio:
+        return f"{_gib(used)} of {_gib(pool.total_bytes)} are in use, {pool.used_ratio:.0%} may be"
     return ""
 
 
@@ -157,8 +166,13 @@ def _matches(wanted: str, have: str) -> bool:
 
 
 def _room(pool: sa.Row[Any]) -> int:
+    """Say how much more could be promised: as the limit has it, and as what is really free allows."""
     limit = promised_limit(pool)
-    return (1 << 62) if limit is None else limit - pool.provisioned_bytes
+    if limit is None or pool.free_bytes is None:
+        return 1 << 62
+    reserved = pool.total_bytes * pool.reserved_percentage // 100
+    ratio = pool.max_over_subscription_ratio if capabilities(pool).thin else 1.0
+    return min(limit - int(pool.provisioned_bytes), int((pool.free_bytes - reserved) * ratio))
 
 
 def _gib(amount: int) -> str:

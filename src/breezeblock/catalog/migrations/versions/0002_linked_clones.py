@@ -25,6 +25,7 @@ def upgrade() -> None:
     with op.batch_alter_table("kept_volumes") as batch_op:
         batch_op.create_index(batch_op.f("ix_kept_volumes_parent_id"), ["parent_id"], unique=False)
     with op.batch_alter_table("pools") as batch_op:
+        batch_op.add_column(sa.Column("used_ratio", sa.Float(), server_default="1.0", nullable=False))
         batch_op.add_column(sa.Column("max_chain_depth", sa.Integer(), server_default="0", nullable=False))
     with op.batch_alter_table("volumes") as batch_op:
         batch_op.add_column(sa.Column("depth", sa.Integer(), server_default="0", nullable=False))
