@@ -123,10 +123,12 @@ def walk(
             raise CorruptError(f"Volume {volume_id}: {current} is its own ancestor.", remedy=DOCTOR)
         if len(layers) == MAX_DEPTH:
             raise CorruptError(f"Volume {volume_id}: more than {MAX_DEPTH} layers.", remedy=DOCTOR)
-        if layers and layers[-1].name == naming.volume(owner) and current == parent:
-            owner = naming.owner(current) or owner
-            above = read_info(directory, naming, owner)
-            parent = above.parent if above else None
+        if layers and layers[-1].name == naming.volume(owner):
+            if owner != volume_id:
+                described = read_info(directory, naming, owner)
+                parent = described.parent if described else None
+            if current == parent:
+                owner = naming.owner(current) or owner
         if not naming.is_image(owner, current):
             raise CorruptError(
                 f"Volume {volume_id}: {layers[-1].name if layers else '.info'} refers to {current}, "
