@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from sqlalchemy.engine import make_url
 
 from breezeblock.app import compose
 from breezeblock.backends.contract import Backend, Finding, Found, Snapshot, Volume
@@ -71,13 +72,14 @@ def examine(config: Config) -> Report:
 
 
 def _open(config: Config) -> Database:
-    database = Database(config.database.url)
-    path = database.url.database
-    if database.dialect == "sqlite" and not Path(str(path)).is_file():
+    url = make_url(config.database.url)  # opening a database makes one
+    path = url.database
+    if url.get_backend_name() == "sqlite" and not Path(str(path)).is_file():
         raise ConfigError(
             f"there is no database {path}",
             remedy="Name the right configuration with --config; the first start makes a new database.",
         )
+    database = Database(config.database.url)
     migrate.require_current(database)
     return database
 
