@@ -60,11 +60,9 @@ def check(
             return [Problem(volume, text, "The next operation on the volume finishes it.", "warning")]
         try:
             chain = load(directory, naming, volume_id, format, depth)
-        except NotFoundError as error:
-            return [Problem(volume, error.message, "Restore its files, or delete the volume.", "error")]
         except BreezeblockError as error:
             remedy = error.remedy
-            if remedy == DOCTOR:
+            if remedy == DOCTOR or isinstance(error, NotFoundError):
                 names = files.listing(directory)
                 remedy = advice(directory, naming, volume_id, format, names, snapshot_ids)
             return [Problem(volume, error.message, remedy, "error")]
