@@ -73,12 +73,11 @@ class _Catalog(Collector):
                     gauge.add_metric([pool.backend, pool.name], float(value))
             yield gauge
         for name, text in (
-            ("deepest", "Most images that a volume of the pool is read through."),
+            ("deepest_chain", "Most images that a volume of the pool is read through."),
             ("hidden_layers", "Images that belong to no snapshot: made or kept for clones."),
             ("reclaimable_bytes", "What those take on storage: the most that shortening could give back."),
         ):
-            metric = "deepest_chain_layers" if name == "deepest" else name
-            gauge = GaugeMetricFamily(f"breezeblock_pool_{metric}", text, labels=["backend", "pool"])
+            gauge = GaugeMetricFamily(f"breezeblock_pool_{name}", text, labels=["backend", "pool"])
             for (backend, pool_name), facts in chains.items():
                 gauge.add_metric([backend, pool_name], float(getattr(facts, name)))
             yield gauge
