@@ -53,8 +53,8 @@ class Worker:
         self._executor_id = config.executor_id
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._down: dict[str, bool] = {}
-        """Back ends of which a pool was down when last looked at."""
+        self._down: dict[str, set[str]] = {name: set() for name in backends}
+        """The pools that were down when last looked at."""
         self._look_soon = {name: threading.Event() for name in backends}
         self.lease = Lease(database, self._executor_id)
         self._environment = Environment(
@@ -124,7 +124,6 @@ class Worker:
         policy = self._policies[name]
         seen = backend.stats()
         with self._database.write() as connection:
-            was_down = pools.down(connection, name)
             for pool in seen:
                 pools.report(
                     connection,
@@ -143,6 +142,7 @@ class Worker:
                         "capabilities": capabilities,
                     },
                 )
+        was_down, self._down[name] = self._down[name], {pool.name for pool in seen if not pool.up}
         for pool in seen:
             if not pool.up and pool.name not in was_down:
                 log.warning("pool.down", backend=name, pool=pool.name, reason=pool.reason)
@@ -150,9 +150,7 @@ class Worker:
                 log.info("pool.up", backend=name, pool=pool.name)
         if was_down:
             self.dispatcher.wake()  # what waited for a pool may go on
-        was = self._down.get(name, False)
-        self._down[name] = any(not pool.up for pool in seen)
-        if self._down[name] and not was:
+        elif self._down[name]:
             self._look_soon[name].set()  # the watching thread may be in the middle of a long pause
 
     def _execute(self, operation_id: str, attempt: int, steps: Steps) -> None:
@@ -186,8 +184,8 @@ class Worker:
                 log.exception("storage.look_failed", backend=name)
             first_round.set()
             interval_s = self._config.engine.stats_interval_s
-            down = self._down.get(name, False)
-            if self._look_soon[name].wait(min(interval_s, DOWN_INTERVAL_S) if down else interval_s):
+            pause_s = min(interval_s, DOWN_INTERVAL_S) if self._down[name] else interval_s
+            if self._look_soon[name].wait(pause_s):
                 self._look_soon[name].clear()
             if self._stopping.is_set():
                 return
