@@ -203,7 +203,8 @@ def _storage(
         backend.stop()
     findings += [finding for of_volume in checked for finding in of_volume]
     faulty = {found.volume.id for found, of_volume in zip(settled, checked, strict=True) if of_volume}
-    here = {item.volume_id for item in present if item.kind == "volume"}
+    # Of a volume that Cinder merged upwards under a guest, only a file named after a snapshot is left.
+    here = {item.volume_id for item in present if item.kind in {"volume", "snapshot"}}
     for found in settled:
         missing = found.volume.id not in here and found.volume.id not in faulty
         if missing and _unchanged(database, found):
@@ -255,28 +256,25 @@ def _strangers(database: Database, name: str, present: Iterable[Found]) -> list[
                     )
                 )
         elif item.volume_id is not None:
-            findings += _unknown(database, subject, item.volume_id, item.snapshot_id)
+            findings += _unknown(database, subject, item.volume_id)
     return findings
 
 
-def _unknown(database: Database, subject: str, volume_id: str, snapshot_id: str | None) -> list[Finding]:
+def _unknown(database: Database, subject: str, volume_id: str) -> list[Finding]:
+    """Tell of a volume that the catalog lacks. Of one that it has, `check` knows what belongs to it.
+
+    A file may rightly bear the name of a snapshot that is gone: deleting one can merge upwards.
+    """
     with database.read() as connection:
-        found = survey.one(connection, volume_id)
-    if found is not None and (
-        snapshot_id is None or found.busy or any(row.id == snapshot_id for row in found.snapshots)
-    ):
-        return []
-    what = f"volume {volume_id}" if found is None else f"snapshot {snapshot_id} of volume {volume_id}"
+        if survey.one(connection, volume_id) is not None:
+            return []
     return [
         Finding(
             subject=subject,
-            problem=f"it belongs to {what}, which the catalog does not know",
+            problem=f"it belongs to volume {volume_id}, which the catalog does not know",
             remedy="Is another service using this pool, or was the database restored from an older copy? "
-            + (
-                "Move the file away only when you are sure that nobody needs it."
-                if found is None
-                else "Do not remove it: newer data may rest on it."
-            ),
+            "`breezeblock pool rebuild` enters what is whole; move the file away only when you are sure "
+            "that nobody needs it.",
         )
     ]
 

@@ -73,6 +73,17 @@ class Snapped(msgspec.Struct, frozen=True, kw_only=True):
     locator: str = ""
 
 
+class Adopted(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of `adopt`: what the service must remember of a volume that was there before."""
+
+    volume: Placement
+    virtual_bytes: int
+    snapshots: tuple[Snapshot, ...] = ()
+    """The oldest first."""
+    edits: tuple[str, ...] = ()
+    """From `examine`: what `adopt` would change on storage, a sentence each."""
+
+
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """How a host reaches a volume: the `connection_info` of the Block Storage API.
 
@@ -129,6 +140,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     revert: Literal["none", "latest", "any"] = "none"
     clone: bool = False
     create_from_snapshot: bool = False
+    adopt: bool = False
+    """`examine`, `adopt` and `release`."""
     data: bool = False
     """`open_data` works, so that `backends.copying` can stand in for missing verbs."""
     max_virtual_bytes: int | None = None
@@ -203,6 +216,20 @@ class Backend(Protocol):
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
     ) -> Placement:
         """Make `volume` with the content of `snapshot` (of `source`), zeros beyond."""
+
+    def examine(self, volume: Volume, reference: str) -> Adopted:
+        """Say what `adopt` with the same arguments would do; changes nothing, raises what it would raise."""
+
+    def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
+        """Make what is called `reference` (a name of `inventory`) the volume, copying no data.
+
+        `volume.virtual_bytes` may be 0: as many as there are. `volume.format` decides where storage leaves
+        a doubt. Something that bears the volume's own name comes with its snapshots; their ids stay.
+        Raises NotFoundError, ConflictError (in use, or in doubt), InvalidInputError, CorruptError.
+        """
+
+    def release(self, volume: Volume, attempt: Attempt) -> str:
+        """Leave the volume to somebody else, whole and with nothing pending; return its reference."""
 
     def open_data(
         self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from breezeblock import chains
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import (
+    Adopted,
     Capabilities,
     Connection,
     Data,
@@ -100,6 +101,7 @@ class FileBackend:
             revert="any",
             clone=True,
             create_from_snapshot=True,
+            adopt=True,
             options={"format": ("raw", "qcow2"), "provisioning": ("thin", "thick")},
         )
 
@@ -202,6 +204,49 @@ class FileBackend:
             format=wanted,
         )
         return self._placed(volume, made)
+
+    def examine(self, volume: Volume, reference: str) -> Adopted:
+        """Look at a chain or a file that the catalog does not know."""
+        directory = self.places.directory(volume.pool)
+        found = chains.look(
+            directory,
+            self.naming,
+            volume.id,
+            reference,
+            format=volume.format,
+            virtual_bytes=volume.virtual_bytes,
+        )
+        return self._adopted(volume, found)
+
+    def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
+        """Make a chain or a file ours: by editing headers and renaming, never by copying."""
+        found = chains.adopt(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            reference,
+            attempt,
+            format=volume.format,
+            virtual_bytes=volume.virtual_bytes,
+        )
+        return self._adopted(volume, found)
+
+    def release(self, volume: Volume, attempt: Attempt) -> str:
+        """Finish what was begun; the files stay as they are, as Cinder's driver would have left them."""
+        directory = self.places.directory(volume.pool)
+        chains.release(directory, self.naming, volume.id, attempt, format=self._format(volume))
+        return self.naming.volume(volume.id)
+
+    def _adopted(self, volume: Volume, found: chains.Stranger) -> Adopted:
+        return Adopted(
+            volume=self._placed(volume, found.format),
+            virtual_bytes=found.virtual_bytes,
+            snapshots=tuple(
+                Snapshot(id=snapshot_id, volume_id=volume.id, virtual_bytes=virtual_bytes)
+                for snapshot_id, virtual_bytes in found.snapshots
+            ),
+            edits=found.edits,
+        )
 
     def open_data(
         self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False

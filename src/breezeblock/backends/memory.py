@@ -23,6 +23,7 @@ import msgspec
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import (
+    Adopted,
     Capabilities,
     Connection,
     Data,
@@ -200,6 +201,18 @@ class MemoryBackend:
         home, state = self._existing(source)
         blob = self._snapshot_blob(state, snapshot)
         return self._make(volume, _Blob(str(home / blob.file), blob.bytes), attempt)
+
+    def examine(self, volume: Volume, reference: str) -> Adopted:
+        """Not offered: nobody else writes here."""
+        raise UnsupportedError(f"Back end {self.name} does not take over what others wrote.")
+
+    def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
+        """Not offered."""
+        return self.examine(volume, reference)
+
+    def release(self, volume: Volume, attempt: Attempt) -> str:
+        """Not offered."""
+        raise UnsupportedError(f"Back end {self.name} does not leave volumes to others.")
 
     @contextmanager
     def open_data(

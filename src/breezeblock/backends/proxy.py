@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import (
+    Adopted,
     Backend,
     Capabilities,
     Connection,
@@ -117,6 +118,20 @@ class Proxy:
             "create_from_snapshot",
             lambda: self._backend.create_from_snapshot(source, snapshot, volume, next(tries)),
         )
+
+    def examine(self, volume: Volume, reference: str) -> Adopted:
+        """See the contract."""
+        return self._around("examine", lambda: self._backend.examine(volume, reference))
+
+    def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
+        """See the contract."""
+        tries = _tries(attempt)
+        return self._around("adopt", lambda: self._backend.adopt(volume, reference, next(tries)))
+
+    def release(self, volume: Volume, attempt: Attempt) -> str:
+        """See the contract."""
+        tries = _tries(attempt)
+        return self._around("release", lambda: self._backend.release(volume, next(tries)))
 
     def open_data(
         self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False

@@ -4,6 +4,7 @@ Every verb may be killed at any instruction; run again, it finishes. After a fin
 holds nothing of the volume but its images and, once a snapshot was taken, its `.info`.
 """
 
+from breezeblock.chains.adopting import Stranger, adopt, look, release
 from breezeblock.chains.chain import Chain, Layer, active, load
 from breezeblock.chains.naming import Naming
 from breezeblock.chains.snapshots import delete_snapshot, revert, snapshot
@@ -16,7 +17,9 @@ __all__ = [
     "Layer",
     "Naming",
     "Problem",
+    "Stranger",
     "active",
+    "adopt",
     "check",
     "copy",
     "create",
@@ -25,6 +28,8 @@ __all__ = [
     "extend",
     "inventory",
     "load",
+    "look",
+    "release",
     "revert",
     "snapshot",
     "sweep",

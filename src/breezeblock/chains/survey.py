@@ -14,6 +14,9 @@ from breezeblock.errors import BreezeblockError, NotFoundError
 from breezeblock.images import qemu_img
 from breezeblock.shares import files
 
+CINDER_MARKER = ".cinderSecureEnvIndicator"
+"""Cinder puts it at a share's root to remember how careful it is to be; it belongs to no volume."""
+
 Severity = Literal["warning", "error"]
 
 
@@ -119,6 +122,8 @@ def inventory(directory: Path, naming: Naming) -> Iterator[Item]:
             if parsed:
                 kind = {"volume": "volume", "overlay": "snapshot"}.get(parsed[1], "metadata")
                 yield Item(entry.name, kind, parsed[0], parsed[2], allocated)  # type: ignore[arg-type]
+            elif entry.name == CINDER_MARKER:
+                yield Item(entry.name, "metadata", None, None, allocated)
             else:
                 ours = entry.name.startswith(files.TEMPORARY)
                 yield Item(entry.name, "temporary" if ours else "foreign", None, None, allocated)
