@@ -37,6 +37,7 @@ docs: ## build the documentation into docs/_build/html
 lock: ## resolve requirements/*.txt anew (needs uv)
 	uv pip compile -q $(LOCK) requirements/build.in -o requirements/build.txt
 	uv pip compile -q $(LOCK) pyproject.toml -o requirements/run.txt
+	uv pip compile -q $(LOCK) pyproject.toml --group clients -o requirements/try.txt
 	uv pip compile -q $(LOCK) pyproject.toml --group dev --group docs -o requirements/dev.txt
 	uv pip compile -q $(LOCK) requirements/cinder.in -o requirements/cinder.txt
 LOCK := --universal --no-header --no-annotate --generate-hashes --python-version 3.11 --upgrade

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install what is missing, and nothing else. Safe to run again at any time.
 #
-#   tools/setup.sh run     what the service needs
+#   tools/setup.sh run     what the service needs, and the OpenStack client to try it with
 #   tools/setup.sh test    that, and what the tests, linters and docs need
 #   tools/setup.sh python  only the virtual environment with everything in it; no system packages
 #
@@ -116,7 +116,7 @@ if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /
     "$python" -m venv .venv
 fi
 
-locked=requirements/run.txt
+locked=requirements/try.txt # requirements/run.txt without the client, for packagers
 [ "$mode" = run ] || locked=requirements/dev.txt
 stamp=.venv/breezeblock-$(basename "$locked" .txt).sha256
 inputs=(requirements/build.txt "$locked" pyproject.toml)

@@ -39,6 +39,8 @@ def base_system() -> None:
     modprobe.chmod(0o755)
     Path("/proc/sys/kernel/modprobe").write_text(str(modprobe))
     sh(str(modprobe), "-a", "loop", "ext4", "nfsd", "nfsv3", "nfsv4")
+    # NFS 3 locks are refused for a while after the server's start, in case somebody held some before.
+    Path("/proc/sys/fs/nfs/nlm_grace_period").write_text("1")
 
 
 def server() -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import structlog
 import uvicorn
+import uvloop
 
 from breezeblock.app import health
 from breezeblock.app.compose import make_service, open_backends, open_database
@@ -48,22 +49,28 @@ def serve(config: Config, role: Role = "all", ready: Callable[[], None] | None =
         if ready is not None:
             ready()
 
+    status = 1
     try:
         if role == "worker":
             _wait_for_signal(announce)
         else:
-            asyncio.run(_serve_http(config, database, worker, announce))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve_http(config, database, worker, announce))
+        status = 0
+    except Exception:
+        log.exception("service.failed")
+        raise
     finally:
         notify("STOPPING=1")
         stopping.set()
         if worker is not None:
             worker.stop(config.engine.stop_timeout_s)
         database.dispose()
-        log.info("service.stopped")
+        log.info("service.stopped", status=status)
         if worker is not None:
             # Threads that are still at work would hold the process for as long as their storage hangs.
             # What they do is idempotent and recorded: it goes on at the next start.
-            os._exit(0)
+            os._exit(status)
 
 
 async def _serve_http(
@@ -85,12 +92,12 @@ async def _serve_http(
             app,
             host=config.api.host,
             port=config.api.port,
-            loop="uvloop",
             http="httptools",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # links come from api.public_url, never from what a client says
             timeout_graceful_shutdown=5,
         ),
         announce,

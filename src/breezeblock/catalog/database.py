@@ -6,6 +6,7 @@ which sleeps with growing pauses; waiting for the pool's only connection is a fa
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Database:
                     f"database.url names the SQLite file {path or ':memory:'!r}, not an absolute path",
                     remedy="Use sqlite:////absolute/path.db (four slashes).",
                 )
+            _create_private(Path(path))
             self.writer = _sqlite_engine(self.url, size=1)
             self.reader = _sqlite_engine(self.url, size=16)
         elif self.dialect == "postgresql":
@@ -77,6 +79,17 @@ def _unavailable() -> Iterator[None]:
         raise UnavailableError(
             f"the database did not answer: {type(error.orig).__name__}",
             remedy="Look at the database server's log and at database.url.",
+        ) from error
+
+
+def _create_private(path: Path) -> None:
+    """Make the file for our eyes only, before SQLite makes it for all; its journals get the same mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise ConfigError(
+            f"database.url names {path}, which cannot be opened: {error.strerror}",
+            remedy="Create its directory, and let the service's user write there.",
         ) from error
 
 

@@ -5,6 +5,8 @@ per resource and, as Cinder does, again per volume type (`volumes_<type>` …).
 """
 
 from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -60,20 +62,32 @@ def count(connection: sa.Connection, project_id: str, amounts: Mapping[str, int]
 def _add(connection: sa.Connection, project_id: str, resource: str, amount: int, limit: int) -> bool:
     if amount > 0 and 0 <= limit < amount:
         return False
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(quota_usages).values(
-        project_id=project_id, resource=resource, in_use=max(amount, 0)
-    )
-    guard = quota_usages.c.in_use + amount <= limit if amount > 0 and limit >= 0 else sa.true()
-    statement = statement.on_conflict_do_update(
-        index_elements=["project_id", "resource"],
-        set_={
-            "in_use": sa.case((quota_usages.c.in_use + amount < 0, 0), else_=quota_usages.c.in_use + amount)
-        },
-        where=guard,
-    )
+    values = {
+        "project_id": project_id,
+        "resource": resource,
+        "in_use": max(amount, 0),
+        "amount": amount,
+        "most": (1 << 62) if amount < 0 or limit < 0 else limit,
+    }
     # RETURNING, because the count of an INSERT's rows is not told by every driver.
-    return connection.execute(statement.returning(quota_usages.c.in_use)).one_or_none() is not None
+    return connection.execute(_adding(connection.dialect.name), values).one_or_none() is not None
+
+
+@cache
+def _adding(dialect_name: str) -> Any:
+    """Build the one statement that all quota goes through, once: every volume passes it six times."""
+    dialect = postgresql if dialect_name == "postgresql" else sqlite
+    statement = dialect.insert(quota_usages).values(
+        project_id=sa.bindparam("project_id"),
+        resource=sa.bindparam("resource"),
+        in_use=sa.bindparam("in_use"),
+    )
+    total = quota_usages.c.in_use + sa.bindparam("amount", type_=sa.BigInteger)
+    return statement.on_conflict_do_update(
+        index_elements=["project_id", "resource"],
+        set_={"in_use": sa.case((total < 0, 0), else_=total)},
+        where=total <= sa.bindparam("most", type_=sa.BigInteger),
+    ).returning(quota_usages.c.in_use)
 
 
 def _refusal(resource: str, amount: int, used: int, limit: int) -> str:

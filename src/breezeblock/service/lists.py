@@ -38,12 +38,18 @@ def volumes(
         return found, _attached(connection, [row.id for row in found.rows])
 
 
+_UNATTACHED = frozenset({"creating", "available", "extending", "deleting"})
+"""States in which nothing is attached: what clients ask for again and again while they wait."""
+
+
 def volume(service: Service, caller: Caller, volume_id: str) -> tuple[Row, list[Row]]:
     """Return a volume with its type's name, and what is attached of it."""
     with service.database.read() as connection:
         row = listing.one(connection, listing.VOLUMES, volume_id, *_visible(listing.VOLUMES, caller))
         if row is None:
             raise NotFoundError(f"Volume {volume_id} could not be found.")
+        if row.status in _UNATTACHED:
+            return row, []
         return row, _attached(connection, [volume_id]).get(volume_id, [])
 
 

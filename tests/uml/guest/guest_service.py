@@ -78,10 +78,11 @@ def cloud(service: None) -> Iterator[Any]:
         block_storage_endpoint_override=f"http://127.0.0.1:8776/v3/{PROJECT}",
         compute_api_version="2",
     ) as connection:
+        storage: Any = connection.block_storage
         for name in SHARES:
-            made = connection.block_storage.create_type(name=name)
-            connection.block_storage.update_type_extra_specs(made, volume_backend_name=name)
-        yield connection.block_storage
+            made = storage.create_type(name=name)
+            storage.update_type_extra_specs(made, volume_backend_name=name)
+        yield storage
 
 
 class Life:

@@ -40,8 +40,8 @@ class Served:
     def base(self) -> str:
         return f"http://127.0.0.1:{self.port}/v3/{PROJECT}"
 
-    def start(self, role: str = "all", executor: str = "one") -> None:
-        """Start a process; returns once it answers (a worker: at once)."""
+    def start(self, role: str = "all", executor: str = "one", *, wait: bool = True) -> None:
+        """Start a process; returns once it answers (a worker, or without `wait`: at once)."""
         self.pool.mkdir(parents=True, exist_ok=True)
         config = self.directory / f"{executor}.toml"
         config.write_text(
@@ -70,7 +70,7 @@ path = "{self.pool}"
         self.processes[executor] = subprocess.Popen(
             command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
-        if role != "worker":
+        if wait and role != "worker":
             self.until_answers(executor)
 
     def until_answers(self, executor: str = "one") -> None:

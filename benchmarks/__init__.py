@@ -1,0 +1,1 @@
+"""Measurements beside a peer. Nothing here is a test, and no figure decides whether a build passes."""
