@@ -32,7 +32,7 @@ THREADS = 8
 
 # Nothing has to be on storage for these: the verb that made them so takes back or finishes its work
 # when the volume is deleted.
-_UNSETTLED = frozenset({"error", "error_deleting", "creating", "deleting"})
+UNSETTLED = frozenset({"error", "error_deleting", "creating", "deleting"})
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -192,7 +192,7 @@ def _storage(
         settled = [
             found
             for found in believed.values()
-            if not found.busy and found.volume.pool not in down and found.volume.status not in _UNSETTLED
+            if not found.busy and found.volume.pool not in down and found.volume.status not in UNSETTLED
         ]
         with ThreadPoolExecutor(THREADS) as threads:
             checked = list(threads.map(lambda found: _check(database, backend, found), settled))
@@ -214,6 +214,15 @@ def _storage(
 
 
 def _check(database: Database, backend: Backend, found: survey.Believed) -> list[Finding]:
+    try:
+        findings = backend.check(*as_volume(found))
+    except BreezeblockError as error:
+        findings = [_unexaminable(f"volume {found.volume.id}", error)]
+    return findings if findings and _unchanged(database, found) else []
+
+
+def as_volume(found: survey.Believed) -> tuple[Volume, tuple[Snapshot, ...]]:
+    """Return what a back end is told of a volume, with those snapshots that must be on storage."""
     row = found.volume
     volume = Volume(
         id=row.id, virtual_bytes=row.virtual_bytes, pool=row.pool, locator=row.locator, format=row.format
@@ -221,13 +230,9 @@ def _check(database: Database, backend: Backend, found: survey.Believed) -> list
     snapshots = tuple(
         Snapshot(id=s.id, volume_id=s.volume_id, virtual_bytes=s.virtual_bytes, locator=s.locator)
         for s in found.snapshots
-        if s.status not in _UNSETTLED
+        if s.status not in UNSETTLED
     )
-    try:
-        findings = backend.check(volume, snapshots)
-    except BreezeblockError as error:
-        findings = [_unexaminable(f"volume {row.id}", error)]
-    return findings if findings and _unchanged(database, found) else []
+    return volume, snapshots
 
 
 def _strangers(database: Database, name: str, present: Iterable[Found]) -> list[Finding]:

@@ -116,6 +116,15 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     severity: Literal["warning", "error"] = "error"
 
 
+class Mend(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that `mend` can make right without losing anything."""
+
+    name: str
+    text: str
+    """What it does, beginning with a verb."""
+    kind: str
+
+
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """Something that `inventory` saw on storage."""
 
@@ -142,6 +151,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     create_from_snapshot: bool = False
     adopt: bool = False
     """`examine`, `adopt` and `release`."""
+    repair: bool = False
+    """`mends`, `mend` and `quarantine`."""
     data: bool = False
     """`open_data` works, so that `backends.copying` can stand in for missing verbs."""
     max_virtual_bytes: int | None = None
@@ -244,6 +255,15 @@ class Backend(Protocol):
 
     def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
         """Compare the volume on storage with what the catalog believes; changes nothing."""
+
+    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
+        """Say what of the volume could safely be made right by what the catalog says; changes nothing."""
+
+    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
+        """Do one of `mends`; nothing if it is no longer one. Nobody may use the volume meanwhile."""
+
+    def quarantine(self, found: Found) -> str:
+        """Move something of nobody's aside, never remove it; return where it is now."""
 
     def inventory(self) -> Iterator[Found]:
         """Yield everything in every reachable pool; changes nothing."""

@@ -20,6 +20,7 @@ from breezeblock.backends.contract import (
     Data,
     Finding,
     Found,
+    Mend,
     Placement,
     Pool,
     Snapped,
@@ -102,6 +103,7 @@ class FileBackend:
             clone=True,
             create_from_snapshot=True,
             adopt=True,
+            repair=True,
             options={"format": ("raw", "qcow2"), "provisioning": ("thin", "thick")},
         )
 
@@ -280,6 +282,33 @@ class FileBackend:
             Finding(subject=one.subject, problem=one.problem, remedy=one.remedy, severity=one.severity)
             for one in problems
         ]
+
+    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
+        """Look for edits cut off, a lost `.info`, leftovers and leaked clusters."""
+        found = chains.mends(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            [snapshot.id for snapshot in snapshots],
+            self._format(volume),
+        )
+        return [Mend(name=one.name, text=one.text, kind=one.kind) for one in found]
+
+    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
+        """Do one of them."""
+        chains.mend(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            [snapshot.id for snapshot in snapshots],
+            chains.Mend(mend.kind, mend.name, mend.text),
+            attempt,
+            format=self._format(volume),
+        )
+
+    def quarantine(self, found: Found) -> str:
+        """Move a stranger's file into a directory of its own."""
+        return chains.quarantine(self.places.directory(found.pool), found.name)
 
     def inventory(self) -> Iterator[Found]:
         """Yield every file in every reachable pool."""

@@ -29,6 +29,7 @@ from breezeblock.backends.contract import (
     Data,
     Finding,
     Found,
+    Mend,
     Placement,
     Pool,
     Snapped,
@@ -256,6 +257,17 @@ class MemoryBackend:
         unknown = state.snapshots.keys() - expected.keys()
         found += [Finding(subject=key, problem="Not in the catalog.", remedy="Delete it.") for key in unknown]
         return found
+
+    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
+        """Have nothing to mend."""
+        return []
+
+    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
+        """Do nothing, as there is none."""
+
+    def quarantine(self, found: Found) -> str:
+        """Not offered."""
+        raise UnsupportedError(f"Back end {self.name} does not repair.")
 
     def inventory(self) -> Iterator[Found]:
         """Yield volumes, snapshots, their metadata, leftovers and strangers."""

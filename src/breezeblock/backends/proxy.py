@@ -18,6 +18,7 @@ from breezeblock.backends.contract import (
     Data,
     Finding,
     Found,
+    Mend,
     Placement,
     Pool,
     Snapped,
@@ -158,6 +159,19 @@ class Proxy:
     def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
         """See the contract."""
         return self._around("check", lambda: self._backend.check(volume, snapshots))
+
+    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
+        """See the contract."""
+        return self._around("mends", lambda: self._backend.mends(volume, snapshots))
+
+    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
+        """See the contract."""
+        tries = _tries(attempt)
+        self._around("mend", lambda: self._backend.mend(volume, snapshots, mend, next(tries)))
+
+    def quarantine(self, found: Found) -> str:
+        """See the contract."""
+        return self._around("quarantine", lambda: self._backend.quarantine(found))
 
     def inventory(self) -> Iterator[Found]:
         """See the contract."""

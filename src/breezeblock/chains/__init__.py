@@ -7,6 +7,7 @@ holds nothing of the volume but its images and, once a snapshot was taken, its `
 from breezeblock.chains.adopting import Stranger, adopt, look, release
 from breezeblock.chains.chain import Chain, Layer, active, load
 from breezeblock.chains.naming import Naming
+from breezeblock.chains.repairing import Mend, mend, mends, quarantine
 from breezeblock.chains.snapshots import delete_snapshot, revert, snapshot
 from breezeblock.chains.survey import Item, Problem, check, inventory, sweep
 from breezeblock.chains.volumes import copy, create, delete, extend
@@ -15,6 +16,7 @@ __all__ = [
     "Chain",
     "Item",
     "Layer",
+    "Mend",
     "Naming",
     "Problem",
     "Stranger",
@@ -29,6 +31,9 @@ __all__ = [
     "inventory",
     "load",
     "look",
+    "mend",
+    "mends",
+    "quarantine",
     "release",
     "revert",
     "snapshot",

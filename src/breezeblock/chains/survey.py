@@ -10,6 +10,7 @@ from breezeblock.chains.chain import Chain, load
 from breezeblock.chains.info import DOCTOR
 from breezeblock.chains.mending import advice
 from breezeblock.chains.naming import Naming
+from breezeblock.chains.repairing import QUARANTINE
 from breezeblock.errors import BreezeblockError, NotFoundError
 from breezeblock.images import qemu_img
 from breezeblock.shares import files
@@ -122,7 +123,7 @@ def inventory(directory: Path, naming: Naming) -> Iterator[Item]:
             if parsed:
                 kind = {"volume": "volume", "overlay": "snapshot"}.get(parsed[1], "metadata")
                 yield Item(entry.name, kind, parsed[0], parsed[2], allocated)  # type: ignore[arg-type]
-            elif entry.name == CINDER_MARKER:
+            elif entry.name in {CINDER_MARKER, QUARANTINE}:
                 yield Item(entry.name, "metadata", None, None, allocated)
             else:
                 ours = entry.name.startswith(files.TEMPORARY)
