@@ -16,6 +16,7 @@ from breezeblock.backends.decorators.faults import Fault, add_faults
 from breezeblock.backends.proxy import Proxy
 from breezeblock.catalog import invariants, tables
 from breezeblock.catalog import operations as rows_of_operations
+from breezeblock.engine.dispatcher import MAX_ATTEMPTS
 from breezeblock.errors import (
     BreezeblockError,
     CancelledOperationError,
@@ -274,6 +275,43 @@ def test_a_claim_that_never_reached_the_engine_is_made_again(run: Running) -> No
     assert row is not None
     assert (row.state, row.executor) == ("queued", None)
     assert volumes.get(run.service, ME, volume).status == "creating"
+
+
+def test_what_nobody_has_begun_is_cancelled_at_once(run: Running) -> None:
+    volume = run.volume(virtual_bytes=2 * GIB)
+    kept = run.snapshot(volume)
+    run.worker.dispatcher.stop()  # no worker is left
+    made = volumes.create(run.service, ME, NewVolume(virtual_bytes=GIB))
+    volumes.extend(run.service, ME, volume, 5 * GIB)
+    for wanted in (1, 0):
+        queued = operations.list_(run.service, ME, states=("queued",))[0]
+        operations.cancel(run.service, ME, queued.id)
+        assert operations.get(run.service, ME, queued.id).state == "cancelled"
+        assert len(operations.list_(run.service, ME, states=("queued",))) == wanted
+    assert volumes.get(run.service, ME, made).status == "error"
+    assert volumes.get(run.service, ME, volume).status == "available"
+    volumes.delete(run.service, ME, volume, cascade=True)
+    operations.cancel(run.service, ME, operations.list_(run.service, ME, states=("queued",))[0].id)
+    assert volumes.get(run.service, ME, volume).status == "available"
+    assert snapshots.get(run.service, ME, kept).status == "available"
+    snapshots.delete(run.service, ME, kept)
+    operations.cancel(run.service, ME, operations.list_(run.service, ME, states=("queued",))[0].id)
+    assert snapshots.get(run.service, ME, kept).status == "available"
+    settled(run)
+
+
+def test_work_that_kills_the_process_again_and_again_is_given_up(run: Running) -> None:
+    volume = run.volume()
+    run.worker.dispatcher.stop()
+    volumes.extend(run.service, ME, volume, 5 * GIB)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        with run.database.write() as connection:
+            ((_operation, number),) = rows_of_operations.claim(connection, "test", ["memory"], 9)
+        assert number == attempt
+        run.worker.dispatcher.recover()  # the engine knows nothing of it
+    assert volumes.get(run.service, ME, volume).status == "error_extending"
+    assert "given up" in reasons(run, volume)[0]
+    settled(run)
 
 
 def test_rows_without_an_operation_are_found_and_mended(run: Running) -> None:

@@ -15,13 +15,19 @@ from breezeblock.catalog.states import (
     transition,
 )
 from breezeblock.errors import ConflictError
-from breezeblock.service import legacy_attach, snapshots, volumes
+from breezeblock.service import attachments, legacy_attach, snapshots, volumes
 from breezeblock.service.core import GIB
+
+
+def reserve(run: Running, volume_id: str) -> None:
+    attachments.create(run.service, ME, attachments.NewAttachment(volume_id=volume_id))
+
 
 VOLUME_VERBS: dict[str, Callable[[Running, str], None]] = {
     "delete": lambda run, id_: volumes.delete(run.service, ME, id_),
     "extend": lambda run, id_: volumes.extend(run.service, ME, id_, 2 * GIB),
-    "reserve": lambda run, id_: legacy_attach.reserve(run.service, ME, id_),
+    "reserve": reserve,
+    "begin_attaching": lambda run, id_: legacy_attach.reserve(run.service, ME, id_),
     "begin_detaching": lambda run, id_: legacy_attach.begin_detaching(run.service, ME, id_),
     "roll_detaching": lambda run, id_: legacy_attach.roll_detaching(run.service, ME, id_),
 }

@@ -103,7 +103,13 @@ class _Gateway:
         REQUESTS.labels(scope["method"] if scope["method"] in _METHODS else "other", found.status).observe(
             seconds
         )
-        log.debug("api.request", method=scope["method"], path=scope["path"], status=found.status)
+        log.debug(
+            "api.request",
+            method=scope["method"],
+            path=scope["path"],
+            status=found.status,
+            request_id=request_id,
+        )
         await _send(scope, send, found)
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:

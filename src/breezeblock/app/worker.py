@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 import structlog
@@ -17,7 +18,7 @@ from breezeblock.engine.lease import Lease
 from breezeblock.engine.port import Engine, Steps
 from breezeblock.errors import BreezeblockError
 from breezeblock.operations.job import Environment
-from breezeblock.operations.run import execute
+from breezeblock.operations.run import execute, give_up
 from breezeblock.operations.verbs import VERBS
 
 FIRST_LOOK_S = 1.0
@@ -63,6 +64,7 @@ class Worker:
             self._engine,
             self._executor_id,
             backends,
+            partial(give_up, self._environment, VERBS),
             concurrency=config.engine.concurrency,
             # Where everything is in one process, waking suffices and polling only guards against bugs.
             poll_interval_s=max(config.engine.poll_interval_s, 5.0)

@@ -45,6 +45,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition("volume", "extend", ("available",), "extending", "available", "error_extending"),
     Transition("volume", "revert", ("available",), "reverting", "available", "error"),
     Transition("volume", "reserve", ("available",), "", "reserved", note="an attachment without a connector"),
+    Transition("volume", "begin_attaching", ("available",), "", "attaching", note="the old `os-reserve`"),
     Transition("volume", "attach", ("available", "reserved"), "attaching", "in-use", "error_attaching"),
     Transition("volume", "begin_detaching", ("in-use",), "", "detaching"),
     Transition("volume", "roll_detaching", ("detaching",), "", "in-use"),

@@ -21,6 +21,7 @@ from breezeblock.catalog.database import Database
 from breezeblock.engine.port import Body, Json
 
 APPLICATION_VERSION = "1"
+MAX_RECOVERIES = 3
 LIVE_STATES = {"PENDING", "ENQUEUED", "DELAYED"}
 ENDED_STATES = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
@@ -103,7 +104,7 @@ class _Running:
     body: Body | None = None
 
 
-@DBOS.workflow(name="run_operation")
+@DBOS.workflow(name="run_operation", max_recovery_attempts=MAX_RECOVERIES)
 def run_operation(operation_id: str, attempt: int) -> None:
     """Run one operation's body; an error that escapes it is the engine's to record and ours to log."""
     body = _Running.body

@@ -5,7 +5,7 @@ operation queued by another process is found by polling. Of each lane one operat
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -15,6 +15,8 @@ from breezeblock.engine.port import Engine
 from breezeblock.errors import BreezeblockError
 
 MAX_ATTEMPTS = 20
+"""Each of which the engine resumes a few times before it lets go of it. An operation that waits for storage
+uses some up too, so it must not be few."""
 BATCH = 16
 
 log = structlog.get_logger(__name__)
@@ -29,6 +31,7 @@ class Dispatcher:
         engine: Engine,
         executor_id: str,
         backends: Iterable[str],
+        give_up: Callable[[str, int], None],
         *,
         concurrency: int,
         poll_interval_s: float,
@@ -37,6 +40,7 @@ class Dispatcher:
         self._engine = engine
         self._executor_id = executor_id
         self._backends = frozenset(backends)
+        self._give_up = give_up
         self._concurrency = concurrency
         self._poll_interval_s = poll_interval_s
         self._lock = threading.Lock()
@@ -76,8 +80,8 @@ class Dispatcher:
 
         Between a claim and the engine's record lies an instant at which a process can die; and an
         execution that lost the database at its very end could not say so. Work is idempotent, so
-        another attempt is always right; after `MAX_ATTEMPTS` something else is wrong, and the
-        operation is left to the operator with its reason in the log.
+        another attempt is always right; after `MAX_ATTEMPTS` it is the work itself that kills the
+        process, and the operation ends in failure.
         """
         with self._database.read() as connection:
             mine = operations.live(connection, executor=self._executor_id)
@@ -88,6 +92,7 @@ class Dispatcher:
                 continue
             if row.attempts >= MAX_ATTEMPTS:
                 log.error("operation.given_up", operation_id=row.id, attempts=row.attempts)
+                self._give_up(row.id, row.attempts)
                 continue
             log.warning("operation.requeued", operation_id=row.id, attempt=row.attempts)
             with self._database.write() as connection:

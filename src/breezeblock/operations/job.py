@@ -45,6 +45,8 @@ class Job:
         self._cancel_due = _every(LOOK_INTERVAL_S)
         self._cancel_requested: bool = row.cancel_requested
         self._undoing = False
+        self.cancelled = False
+        """The operation ends because it was asked to, with nothing done."""
 
     @property
     def id(self) -> str:
@@ -73,6 +75,11 @@ class Job:
         """Run one durable step that takes work back; it cannot be cancelled."""
         self._undoing = True
         self._steps.step(name, lambda: work(self._attempt()))
+
+    def status_after(self, failure: str) -> str:
+        """Return the status of a resource after nothing was published: the one before, if cancelled."""
+        before: str | None = self.row.previous_status
+        return before if self.cancelled and before else failure
 
     def volume(self, volume_id: str | None = None) -> Volume:
         """Return the operation's volume, or another one, as the back end is told of it."""

@@ -7,6 +7,7 @@ takes the work back; a killed process takes up the course where its last recorde
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -15,6 +16,10 @@ from breezeblock.catalog import operations
 from breezeblock.engine.port import Json, Steps
 from breezeblock.errors import BreezeblockError, CancelledOperationError, CorruptError
 from breezeblock.operations.job import Environment, Job
+
+CANCELLED = "The operation was cancelled on request."
+
+Row = sa.Row[Any]
 
 log = structlog.get_logger(__name__)
 
@@ -51,20 +56,44 @@ def execute(
         with environment.database.write() as connection:
             operations.requeue(connection, operation_id, attempt)
         return
-    job = Job(environment, row, steps)
-    verb = verbs[row.kind]
+    with structlog.contextvars.bound_contextvars(request_id=row.request_id):
+        _run(Job(environment, row, steps), verbs[row.kind])
+
+
+def _run(job: Job, verb: Verb) -> None:
     try:
         result = verb.work(job)
     except BreezeblockError as error:
         _failed(job, verb, error)
     except Exception:
-        log.exception("operation.failed", kind=row.kind)
+        log.exception("operation.failed", kind=job.row.kind)
         _failed(job, verb, BreezeblockError("an internal error, see the service's log"))
     else:
-        with environment.database.write() as connection:
-            if operations.finish(connection, job.id, attempt, "done"):
+        with job.environment.database.write() as connection:
+            if operations.finish(connection, job.id, job.row.attempts, "done"):
                 verb.publish(connection, job, result)
-        log.info("operation.done", kind=row.kind, resource=row.resource_id)
+        log.info("operation.done", kind=job.row.kind, resource=job.row.resource_id)
+
+
+def give_up(environment: Environment, verbs: dict[str, Verb], operation_id: str, attempt: int) -> None:
+    """End an operation at which the process died again and again: it must not die of it for ever."""
+    with environment.database.read() as connection:
+        row = operations.get(connection, operation_id)
+    if row is None or row.attempts != attempt or row.kind not in verbs:
+        return
+    reason = "given up: the service ended each time while it was at work on it, see its log."
+    _record_failure(Job(environment, row, _NoSteps()), verbs[row.kind], "error", reason)
+
+
+def cancel_queued(
+    connection: sa.Connection, environment: Environment, verbs: dict[str, Verb], row: Row
+) -> bool:
+    """End an operation that nobody has begun, inside a transaction; False when it is no longer so."""
+    if row.state != "queued" or row.attempts:
+        return False
+    job = Job(environment, row, _NoSteps())
+    job.cancelled = True
+    return _end(connection, job, verbs[row.kind], "cancelled", CANCELLED)
 
 
 def _failed(job: Job, verb: Verb, error: BreezeblockError) -> None:
@@ -76,15 +105,31 @@ def _failed(job: Job, verb: Verb, error: BreezeblockError) -> None:
             verb.undo(job)
         except BreezeblockError as also:
             reason = f"{reason} (And what had been done could not be taken back: {also})"
-    state = "cancelled" if isinstance(error, CancelledOperationError) else "error"
+    job.cancelled = isinstance(error, CancelledOperationError)
+    _record_failure(job, verb, "cancelled" if job.cancelled else "error", reason)
+
+
+def _record_failure(job: Job, verb: Verb, state: str, reason: str) -> None:
     with job.environment.database.write() as connection:
-        if operations.finish(connection, job.id, job.row.attempts, state, error=reason):
-            verb.fail(connection, job)
-            operations.add_message(
-                connection, job.row, reason, job.environment.message_ttl_s, event=_event(job.row.kind)
-            )
+        _end(connection, job, verb, state, reason)
     log.warning("operation.failed", kind=job.row.kind, resource=job.row.resource_id, reason=reason)
+
+
+def _end(connection: sa.Connection, job: Job, verb: Verb, state: str, reason: str) -> bool:
+    if not operations.finish(connection, job.id, job.row.attempts, state, error=reason):
+        return False
+    verb.fail(connection, job)
+    ttl_s = job.environment.message_ttl_s
+    operations.add_message(connection, job.row, reason, ttl_s, event=_event(job.row.kind))
+    return True
 
 
 def _event(kind: str) -> str:
     return f"VOLUME_BREEZEBLOCK_{kind.upper()}"
+
+
+class _NoSteps:
+    """For what ends without any work."""
+
+    def step(self, name: str, work: Callable[[], Json]) -> Json:
+        raise AssertionError(f"step {name} ({work}) of an operation that is not run")

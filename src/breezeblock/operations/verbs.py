@@ -96,11 +96,12 @@ def _publish_deleted(connection: sa.Connection, job: Job, _result: Json) -> None
 
 
 def _fail_deleted(connection: sa.Connection, job: Job) -> None:
-    rows.finish(connection, tables.volumes, job.row.resource_id, job.id, status="error_deleting")
+    status = job.status_after("error_deleting")
+    rows.finish(connection, tables.volumes, job.row.resource_id, job.id, status=status)
     connection.execute(
         sa.update(tables.snapshots)
         .where(tables.snapshots.c.volume_id == job.row.resource_id, tables.snapshots.c.op_id == job.id)
-        .values(op_id=None, status="error_deleting")
+        .values(op_id=None, status="available" if job.cancelled else "error_deleting")
     )
 
 
@@ -130,7 +131,7 @@ def _fail_extended(connection: sa.Connection, job: Job) -> None:
     more = job.arguments["virtual_bytes"] - row.virtual_bytes
     give_back(connection, row.project_id, row.volume_type_id, {"virtual_bytes": more})
     pools.provision(connection, row.backend, row.pool, -more)
-    rows.finish(connection, tables.volumes, row.id, job.id, status="error_extending")
+    rows.finish(connection, tables.volumes, row.id, job.id, status=job.status_after("error_extending"))
 
 
 def _revert(job: Job) -> Json:
@@ -153,7 +154,7 @@ def _publish_reverted(connection: sa.Connection, job: Job, result: Json) -> None
 
 
 def _fail_reverted(connection: sa.Connection, job: Job) -> None:
-    rows.finish(connection, tables.volumes, job.row.resource_id, job.id, status="error")
+    rows.finish(connection, tables.volumes, job.row.resource_id, job.id, status=job.status_after("error"))
     rows.finish(connection, tables.snapshots, job.arguments["snapshot_id"], job.id, status="available")
 
 
@@ -286,7 +287,7 @@ def _fail_row(table: sa.Table, resource: Any, verb: str) -> Callable[[sa.Connect
     status = transition(resource, verb).failed
 
     def fail(connection: sa.Connection, job: Job) -> None:
-        rows.finish(connection, table, job.row.resource_id, job.id, status=status)
+        rows.finish(connection, table, job.row.resource_id, job.id, status=job.status_after(status))
 
     return fail
 

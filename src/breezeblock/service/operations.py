@@ -7,6 +7,9 @@ import sqlalchemy as sa
 
 from breezeblock.catalog import operations, tables
 from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
+from breezeblock.operations.job import Environment
+from breezeblock.operations.run import cancel_queued
+from breezeblock.operations.verbs import VERBS
 from breezeblock.service.core import Caller, Service
 
 Row = sa.Row[Any]
@@ -48,9 +51,16 @@ def get(service: Service, caller: Caller, operation_id: str) -> Row:
 
 
 def cancel(service: Service, caller: Caller, operation_id: str) -> None:
-    """Ask an operation to stop. It takes back what it did, unless it completes first."""
+    """Ask an operation to stop. It takes back what it did, unless it completes first.
+
+    One that nobody has begun ends at once, also where no worker is left that could begin it.
+    """
     get(service, caller, operation_id)
+    environment = Environment(service.database, {}, service.settings.message_ttl_s)
     with service.database.write() as connection:
+        row = operations.get(connection, operation_id)
+        if row is not None and cancel_queued(connection, environment, VERBS, row):
+            return
         if not operations.request_cancel(connection, operation_id):
             raise ConflictError(f"Operation {operation_id} has already ended.")
     service.wake()
