@@ -3,6 +3,7 @@
 from breezeblock.api import (
     attachments,
     infrastructure,
+    managing,
     messages,
     metadata,
     operations,
@@ -24,6 +25,7 @@ ROUTES = Routes(
         *types.ENDPOINTS,
         *quotas.ENDPOINTS,
         *infrastructure.ENDPOINTS,
+        *managing.ENDPOINTS,
         *messages.ENDPOINTS,
         *operations.ENDPOINTS,
     )

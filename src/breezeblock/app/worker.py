@@ -19,7 +19,7 @@ from breezeblock.engine.port import Engine, Steps
 from breezeblock.errors import BreezeblockError
 from breezeblock.operations.job import Environment
 from breezeblock.operations.run import execute, give_up
-from breezeblock.operations.verbs import VERBS
+from breezeblock.operations.table import VERBS
 
 FIRST_LOOK_S = 1.0
 """How long the start waits for slow storage to be looked at; later it is looked at anyway."""

@@ -44,6 +44,18 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     Transition("volume", "extend", ("available",), "extending", "available", "error_extending"),
     Transition("volume", "revert", ("available",), "reverting", "available", "error"),
+    Transition(
+        "volume", "manage", (), "managing", "available", "error_managing", "a failure removes the row"
+    ),
+    Transition(
+        "volume",
+        "unmanage",
+        ("available", "error", "error_managing", "error_unmanaging"),
+        "unmanaging",
+        "",
+        "error_unmanaging",
+        "no snapshots, no attachments; the data stays",
+    ),
     Transition("volume", "reserve", ("available",), "", "reserved", note="an attachment without a connector"),
     Transition("volume", "begin_attaching", ("available",), "", "attaching", note="the old `os-reserve`"),
     Transition("volume", "attach", ("available", "reserved"), "attaching", "in-use", "error_attaching"),
@@ -54,6 +66,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(
         "snapshot", "delete", ("available", "error", "error_deleting"), "deleting", "", "error_deleting"
     ),
+    Transition("snapshot", "manage", (), "managing", "available", "error", "a failure removes the row"),
     Transition("snapshot", "revert", ("available",), "restoring", "available"),
     Transition("attachment", "connect", ("reserved",), "attaching", "attaching", "error_attaching"),
     Transition("attachment", "complete", ("attaching",), "", "attached"),

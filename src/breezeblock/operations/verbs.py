@@ -77,7 +77,8 @@ def _delete(job: Job) -> Json:
     return job.step("delete", lambda attempt: job.backend.delete(job.volume(), attempt))
 
 
-def _publish_deleted(connection: sa.Connection, job: Job, _result: Json) -> None:
+def publish_deleted(connection: sa.Connection, job: Job, _result: Json) -> None:
+    """Forget a volume with its snapshots, and give back what they were counted as."""
     row = rows.one(connection, tables.volumes, job.row.resource_id)
     if row is None or row.op_id != job.id:
         return
@@ -301,7 +302,7 @@ VERBS: dict[str, Verb] = {
         _fail_row(tables.volumes, "volume", "create_from_snapshot"),
         _remove_new,
     ),
-    "delete_volume": Verb(_delete, _publish_deleted, _fail_deleted),
+    "delete_volume": Verb(_delete, publish_deleted, _fail_deleted),
     "extend_volume": Verb(_extend, _publish_extended, _fail_extended),
     "revert_volume": Verb(_revert, _publish_reverted, _fail_reverted),
     "create_snapshot": Verb(

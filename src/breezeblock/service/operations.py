@@ -9,7 +9,7 @@ from breezeblock.catalog import operations, tables
 from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
 from breezeblock.operations.job import Environment
 from breezeblock.operations.run import cancel_queued
-from breezeblock.operations.verbs import VERBS
+from breezeblock.operations.table import VERBS
 from breezeblock.service.core import Caller, Service
 
 Row = sa.Row[Any]

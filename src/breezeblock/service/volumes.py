@@ -127,6 +127,11 @@ def delete(
         row = visible(connection, caller, volume_id)
         if rows.attachments_of(connection, [volume_id]):
             raise ConflictError(f"Invalid volume: Volume {volume_id} is still attached, detach volume first.")
+        if row.status in {"managing", "error_managing"}:
+            raise ConflictError(
+                f"Invalid volume: Volume {volume_id} is {row.status}: what is on storage is not ours yet.",
+                remedy="Cancel its operation, or unmanage it.",
+            )
         snapshots = rows.snapshots_of(connection, volume_id)
         if snapshots and not cascade:
             raise ConflictError(
