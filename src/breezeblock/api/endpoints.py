@@ -2,6 +2,7 @@
 
 from breezeblock.api import (
     attachments,
+    imaging,
     infrastructure,
     managing,
     messages,
@@ -25,6 +26,7 @@ ROUTES = Routes(
         *types.ENDPOINTS,
         *quotas.ENDPOINTS,
         *infrastructure.ENDPOINTS,
+        *imaging.ENDPOINTS,
         *managing.ENDPOINTS,
         *messages.ENDPOINTS,
         *operations.ENDPOINTS,

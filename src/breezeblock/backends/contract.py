@@ -153,6 +153,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """`examine`, `adopt` and `release`."""
     repair: bool = False
     """`mends`, `mend` and `quarantine`."""
+    images: bool = False
+    """`import_image` and `export_image`."""
     data: bool = False
     """`open_data` works, so that `backends.copying` can stand in for missing verbs."""
     max_virtual_bytes: int | None = None
@@ -227,6 +229,17 @@ class Backend(Protocol):
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
     ) -> Placement:
         """Make `volume` with the content of `snapshot` (of `source`), zeros beyond."""
+
+    def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
+        """Make `volume` with the content of the image file at `path` of this machine, zeros beyond.
+
+        The image comes from anywhere: it is checked before a tool sees it, and always converted.
+        """
+
+    def export_image(
+        self, volume: Volume, snapshot: Snapshot | None, path: str, image_format: str, attempt: Attempt
+    ) -> None:
+        """Write the volume or a snapshot of it as one image file to `path` of this machine."""
 
     def examine(self, volume: Volume, reference: str) -> Adopted:
         """Say what `adopt` with the same arguments would do; changes nothing, raises what it would raise."""

@@ -103,6 +103,7 @@ class FileBackend:
             clone=True,
             create_from_snapshot=True,
             adopt=True,
+            images=True,
             repair=True,
             options={"format": ("raw", "qcow2"), "provisioning": ("thin", "thick")},
         )
@@ -206,6 +207,36 @@ class FileBackend:
             format=wanted,
         )
         return self._placed(volume, made)
+
+    def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
+        """Convert an image into a new volume."""
+        wanted, _thick = self._wanted(volume)
+        made = chains.import_image(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            volume.virtual_bytes,
+            Path(path),
+            image_format,
+            attempt,
+            format=wanted,
+        )
+        return self._placed(volume, made)
+
+    def export_image(
+        self, volume: Volume, snapshot: Snapshot | None, path: str, image_format: str, attempt: Attempt
+    ) -> None:
+        """Flatten a volume or a snapshot into an image."""
+        chains.export_image(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            snapshot.id if snapshot else None,
+            Path(path),
+            image_format,
+            attempt,
+            format=self._format(volume),
+        )
 
     def examine(self, volume: Volume, reference: str) -> Adopted:
         """Look at a chain or a file that the catalog does not know."""

@@ -23,13 +23,11 @@ import msgspec
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import (
-    Adopted,
     Capabilities,
     Connection,
     Data,
     Finding,
     Found,
-    Mend,
     Placement,
     Pool,
     Snapped,
@@ -38,6 +36,7 @@ from breezeblock.backends.contract import (
 )
 from breezeblock.backends.copying import copy_data
 from breezeblock.backends.sparse import FileData
+from breezeblock.backends.unable import Unable
 from breezeblock.errors import (
     CancelledOperationError,
     ConflictError,
@@ -80,7 +79,7 @@ class _State(msgspec.Struct, frozen=True):
         return {self.active.file, *(blob.file for blob in self.snapshots.values())}
 
 
-class MemoryBackend:
+class MemoryBackend(Unable):
     """Volumes as sparse files on tmpfs, every verb native."""
 
     def __init__(self, name: str, config: MemoryConfig) -> None:
@@ -203,18 +202,6 @@ class MemoryBackend:
         blob = self._snapshot_blob(state, snapshot)
         return self._make(volume, _Blob(str(home / blob.file), blob.bytes), attempt)
 
-    def examine(self, volume: Volume, reference: str) -> Adopted:
-        """Not offered: nobody else writes here."""
-        raise UnsupportedError(f"Back end {self.name} does not take over what others wrote.")
-
-    def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
-        """Not offered."""
-        return self.examine(volume, reference)
-
-    def release(self, volume: Volume, attempt: Attempt) -> str:
-        """Not offered."""
-        raise UnsupportedError(f"Back end {self.name} does not leave volumes to others.")
-
     @contextmanager
     def open_data(
         self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False
@@ -257,17 +244,6 @@ class MemoryBackend:
         unknown = state.snapshots.keys() - expected.keys()
         found += [Finding(subject=key, problem="Not in the catalog.", remedy="Delete it.") for key in unknown]
         return found
-
-    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
-        """Have nothing to mend."""
-        return []
-
-    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
-        """Do nothing, as there is none."""
-
-    def quarantine(self, found: Found) -> str:
-        """Not offered."""
-        raise UnsupportedError(f"Back end {self.name} does not repair.")
 
     def inventory(self) -> Iterator[Found]:
         """Yield volumes, snapshots, their metadata, leftovers and strangers."""

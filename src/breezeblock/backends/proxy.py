@@ -120,6 +120,23 @@ class Proxy:
             lambda: self._backend.create_from_snapshot(source, snapshot, volume, next(tries)),
         )
 
+    def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
+        """See the contract."""
+        tries = _tries(attempt)
+        return self._around(
+            "import_image", lambda: self._backend.import_image(volume, path, image_format, next(tries))
+        )
+
+    def export_image(
+        self, volume: Volume, snapshot: Snapshot | None, path: str, image_format: str, attempt: Attempt
+    ) -> None:
+        """See the contract."""
+        tries = _tries(attempt)
+        self._around(
+            "export_image",
+            lambda: self._backend.export_image(volume, snapshot, path, image_format, next(tries)),
+        )
+
     def examine(self, volume: Volume, reference: str) -> Adopted:
         """See the contract."""
         return self._around("examine", lambda: self._backend.examine(volume, reference))

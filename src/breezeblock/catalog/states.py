@@ -56,6 +56,10 @@ TRANSITIONS: tuple[Transition, ...] = (
         "error_unmanaging",
         "no snapshots, no attachments; the data stays",
     ),
+    Transition("volume", "import", (), "downloading", "available", "error", "from an image"),
+    Transition(
+        "volume", "export", ("available",), "uploading", "available", note="a failure changes nothing"
+    ),
     Transition("volume", "reserve", ("available",), "", "reserved", note="an attachment without a connector"),
     Transition("volume", "begin_attaching", ("available",), "", "attaching", note="the old `os-reserve`"),
     Transition("volume", "attach", ("available", "reserved"), "attaching", "in-use", "error_attaching"),

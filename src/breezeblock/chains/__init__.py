@@ -6,6 +6,7 @@ holds nothing of the volume but its images and, once a snapshot was taken, its `
 
 from breezeblock.chains.adopting import Stranger, adopt, look, release
 from breezeblock.chains.chain import Chain, Layer, active, load
+from breezeblock.chains.imaging import export_image, import_image
 from breezeblock.chains.naming import Naming
 from breezeblock.chains.repairing import Mend, mend, mends, quarantine
 from breezeblock.chains.snapshots import delete_snapshot, revert, snapshot
@@ -27,7 +28,9 @@ __all__ = [
     "create",
     "delete",
     "delete_snapshot",
+    "export_image",
     "extend",
+    "import_image",
     "inventory",
     "load",
     "look",

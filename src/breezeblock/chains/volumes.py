@@ -31,7 +31,7 @@ def create(
     check_size(virtual_bytes, format)
     final = directory / naming.volume(volume_id)
     with files.storage_errors(f"Volume {volume_id}"):
-        if _is_there(directory, naming, volume_id, tidied(directory, attempt), virtual_bytes, format):
+        if is_there(directory, naming, volume_id, tidied(directory, attempt), virtual_bytes, format):
             return format
         check_cancelled(attempt)
         temp = directory / attempt.temp_name
@@ -60,7 +60,7 @@ def check_size(virtual_bytes: int, image_format: str) -> None:
         )
 
 
-def _is_there(
+def is_there(
     directory: Path, naming: Naming, volume_id: str, names: list[str], virtual_bytes: int, image_format: str
 ) -> bool:
     """Tell whether an earlier attempt published the new volume; CorruptError if something else did."""
@@ -132,7 +132,7 @@ def copy(
     check_size(virtual_bytes, format)
     final = directory / naming.volume(volume_id)
     with files.storage_errors(f"Volume {volume_id}"):
-        if _is_there(directory, naming, volume_id, tidied(directory, attempt), virtual_bytes, format):
+        if is_there(directory, naming, volume_id, tidied(directory, attempt), virtual_bytes, format):
             return format
     with begun(source_directory, naming, source_id, attempt, source_format) as names:
         chain = load(source_directory, naming, source_id, source_format, names)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from breezeblock import __version__
+from breezeblock.cli import imaging as _imaging  # noqa: F401 - adds commands to volumes
 from breezeblock.cli import managing as _managing  # noqa: F401 - adds commands to volumes and pools
 from breezeblock.cli import operations, pools, server, snapshots, types, users, volumes
 

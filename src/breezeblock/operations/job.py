@@ -16,6 +16,7 @@ from breezeblock.catalog import operations, rows, tables
 from breezeblock.catalog.database import Database
 from breezeblock.engine.port import Json, Steps
 from breezeblock.errors import CancelledOperationError, NotFoundError, UnavailableError
+from breezeblock.images import transfer
 
 LOOK_INTERVAL_S = 0.5
 """How often long work looks for a cancel request and writes down its progress."""
@@ -31,6 +32,8 @@ class Environment:
     database: Database
     backends: Mapping[str, Backend]
     message_ttl_s: int
+    images: transfer.Policy = transfer.NOTHING
+    """What images may be brought from and to; nothing unless configured."""
 
 
 class Job:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from breezeblock.operations import managing, verbs
+from breezeblock.operations import imaging, managing, verbs
 from breezeblock.operations.run import Verb
 
-VERBS: Mapping[str, Verb] = {**verbs.VERBS, **managing.VERBS}
+VERBS: Mapping[str, Verb] = {**verbs.VERBS, **managing.VERBS, **imaging.VERBS}

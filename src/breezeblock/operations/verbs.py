@@ -55,11 +55,13 @@ def _create_from_snapshot(job: Job) -> Json:
     )
 
 
-def _remove_new(job: Job) -> None:
+def remove_new(job: Job) -> None:
+    """Take back a volume that was being made."""
     job.undo("remove", lambda attempt: job.backend.delete(job.volume(), attempt))
 
 
-def _publish_new(connection: sa.Connection, job: Job, result: Json) -> None:
+def publish_new(connection: sa.Connection, job: Job, result: Json) -> None:
+    """Make a new volume visible where its back end has put it."""
     placement = msgspec.convert(result, Placement)
     rows.finish(
         connection,
@@ -294,13 +296,13 @@ def _fail_row(table: sa.Table, resource: Any, verb: str) -> Callable[[sa.Connect
 
 
 VERBS: dict[str, Verb] = {
-    "create_volume": Verb(_create, _publish_new, _fail_row(tables.volumes, "volume", "create"), _remove_new),
-    "clone_volume": Verb(_clone, _publish_new, _fail_row(tables.volumes, "volume", "clone"), _remove_new),
+    "create_volume": Verb(_create, publish_new, _fail_row(tables.volumes, "volume", "create"), remove_new),
+    "clone_volume": Verb(_clone, publish_new, _fail_row(tables.volumes, "volume", "clone"), remove_new),
     "create_volume_from_snapshot": Verb(
         _create_from_snapshot,
-        _publish_new,
+        publish_new,
         _fail_row(tables.volumes, "volume", "create_from_snapshot"),
-        _remove_new,
+        remove_new,
     ),
     "delete_volume": Verb(_delete, publish_deleted, _fail_deleted),
     "extend_volume": Verb(_extend, _publish_extended, _fail_extended),

@@ -56,7 +56,7 @@ def cancel(service: Service, caller: Caller, operation_id: str) -> None:
     One that nobody has begun ends at once, also where no worker is left that could begin it.
     """
     get(service, caller, operation_id)
-    environment = Environment(service.database, {}, service.settings.message_ttl_s)
+    environment = Environment(service.database, {}, service.settings.message_ttl_s, service.settings.images)
     with service.database.write() as connection:
         row = operations.get(connection, operation_id)
         if row is not None and cancel_queued(connection, environment, VERBS, row):
