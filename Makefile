@@ -1,10 +1,11 @@
 # Two commands: `make run` and `make test`. Both first install what is missing.
 DATA ?= ./data
 PORT ?= 8776
+FUZZ_EXAMPLES ?= 5000
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
-.PHONY: help run test lint bench docs lock clean setup
+.PHONY: help run test fuzz lint bench docs lock clean setup
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +25,10 @@ lint: ## check style, types and the floors
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: ## hostile and random images for a long time (FUZZ_EXAMPLES=5000)
+	@tools/setup.sh test
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --timeout 0 -q tests/images -k "fields_of_any_value or random_verbs"
 
 bench: ## run the benchmarks (see benchmarks/README.md)
 	@tools/setup.sh test

@@ -31,6 +31,7 @@ for_test=(
     rpcbind:rpcbind
     netbase:/etc/protocols
     git:git
+    7zip:7zz
 )
 
 there() {

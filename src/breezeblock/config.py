@@ -133,6 +133,9 @@ class PoolPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Part of every pool that new volumes leave free."""
     max_over_subscription_ratio: Annotated[float, Meta(ge=1, le=1000)] = 20.0
     """How often a pool's bytes may be promised to thin volumes."""
+    when_down: Literal["wait", "fail"] = "wait"
+    """What operations on a pool do while it is down. `wait`: they stay queued and go on by themselves when
+    it is back. `fail`: they end in an error that says since when and why it is down."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -142,17 +142,17 @@ def test_what_fails_says_why_and_leaves_nothing(data: Path, site: Site) -> None:
 
 
 def test_an_import_is_cancelled(data: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from breezeblock.images import transfer
+    from breezeblock.images import remote
 
     begun, go_on = threading.Event(), threading.Event()
-    fetch = transfer.fetch
+    fetch = remote.fetch
 
     def slow(*arguments: Any) -> None:
         begun.set()
         go_on.wait(30)
         fetch(*arguments)
 
-    monkeypatch.setattr(transfer, "fetch", slow)
+    monkeypatch.setattr(remote, "fetch", slow)
     with running(data) as service:
         volume_id = imaging.bring_in(service, ME, wanted(f"{site.url}/image"))
         assert begun.wait(30)
@@ -171,10 +171,10 @@ def test_a_killed_service_goes_on_with_what_it_has_fetched(data: Path, site: Sit
     program = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from breezeblock.images import transfer\n"
+        "from breezeblock.images import remote\n"
         "def die(*a, **k):\n"
         "    os.kill(os.getpid(), 9)\n"
-        "transfer.UnavailableError = die\n"  # where it broke off, this process ends
+        "remote.UnavailableError = die\n"  # where it broke off, this process ends
         "from breezeblock.cli import main\n"
         "sys.argv = ['breezeblock', 'serve', '--role', 'worker']\n"
         "main()\n"

@@ -11,7 +11,7 @@ from breezeblock.backends.decorators import wrap
 from breezeblock.catalog import migrate
 from breezeblock.catalog.database import Database
 from breezeblock.config import Config, PoolPolicy, split_policy
-from breezeblock.images.transfer import Policy
+from breezeblock.images.remote import Policy
 from breezeblock.service.core import Service, Settings
 
 
@@ -37,7 +37,7 @@ def open_backends(config: Config) -> tuple[dict[str, Backend], dict[str, PoolPol
         where = f"[backends.{name}]"
         policies[name], own = split_policy(section, where)
         settings = registry.read_config(own, where)
-        backends[name] = wrap(registry.open_backend(name, settings, Path(config.service.state_dir)))
+        backends[name] = wrap(registry.open_apart(name, settings, Path(config.service.state_dir)))
     return backends, policies
 
 

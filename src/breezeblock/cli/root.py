@@ -5,19 +5,19 @@ from typing import Annotated
 import typer
 
 from breezeblock import __version__
+from breezeblock.cli import image, operations, pools, server, shares, snapshots, types, users, volumes
 from breezeblock.cli import imaging as _imaging  # noqa: F401 - adds commands to volumes
 from breezeblock.cli import managing as _managing  # noqa: F401 - adds commands to volumes and pools
-from breezeblock.cli import operations, pools, server, snapshots, types, users, volumes
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Block storage on the storage you already own: the service, and the command to use it.",
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unreachable, "
-    "6 doctor's findings, 7 still running.",
+    "6 findings, 7 still running.",
 )
 server.register(app)
-for group in (volumes, snapshots, types, pools, operations, users):
+for group in (volumes, snapshots, types, pools, shares, operations, users, image):
     app.add_typer(group.app)
 
 

@@ -40,6 +40,18 @@ def gibibytes(text: str) -> int:
     return count
 
 
+def of_bytes(text: str) -> int:
+    """Return the bytes that `10GiB`, `512MiB`, `1536B` … mean; a bare number is GiB.
+
+    Raises InvalidInputError for anything else.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    units = {**_UNITS, "b": 1, "k": 1024, "kib": 1024, "kb": 1000}
+    if match is None or match["unit"].lower() not in units:
+        raise InvalidInputError(f"{text!r} is no size", remedy="Write 10GiB, 512MiB or 1536B.")
+    return int(match["number"]) * units[match["unit"].lower()]
+
+
 def human(count: float | None) -> str:
     """Return a byte count with a binary unit, `-` for None."""
     if count is None:

@@ -41,7 +41,7 @@ class Run(NamedTuple):
     length: int
     kind: Kind
     host_offset: int
-    """Where the data begins in the file; 0 unless `kind` is DATA."""
+    """Where DATA begins in the file; of COMPRESSED the L2 entry, else 0."""
 
 
 def is_empty(fd: int, header: Header) -> bool:
@@ -49,10 +49,14 @@ def is_empty(fd: int, header: Header) -> bool:
     return next(runs(fd, header), None) is None
 
 
-def runs(fd: int, header: Header) -> Iterator[Run]:
-    """Yield what is allocated, in order of virtual offsets, clipped to the virtual bytes."""
+def runs(fd: int, header: Header, start: int = 0, stop: int | None = None) -> Iterator[Run]:
+    """Yield what is allocated, in order of virtual offsets, clipped to the virtual bytes.
+
+    With `start` and `stop` only clusters that touch that range.
+    """
     pending: Run | None = None
-    for run in _clusters(fd, header):
+    stop = header.virtual_bytes if stop is None else min(stop, header.virtual_bytes)
+    for run in _clusters(fd, header, start - start % header.cluster_bytes, stop):
         if pending and _continues(pending, run):
             pending = pending._replace(length=pending.length + run.length)
             continue
@@ -66,25 +70,28 @@ def runs(fd: int, header: Header) -> Iterator[Run]:
 def _continues(before: Run, run: Run) -> bool:
     return (
         before.kind is run.kind
+        and run.kind is not Kind.COMPRESSED
         and before.offset + before.length == run.offset
         and (run.kind is not Kind.DATA or before.host_offset + before.length == run.host_offset)
     )
 
 
-def _clusters(fd: int, header: Header) -> Iterator[Run]:
+def _clusters(fd: int, header: Header, start: int, stop: int) -> Iterator[Run]:
     size = header.cluster_bytes
-    l1 = _table(fd, header.l1_offset, header.l1_entries * 8)
-    for index in _set(l1):
-        entry = l1[index]
+    first = start // header.l1_reach
+    last = min(header.l1_entries, -(-stop // header.l1_reach))
+    l1 = _table(fd, header.l1_offset + first * 8, max(0, last - first) * 8)
+    for index, entry in ((first + found, l1[found]) for found in _set(l1)):
         table = entry & _OFFSET
         if entry & _L1_RESERVED or not table or table % size or table + size > header.file_bytes:
-            raise _bad(f"L1 entry {index} ({entry:#x})", header)
+            raise _bad(f"L1 entry {index} ({entry:#x})", header, header.l1_offset + index * 8)
         l2 = _table(fd, table, size)
         base = index * header.l1_reach
         for number in _set(l2):
             offset = base + number * size
-            if offset < header.virtual_bytes:
-                run = _run(l2[number], offset, min(size, header.virtual_bytes - offset), header)
+            if start <= offset < stop:
+                length = min(size, header.virtual_bytes - offset)
+                run = _run(l2[number], offset, length, header, table + number * 8)
                 if run:
                     yield run
 
@@ -94,16 +101,16 @@ def _set(table: "array[int]") -> Iterator[int]:
     return compress(count(), table)
 
 
-def _run(value: int, offset: int, length: int, header: Header) -> Run | None:
+def _run(value: int, offset: int, length: int, header: Header, place: int) -> Run | None:
     if value & _COMPRESSED:
-        return Run(offset, length, Kind.COMPRESSED, 0)
+        return Run(offset, length, Kind.COMPRESSED, value)
     host = value & _OFFSET
     if value & _L2_RESERVED or host % header.cluster_bytes or (value & 1 and header.version < 3):
-        raise _bad(f"the L2 entry for virtual byte {offset} ({value:#x})", header)
+        raise _bad(f"the L2 entry for virtual byte {offset} ({value:#x})", header, place)
     if value & 1:
         return Run(offset, length, Kind.ZERO, 0)
     if host >= header.file_bytes:
-        raise _bad(f"the data of virtual byte {offset} at {host}", header)
+        raise _bad(f"the data of virtual byte {offset} at {host}", header, place)
     return Run(offset, length, Kind.DATA, host) if host else None
 
 
@@ -114,9 +121,9 @@ def _table(fd: int, offset: int, length: int) -> "array[int]":
     return table
 
 
-def _bad(what: str, header: Header) -> CorruptError:
+def _bad(what: str, header: Header, place: int) -> CorruptError:
     return CorruptError(
-        f"QCOW2 tables: {what} is impossible in a file of {header.file_bytes} bytes.",
+        f"QCOW2 tables: {what} is impossible in a file of {header.file_bytes} bytes (at byte {place}).",
         remedy="`qemu-img check -f qcow2` lists the damage; restore the file if it was cut short.",
     )
 
@@ -151,4 +158,4 @@ def move(fd: int, header: Header, run: Run, start: int, target: int, offset: int
     elif run.kind is Kind.DATA:
         raw.move(fd, run.host_offset + start, target, offset, length)
     else:
-        raise _bad("a compressed cluster", header)
+        raise _bad("a compressed cluster", header, 0)

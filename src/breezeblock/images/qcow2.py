@@ -27,6 +27,7 @@ _SECTOR = 512
 _EXTENSION = struct.Struct(">II")
 _END, _BACKING_FORMAT, _DATA_FILE, _LUKS = 0, 0xE2792ACA, 0x44415441, 0x0537BE77
 _COMPRESSION_TYPE = 1 << 3
+_COMPRESSION_AT = 104
 _NAME_SLOTS = (2048, 3072)
 _MAX_NAME = 1023
 _MAX_REFTABLE_BYTES = 8 << 20
@@ -51,6 +52,8 @@ class Header:
     """How long the file was when the header was read."""
     editable: bool
     """A native edit of the header keeps everything right (no autoclear features to maintain)."""
+    zstd: bool
+    """Compressed clusters are packed with zstd, not with deflate."""
     name_offset: int
     format_offset: int
     """Where the backing format's extension begins; 0 without one."""
@@ -130,6 +133,7 @@ def parse(fd: int, *, foreign: bool = False) -> Header:
         backing_format=backing_format if backing is not None else None,
         file_bytes=file_bytes,
         editable=editable,
+        zstd=version == 3 and header_bytes > _COMPRESSION_AT and head[_COMPRESSION_AT] == 1,
         name_offset=name_offset,
         format_offset=format_offset,
         extensions_end=end,
@@ -206,6 +210,11 @@ def _parse_name(fd: int, offset: int, length: int, allowed: re.Pattern[bytes]) -
     if len(name) != length or not allowed.match(name):
         raise _bad(f"the backing file {name[:80]!a} is not a bare file name", offset)
     return name.decode("ascii")
+
+
+def is_recordable(name: str) -> bool:
+    """Tell whether an image of ours may name this backing file: no tool can take it for anything else."""
+    return name.isascii() and _BARE_NAME.match(name.encode()) is not None and len(name) <= 255
 
 
 def create(fd: int, virtual_bytes: int, *, backing: str | None = None, backing_format: str = "raw") -> None:

@@ -56,7 +56,7 @@ def preallocate(fd: int, virtual_bytes: int, attempt: Attempt) -> None:
     zeros = bytes(min(SLICE_BYTES, virtual_bytes))
     for offset in range(0, virtual_bytes, SLICE_BYTES):
         check_cancelled(attempt)
-        _write(fd, memoryview(zeros)[: virtual_bytes - offset], offset)
+        write(fd, memoryview(zeros)[: virtual_bytes - offset], offset)
         attempt.progress(offset, virtual_bytes)
 
 
@@ -67,7 +67,7 @@ def zero(fd: int, offset: int, length: int) -> None:
         return
     zeros = memoryview(bytes(min(SLICE_BYTES, length)))
     while length > 0:
-        _write(fd, zeros[:length], offset)
+        write(fd, zeros[:length], offset)
         offset, length = offset + len(zeros[:length]), length - len(zeros[:length])
 
 
@@ -91,11 +91,12 @@ def _move_some(source: int, source_offset: int, target: int, target_offset: int,
     if done:
         return done
     data = os.pread(source, min(length, SLICE_BYTES), source_offset)
-    _write(target, memoryview(data), target_offset)
+    write(target, memoryview(data), target_offset)
     return len(data)
 
 
-def _write(fd: int, view: memoryview, offset: int) -> None:
+def write(fd: int, view: memoryview, offset: int) -> None:
+    """Write all of `view` at `offset`."""
     while view:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
@@ -140,7 +141,7 @@ def _move_data(source: int, source_offset: int, target: int, target_offset: int,
     for start in range(0, len(data), _GRAIN_BYTES):
         grain = data[start : start + _GRAIN_BYTES]
         if grain != _ZEROS[: len(grain)]:
-            _write(target, memoryview(grain), target_offset + start)
+            write(target, memoryview(grain), target_offset + start)
 
 
 def _data_extent(fd: int, position: int, length: int) -> tuple[int, int]:

@@ -1,355 +1,181 @@
-"""Bringing images in and out: the only place that opens an address which a user named.
+"""Moving what a chain reads as into a layer: the one loop under write, merge, flatten and convert.
 
-Schemes, directories and addresses are allowed by the configuration, everything else is refused: a user who
-may name an address makes this machine ask it (SSRF). No proxies, no cookies, no credentials.
+A layer takes only whole units (`Layer.sector_bytes`): a sector, a qcow2 cluster. Where what is moved
+ends inside a unit, the rest of that unit comes from the chain that is read, so that nothing has to be
+read back from what is being written.
 """
 
-import hashlib
-import http.client
-import ipaddress
-import os
-import socket
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import Any
-from urllib import error as urllib_error
-from urllib import parse, request
-
-import msgspec
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from breezeblock.attempt import Attempt
-from breezeblock.errors import InvalidInputError, NoSpaceError, UnavailableError
-from breezeblock.images import raw
+from breezeblock.images.layer import Kind, Layer
+from breezeblock.images.raw import SLICE_BYTES, check_cancelled
+from breezeblock.images.stack import Part, Stack, extents, load, read
 
-CHUNK_BYTES = 1 << 20
-MAX_URL = 2048
-
-
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """What users may name."""
-
-    schemes: tuple[str, ...] = ("https",)
-    directories: tuple[str, ...] = ()
-    """Where file: may read and write."""
-    private_addresses: bool = False
-    """Let http and https reach loopback, private and link-local addresses."""
-    max_bytes: int = 1 << 40
-    timeout_s: float = 30.0
-    """Without a byte for so long, a server counts as gone."""
-    max_redirects: int = 3
-    scratch: str = "/var/tmp"  # noqa: S108 - the configuration always names one
-    """Where images are kept while they are converted."""
+_BATCH_BYTES = 256 << 20
+_BATCH_PIECES = 4096
+"""What is placed between two commits, at most: it bounds memory, and what a stop loses."""
+_ZERO_BYTES = 16 << 30
+"""How much is made zeros at once, for layers that keep tables of it in memory."""
 
 
-NOTHING = Policy(schemes=())
-"""Allows no address at all."""
+class _Bytes(NamedTuple):
+    """A stretch in which extents end inside units."""
+
+    offset: int
+    data: bytes
 
 
-def check(url: str, policy: Policy) -> None:
-    """Raise InvalidInputError unless the policy allows the address; nothing is opened."""
-    _parsed(url, policy)
+class Range(NamedTuple):
+    """Virtual bytes from `offset` up to, not including, `end`."""
+
+    offset: int
+    end: int
 
 
-def shown(url: str) -> str:
-    """Return an address without what may be secret in it."""
-    parts = parse.urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"[:200]
-
-
-def _parsed(url: str, policy: Policy) -> parse.SplitResult:
-    try:
-        parts = parse.urlsplit(url)
-        _port = parts.port
-    except ValueError as error:
-        raise InvalidInputError(f"The image's address is none: {error}.") from error
-    if len(url) > MAX_URL or not url.isprintable() or " " in url:
-        raise InvalidInputError(f"The image's address is longer than {MAX_URL} characters, or not printable.")
-    if parts.scheme not in policy.schemes:
-        raise InvalidInputError(
-            f"Addresses that begin with {parts.scheme[:20]!a} are not allowed for images.",
-            remedy=f"[images] allows {', '.join(policy.schemes) or 'none'}.",
-        )
-    if parts.username is not None or parts.password is not None:
-        raise InvalidInputError("The image's address must hold no user name and no password.")
-    if parts.scheme == "file":
-        if parts.hostname not in {None, "localhost"}:
-            raise InvalidInputError("A file: address names no host: write file:///path.")
-        local_path(parts, policy)
-    elif not parts.hostname:
-        raise InvalidInputError("The image's address names no host.")
-    return parts
-
-
-def local_path(parts: parse.SplitResult, policy: Policy) -> Path:
-    """Return the path of a file: address, which lies below an allowed directory once links are resolved."""
-    path = Path(os.path.realpath(parse.unquote(parts.path)))
-    for directory in policy.directories:
-        if Path(os.path.realpath(directory)) in path.parents:
-            return path
-    raise InvalidInputError(
-        f"{parts.path[:200]} is not below a directory that images may be in.",
-        remedy="[images] directories lists them.",
-    )
-
-
-# ── in ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def fetch(url: str, target: Path, policy: Policy, attempt: Attempt) -> None:
-    """Bring an image into a file, going on where an attempt before this one was cut off."""
-    parts = _parsed(url, policy)
-    if parts.scheme == "file":
-        _copy_in(local_path(parts, policy), target, policy, attempt)
-        return
-    tag = target.with_name(f"{target.name}.tag")
-    have = target.stat().st_size if target.exists() and tag.exists() else 0
-    headers = {"User-Agent": "breezeblock", "Accept-Encoding": "identity"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text()}
-    with _opened(request.Request(url, headers=headers), policy) as answer:  # noqa: S310 - the scheme is checked
-        resumed = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(
-            f"bytes {have}-"
-        )
-        if not resumed:
-            have = 0
-            tag.unlink(missing_ok=True)
-        total = have + int(answer.headers.get("Content-Length") or 0)
-        if total > policy.max_bytes:
-            raise _too_large(total, policy)
-        with target.open("r+b" if resumed else "wb") as file:
-            file.seek(have)
-            file.truncate()
-            etag = answer.headers.get("ETag") or ""
-            if etag.startswith('"') and not resumed:
-                tag.write_text(etag)  # a strong validator: a range of it is a range of the same bytes
-            _stream(partial(answer.read, CHUNK_BYTES), file.write, have, total, policy, attempt)
-            file.flush()
-            os.fsync(file.fileno())
-        length = answer.headers.get("Content-Length")
-        if length is not None and target.stat().st_size != total:
-            raise UnavailableError(
-                f"{shown(url)} broke off at {target.stat().st_size} of {total} bytes.", remedy="Repeat it."
-            )
-
-
-def _stream(
-    read: Callable[[], bytes],
-    write: Callable[[bytes], Any],
-    done: int,
-    total: int,
-    policy: Policy,
+def move(
+    source: Stack,
+    ranges: Iterable[Range],
+    target: Layer,
     attempt: Attempt,
+    *,
+    fresh: bool = False,
 ) -> None:
-    while True:
-        raw.check_cancelled(attempt)
-        try:
-            data = read()
-        except (OSError, http.client.HTTPException) as error:
-            raise UnavailableError(
-                f"The server broke off after {done} bytes: {error}.", remedy="Repeat it."
-            ) from error
-        if not data:
-            return
-        done += len(data)
-        if done > policy.max_bytes:
-            raise _too_large(done, policy)
-        write(data)
-        attempt.progress(done, max(done, total))
+    """Make the target hold, in these ranges, what the source reads as; durable when it returns.
+
+    `fresh`: the target is new and reads as zeros. Parts that the target itself has are left out, so that
+    a chain can be merged into one of its own layers. Beyond the source's end is zeros.
+    """
+    batch = Batch(target)
+    for one in _whole_units(ranges, target.sector_bytes, target.virtual_bytes):
+        end = min(one.end, source.virtual_bytes)
+        for piece in _pieces(source, one.offset, end, target.sector_bytes):
+            check_cancelled(attempt)
+            if isinstance(piece, _Bytes):
+                batch.put(piece.offset, piece.data)
+            elif piece.layer is not target:
+                _put(piece, batch, fresh=fresh)
+            attempt.progress(one.offset, target.virtual_bytes)
+        if one.end > end and not fresh:
+            batch.zero(max(end, one.offset), one.end - max(end, one.offset))
+    batch.commit()
 
 
-def _copy_in(source: Path, target: Path, policy: Policy, attempt: Attempt) -> None:
-    # A copy, not the file itself: what was inspected must be what is converted.
-    try:
-        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise InvalidInputError(f"{source} cannot be read: {error.strerror}.") from error
-    try:
-        if not Path(os.path.realpath(f"/proc/self/fd/{fd}")).is_file():
-            raise InvalidInputError(f"{source} is not a regular file.")
-        if os.fstat(fd).st_size > policy.max_bytes:
-            raise _too_large(os.fstat(fd).st_size, policy)
-        with target.open("w+b") as file:
-            raw.copy(fd, file.fileno(), attempt)
-    finally:
-        os.close(fd)
-
-
-def verify(path: Path, checksum: str, attempt: Attempt) -> None:
-    """Compare a file with `sha256:…` or `sha512:…`. Raises InvalidInputError."""
-    name, _, wanted = checksum.partition(":")
-    digest = hashlib.new(name)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            raw.check_cancelled(attempt)
-            digest.update(chunk)
-    if digest.hexdigest() != wanted.lower():
-        raise InvalidInputError(f"The image has the {name} {digest.hexdigest()}, not {wanted}.")
-
-
-def check_checksum(checksum: str) -> None:
-    """Raise InvalidInputError unless this is a checksum that `verify` understands."""
-    name, _, wanted = checksum.partition(":")
-    if name not in {"sha256", "sha512"} or len(wanted) != hashlib.new(name).digest_size * 2:
-        raise InvalidInputError("A checksum is sha256: or sha512: and its hexadecimal digits.")
-    if set(wanted.lower()) - set("0123456789abcdef"):
-        raise InvalidInputError("A checksum has hexadecimal digits.")
-
-
-# ── out ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def send(source: Path, url: str, policy: Policy, attempt: Attempt) -> None:
-    """Bring a file out: below an allowed directory, where nothing has the name yet, or by an HTTP PUT."""
-    parts = _parsed(url, policy)
-    if parts.scheme == "file":
-        _copy_out(source, local_path(parts, policy), attempt)
-        return
-    total, done = source.stat().st_size, 0
-
-    def told(file: Any) -> Any:
-        nonlocal done
-        while data := file.read(CHUNK_BYTES):
-            raw.check_cancelled(attempt)
-            done += len(data)
-            attempt.progress(done, total)
-            yield data
-
-    with source.open("rb") as file:
-        wanted = request.Request(  # noqa: S310 - the scheme is checked
-            url,
-            data=told(file),
-            method="PUT",
-            headers={"Content-Length": str(total), "User-Agent": "breezeblock"},
-        )
-        with _opened(wanted, policy):
-            pass
-
-
-def _copy_out(source: Path, target: Path, attempt: Attempt) -> None:
-    temp = target.with_name(attempt.temp_name)
-    for old in target.parent.glob(f".tmp-{attempt.operation_id}-*"):
-        old.unlink(missing_ok=True)
-    try:
-        with source.open("rb") as file, temp.open("x+b") as new:
-            raw.copy(file.fileno(), new.fileno(), attempt)
-            os.fsync(new.fileno())
-        # A link, not a rename: it never replaces what somebody has put there.
-        os.link(temp, target)
-    except FileExistsError as error:
-        if not _same(source, target):
-            raise InvalidInputError(f"{target} exists already.") from error
-    finally:
-        temp.unlink(missing_ok=True)
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Tell whether an attempt before this one has published the file already."""
-    if one.stat().st_size != other.stat().st_size:
-        return False
-    with one.open("rb") as a, other.open("rb") as b:
-        while data := a.read(CHUNK_BYTES):
-            if data != b.read(CHUNK_BYTES):
-                return False
-    return True
-
-
-def _too_large(count: int, policy: Policy) -> NoSpaceError:
-    return NoSpaceError(
-        f"The image has {count} bytes or more; the limit is {policy.max_bytes}.",
-        remedy="[images] max_bytes is the limit.",
-    )
-
-
-# ── HTTP ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _opened(wanted: request.Request, policy: Policy) -> Any:
-    errors = (request.HTTPErrorProcessor(), request.HTTPDefaultErrorHandler())
-    opener = request.OpenerDirector()  # no default handlers: those would open files, FTP and proxies
-    for handler in (_Plain(policy), _Tls(policy), _Redirects(policy), *errors):
-        opener.add_handler(handler)
-    try:
-        answer = opener.open(wanted, timeout=policy.timeout_s)
-    except urllib_error.HTTPError as error:
-        kind = UnavailableError if error.code >= 500 or error.code == 429 else InvalidInputError
-        raise kind(f"{shown(wanted.full_url)} answered {error.code}.") from error
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise UnavailableError(f"{shown(wanted.full_url)} did not answer: {reason}.") from error
-    if answer is None or answer.status not in {200, 201, 204, 206}:
-        raise InvalidInputError(f"{shown(wanted.full_url)} did not answer with an image.")
-    return answer
-
-
-def _connect(
-    policy: Policy, address: tuple[str, int], timeout: float | None = None, *_more: object, **_named: object
-) -> socket.socket:
-    """Connect to the first address that is allowed: what was checked is what is connected to."""
-    host, port = address
-    refused = None
-    for family, kind, protocol, _name, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        if not policy.private_addresses and not ipaddress.ip_address(where[0]).is_global:
-            refused = where[0]
+def _whole_units(ranges: Iterable[Range], unit: int, limit: int) -> Iterator[Range]:
+    """Yield the ranges rounded outwards, made one where they then touch."""
+    last: Range | None = None
+    for one in ranges:
+        wide = Range(one.offset // unit * unit, min(limit, -(-one.end // unit) * unit))
+        if last and wide.offset <= last.end:
+            last = Range(last.offset, max(last.end, wide.end))
             continue
-        one = socket.socket(family, kind, protocol)
-        one.settimeout(timeout)
-        try:
-            one.connect(where)
-        except OSError:
-            one.close()
-            continue
-        return one
-    if refused:
-        raise InvalidInputError(
-            f"{host} is at {refused}, which is no public address.",
-            remedy="[images] private_addresses allows it.",
-        )
-    raise OSError(f"no address of {host} answers")
+        if last:
+            yield last
+        last = wide
+    if last:
+        yield last
 
 
-class _PlainConnection(http.client.HTTPConnection):
-    def __init__(self, host: str, *, policy: Policy, **more: Any) -> None:
-        super().__init__(host, **more)
-        self._create_connection = partial(_connect, policy)
+def _pieces(source: Stack, start: int, end: int, unit: int) -> Iterator[Part | _Bytes]:
+    """Divide a range of whole units into extents of whole units, and bytes where they are mixed."""
+    done = start
+    for part in extents(source, start, end - start):
+        first = -(-max(part.extent.offset, done) // unit) * unit
+        last = part.extent.end if part.extent.end == end else part.extent.end // unit * unit
+        if first < last:
+            yield from _mixed(source, done, first)
+            yield part._replace(extent=part.extent.clip(first, last))
+            done = last
+        elif last - done >= SLICE_BYTES:
+            yield from _mixed(source, done, last)
+            done = last
+    yield from _mixed(source, done, end)
 
 
-class _TlsConnection(http.client.HTTPSConnection):
-    def __init__(self, host: str, *, policy: Policy, **more: Any) -> None:
-        super().__init__(host, **more)
-        self._create_connection = partial(_connect, policy)
+def _mixed(source: Stack, start: int, end: int) -> Iterator[_Bytes]:
+    for offset in range(start, end, SLICE_BYTES):
+        yield _Bytes(offset, read(source, offset, min(SLICE_BYTES, end - offset)))
 
 
-class _Plain(request.HTTPHandler):
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self._policy = policy
-
-    def http_open(self, req: request.Request) -> http.client.HTTPResponse:
-        connection: Any = partial(_PlainConnection, policy=self._policy)
-        return self.do_open(connection, req)
-
-
-class _Tls(request.HTTPSHandler):
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self._policy = policy
-
-    def https_open(self, req: request.Request) -> http.client.HTTPResponse:
-        connection: Any = partial(_TlsConnection, policy=self._policy)
-        return self.do_open(connection, req)
+def _put(part: Part, batch: "Batch", *, fresh: bool) -> None:
+    extent, layer = part
+    if extent.kind is Kind.PACKED:
+        batch.put(extent.offset, load(part))
+    elif extent.kind is Kind.ZERO:
+        if not fresh:
+            batch.zero(extent.offset, extent.length)
+    else:
+        for offset, length, is_data in _spans(part, batch.target.sector_bytes):
+            if is_data:
+                batch.copy(layer, extent.at + offset - extent.offset, offset, length)
+            elif not fresh:
+                batch.zero(offset, length)
 
 
-class _Redirects(request.HTTPRedirectHandler):
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+def _spans(part: Part, unit: int) -> Iterator[tuple[int, int, bool]]:
+    """Divide DATA into (offset, length, is data): holes of its file count in whole units only."""
+    extent = part.extent
+    done = extent.offset
+    for at, length, is_data in part.layer.file.spans(extent.at, extent.length):
+        end = at + length - extent.at + extent.offset
+        start = -(-(end - length) // unit) * unit
+        end = end if end == extent.end else end // unit * unit
+        if not is_data and start < end:
+            if done < start:
+                yield done, start - done, True
+            yield start, end - start, False
+            done = end
+    if done < extent.end:
+        yield done, extent.end - done, True
 
-    def redirect_request(self, req: request.Request, *more: Any) -> request.Request | None:
-        _file, _code, _message, _headers, url = more
-        parts = _parsed(url, self._policy)
-        # Counted as urllib counts: it keeps the addresses that it was sent on to in the request.
-        if sum(getattr(req, "redirect_dict", {}).values()) >= self._policy.max_redirects:
-            raise InvalidInputError(f"{shown(url)}: more than {self._policy.max_redirects} redirections.")
-        if parts.scheme == "file" or (req.type == "https" and parts.scheme != "https"):
-            raise InvalidInputError("The server sent the request on to a place that is not allowed.")
-        return super().redirect_request(req, *more)
+
+class Batch:
+    """What is placed in the target until the next commit."""
+
+    def __init__(self, target: Layer) -> None:
+        self.target = target
+        self._bytes = 0
+        self._pieces = 0
+
+    def put(self, offset: int, data: bytes) -> None:
+        """Write bytes."""
+        start = 0
+        for at, length in self.target.place(offset, len(data)):
+            self.target.file.write(at, memoryview(data)[start : start + length])
+            start += length
+        self._count(len(data))
+
+    def copy(self, source: Layer, source_at: int, offset: int, length: int) -> None:
+        """Copy bytes that lie in another layer's file."""
+        for start in range(0, length, SLICE_BYTES):
+            size = min(SLICE_BYTES, length - start)
+            at = source_at + start
+            for place, count in self.target.place(offset + start, size):
+                self.target.file.copy(source.file, at, place, count)
+                at += count
+            self._count(size)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Let a range read as zeros."""
+        for start in range(offset, offset + length, _ZERO_BYTES):
+            self.target.zero(start, min(_ZERO_BYTES, offset + length - start))
+            self._count(0)
+
+    def commit(self) -> None:
+        """Make what was placed durable and visible."""
+        self.target.commit()
+        self._bytes = self._pieces = 0
+
+    def _count(self, length: int) -> None:
+        self._bytes += length
+        self._pieces += 1
+        if self._bytes >= _BATCH_BYTES or self._pieces >= _BATCH_PIECES:
+            self.commit()
+
+
+def own_ranges(layer: Layer) -> Iterator[Range]:
+    """Yield what the layer does not leave to its parent."""
+    for one in layer.extents(0, layer.virtual_bytes):
+        if one.kind is not Kind.PARENT:
+            yield Range(one.offset, one.end)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from breezeblock.attempt import Attempt
 from breezeblock.catalog import rows, tables
 from breezeblock.engine.port import Json
-from breezeblock.images import inspection, transfer
+from breezeblock.images import inspection, remote
 from breezeblock.operations.job import Job
 from breezeblock.operations.run import Verb
 from breezeblock.operations.verbs import publish_new, remove_new
@@ -16,7 +16,7 @@ from breezeblock.operations.verbs import publish_new, remove_new
 SUFFIX = ".image"
 
 
-def sweep(policy: transfer.Policy, live: frozenset[str]) -> list[str]:
+def sweep(policy: remote.Policy, live: frozenset[str]) -> list[str]:
     """Remove what operations that are not alive left in the scratch directory; return the names."""
     gone = []
     for path in sorted(Path(policy.scratch).glob(f"*{SUFFIX}*")):
@@ -43,9 +43,9 @@ def _import(job: Job) -> Json:
 
     def bring(attempt: Attempt) -> Json:
         path = _scratch(job)
-        transfer.fetch(asked["url"], path, job.environment.images, attempt)
+        remote.fetch(asked["url"], path, job.environment.images, attempt)
         if asked["checksum"]:
-            transfer.verify(path, asked["checksum"], attempt)
+            remote.verify(path, asked["checksum"], attempt)
         made = job.backend.import_image(job.volume(), str(path), asked["format"], attempt)
         return msgspec.to_builtins(made)
 
@@ -75,7 +75,7 @@ def _export(job: Job) -> Json:
     def bring(attempt: Attempt) -> Json:
         path = _scratch(job)
         job.backend.export_image(job.volume(), None, str(path), asked["format"], attempt)
-        transfer.send(path, asked["url"], job.environment.images, attempt)
+        remote.send(path, asked["url"], job.environment.images, attempt)
 
     job.step("export", bring)
     _drop(job)
@@ -95,7 +95,7 @@ def _fail_exported(connection: sa.Connection, job: Job) -> None:
 
 def _forget_address(connection: sa.Connection, job: Job) -> None:
     """Keep of the address what is no secret: a signed one may be good for hours yet."""
-    image = {**job.arguments["image"], "url": transfer.shown(job.arguments["image"]["url"])}
+    image = {**job.arguments["image"], "url": remote.shown(job.arguments["image"]["url"])}
     text = msgspec.json.encode({**job.arguments, "image": image}).decode()
     table = tables.operations
     connection.execute(sa.update(table).where(table.c.id == job.id).values(arguments=text))

@@ -6,7 +6,7 @@ from breezeblock.catalog import pools, rows, tables
 from breezeblock.catalog.clock import ordered_id
 from breezeblock.catalog.states import transition
 from breezeblock.errors import ConflictError, InvalidInputError
-from breezeblock.images import inspection, transfer
+from breezeblock.images import inspection, remote
 from breezeblock.service import queue, scheduling, volumes
 from breezeblock.service.core import Caller, Service
 
@@ -49,10 +49,10 @@ def bring_out(service: Service, caller: Caller, volume_id: str, image: volumes.I
 
 
 def _check(service: Service, image: volumes.Image) -> None:
-    transfer.check(image.url, service.settings.images)
+    remote.check(image.url, service.settings.images)
     if image.format not in inspection.FORMATS:
         raise InvalidInputError(
             f"Images of format {image.format[:40]!a} are not supported; {', '.join(inspection.FORMATS)} are."
         )
     if image.checksum:
-        transfer.check_checksum(image.checksum)
+        remote.check_checksum(image.checksum)

@@ -1,0 +1,54 @@
+"""How a differencing VHD names its parent: the locators' payloads.
+
+Windows follows `W2ru`, a relative Windows path in UTF-16LE; XenServer follows `MacX`, a URL in UTF-8. No
+`W2ku` (absolute) is written: Windows 11 declares a disk damaged when one is there and wrong.
+"""
+
+from urllib.parse import quote, unquote
+
+from breezeblock.images.file import File
+from breezeblock.images.layer import corrupt
+from breezeblock.images.vhd.records import Header, Locator
+
+MAX_PAYLOAD = 4096
+SLOT_BYTES = 4096
+"""What both payloads together have room in; an image of ours has two such slots, one in use."""
+_SPACE = SLOT_BYTES // 2
+_ORDER = (b"W2ru", b"MacX", b"W2ku")
+
+
+def payload(name: str, offset: int) -> tuple[bytes, tuple[Locator, ...]]:
+    """Return the bytes of one slot, to be written at `offset`, and the locators that describe them."""
+    windows = f".\\{name}".encode("utf-16-le")
+    url = f"file://./{quote(name)}".encode()
+    raw = windows.ljust(_SPACE, b"\0") + url.ljust(_SPACE, b"\0")
+    return raw, (
+        Locator(b"W2ru", _SPACE, len(windows), offset),
+        Locator(b"MacX", _SPACE, len(url), offset + _SPACE),
+    )
+
+
+def paths(file: File, header: Header, file_bytes: int) -> tuple[str, ...]:
+    """Return the recorded paths of the parent, the ones to prefer first. Raises CorruptError."""
+    found = []
+    for one in sorted(header.locators, key=lambda one: _rank(one.code)):
+        if one.code not in _ORDER:
+            continue
+        if one.length > MAX_PAYLOAD or one.offset + one.length > file_bytes:
+            raise corrupt(file, f"a parent locator of {one.length} bytes at {one.offset}", one.offset)
+        raw = file.read(one.offset, one.length)
+        found.append(_decode(one.code, raw))
+    if header.parent_name:
+        found.append(header.parent_name)
+    return tuple(dict.fromkeys(found))
+
+
+def _rank(code: bytes) -> int:
+    return _ORDER.index(code) if code in _ORDER else len(_ORDER)
+
+
+def _decode(code: bytes, raw: bytes) -> str:
+    if code == b"MacX":
+        return unquote(raw.decode("utf-8", "replace").partition("\0")[0])
+    text = raw[: len(raw) // 2 * 2].decode("utf-16-le", "surrogatepass")
+    return text.partition("\0")[0]

@@ -1,0 +1,126 @@
+"""The two headers: which one is current, and how they are replaced ([MS-VHDX] 2.2.2).
+
+A header is written over the one that is not current, and flushed, so that one valid header exists at any
+time; then the same again, so that both slots know of a log that must be replayed.
+"""
+
+from dataclasses import dataclass, replace
+from uuid import UUID, uuid4
+
+from breezeblock.images.file import File
+from breezeblock.images.layer import corrupt
+from breezeblock.images.vhdx.layout import (
+    HEADER,
+    HEADER_BYTES,
+    HEADER_OFFSETS,
+    MIB,
+    NIL,
+    SIGNATURE,
+    is_sealed,
+    seal,
+)
+
+_MAX_SEQUENCE = 1 << 63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What the current header says."""
+
+    slot: int
+    """Which of the two places it is in."""
+    sequence: int
+    file_write: UUID
+    """Changes when the file does."""
+    data_write: UUID
+    """Changes when what the disk reads as does: children know their parent by it."""
+    log: UUID
+    """Which log entries are to be replayed; nil = none."""
+    log_offset: int
+    log_bytes: int
+    other_is_valid: bool = True
+    """The slot that is not current holds a valid header, too."""
+
+    def encode(self) -> bytes:
+        """Return the 4 KiB to write."""
+        data = bytearray(HEADER_BYTES)
+        guids = (self.file_write.bytes_le, self.data_write.bytes_le, self.log.bytes_le)
+        HEADER.pack_into(data, 0, b"head", 0, self.sequence, *guids, 0, 1, self.log_bytes, self.log_offset)
+        return seal(data)
+
+
+def read(file: File) -> Header:
+    """Return the current header. Raises CorruptError."""
+    if file.peek(0, len(SIGNATURE)) != SIGNATURE:
+        raise corrupt(file, "there is no VHDX signature", 0)
+    slots = [file.peek(offset, HEADER_BYTES) for offset in HEADER_OFFSETS]
+    valid = {
+        slot: int.from_bytes(data[8:16], "little")
+        for slot, data in enumerate(slots)
+        if len(data) == HEADER_BYTES and data[:4] == b"head" and is_sealed(data)
+    }
+    if not valid:
+        raise corrupt(file, "neither of the two headers is valid", HEADER_OFFSETS[0])
+    slot = max(valid, key=lambda slot: valid[slot])
+    if len(valid) == 2 and valid[0] == valid[1] and slots[0] != slots[1]:
+        raise corrupt(file, f"both headers say {valid[0]}, but differ", HEADER_OFFSETS[1])
+    current = _parse(file, slots[slot], slot, other_is_valid=len(valid) == 2)
+    _check(file, current, file.size())
+    return current
+
+
+def _parse(file: File, data: bytes, slot: int, *, other_is_valid: bool) -> Header:
+    offset = HEADER_OFFSETS[slot]
+    _, _, sequence, *guids, log_version, version, log_bytes, log_offset = HEADER.unpack_from(data)
+    file_write, data_write, log = (UUID(bytes_le=guid) for guid in guids)
+    if version != 1:
+        raise corrupt(file, f"version {version} of VHDX is unknown", offset + 66)
+    if log_version != 0 and log != NIL:
+        raise corrupt(file, f"version {log_version} of the log is unknown", offset + 64)
+    return Header(
+        slot=slot,
+        sequence=sequence,
+        file_write=file_write,
+        data_write=data_write,
+        log=log,
+        log_offset=log_offset,
+        log_bytes=log_bytes,
+        other_is_valid=other_is_valid,
+    )
+
+
+def _check(file: File, header: Header, file_bytes: int) -> None:
+    offset = HEADER_OFFSETS[header.slot]
+    if header.sequence >= _MAX_SEQUENCE:
+        raise corrupt(file, f"the header's sequence number {header.sequence} is impossible", offset + 8)
+    start, length = header.log_offset, header.log_bytes
+    if start % MIB or length % MIB or start < MIB or not MIB <= length <= file_bytes - start:
+        raise corrupt(file, f"a log of {length} bytes at {start} cannot be", offset + 68)
+
+
+def write(file: File, header: Header) -> None:
+    """Put a header into its slot, durably."""
+    file.write(HEADER_OFFSETS[header.slot], header.encode())
+    file.flush()
+
+
+def update(
+    file: File,
+    header: Header,
+    *,
+    data_write: UUID | None = None,
+    log: UUID | None = None,
+    new_file_write: bool = False,
+) -> Header:
+    """Replace both headers, one after the other, durably; return the one that is current then."""
+    changed = replace(
+        header,
+        file_write=uuid4() if new_file_write else header.file_write,
+        data_write=data_write or header.data_write,
+        log=header.log if log is None else log,
+        other_is_valid=True,
+    )
+    for _ in range(2):
+        changed = replace(changed, slot=1 - changed.slot, sequence=changed.sequence + 1)
+        write(file, changed)
+    return changed

@@ -1,0 +1,119 @@
+"""qcow2 as we write it, judged by qemu-img; and what a stop at any write leaves."""
+
+import json
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import oracles
+import pytest
+import recording
+from recording import LOG, RecordingFile
+
+from breezeblock import images
+from breezeblock.images import file
+
+MIB = 1 << 20
+VIRTUAL_BYTES = 5 * MIB + 512
+
+
+def qemu_check(path: Path) -> tuple[int, int]:
+    """(corruptions, leaks) as qemu-img counts them."""
+    argv = ["qemu-img", "check", "-f", "qcow2", "--output", "json", str(path)]
+    run = subprocess.run(argv, capture_output=True, text=True, check=False)
+    found = json.loads(run.stdout)
+    assert not found.get("check-errors")
+    return found.get("corruptions", 0), found.get("leaks", 0)
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Path:
+    rng, where = random.Random(3), tmp_path / "chain"
+    where.mkdir()
+    images.create(where / "a.qcow2", "qcow2", VIRTUAL_BYTES)
+    images.write(where / "a.qcow2", 0, [rng.randbytes(2 * MIB)])
+    images.create_child(where / "b.qcow2", where / "a.qcow2")
+    images.write(where / "b.qcow2", MIB + 4096, [rng.randbytes(2 * MIB)])
+    images.create_child(where / "c.qcow2", where / "b.qcow2")
+    images.write(where / "c.qcow2", 4096, [rng.randbytes(8192)])
+    return where
+
+
+def content(path: Path) -> bytes:
+    return b"".join(images.read(path, 0, images.info(path).virtual_bytes))
+
+
+VERBS: dict[str, Callable[[Path], object]] = {
+    "write": lambda where: images.write(where / "c.qcow2", MIB // 2, [random.Random(8).randbytes(3 * MIB)]),
+    "merge": lambda where: images.merge(where / "b.qcow2"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_stop_at_any_write_leaves_old_or_new(
+    chain: Path, verb: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in chain.iterdir()}
+    old = content(chain / "c.qcow2")
+    monkeypatch.setattr(file, "File", RecordingFile)
+    LOG.clear()
+    VERBS[verb](chain)
+    log = list(LOG)
+    monkeypatch.undo()
+    new = content(chain / "c.qcow2")
+    replay = tmp_path / "replay"
+    replay.mkdir()
+    leaked = 0
+    for state in recording.states(before, log, random.Random(2), 3):
+        recording.store(replay, state)
+        got = oracles.qemu(replay / "c.qcow2", "qcow2")
+        assert got == content(replay / "c.qcow2")
+        assert len(got) == len(old)
+        for at in range(0, len(got), 512):
+            assert got[at : at + 512] in {old[at : at + 512], new[at : at + 512]}
+        for name in ("a.qcow2", "b.qcow2", "c.qcow2"):
+            corruptions, leaks = qemu_check(replay / name)
+            assert corruptions == 0
+            if leaks:
+                leaked += 1
+                assert images.repair(replay / name)
+                assert qemu_check(replay / name) == (0, 0)
+        VERBS[verb](replay)
+        assert content(replay / "c.qcow2") == new == oracles.qemu(replay / "c.qcow2", "qcow2")
+    assert leaked
+
+
+@pytest.mark.parametrize("cluster", ["512", "4k", "64k", "2M"])
+@pytest.mark.parametrize("compat", ["0.10", "1.1"])
+@pytest.mark.parametrize("refcount_bits", ["16", "8"])
+def test_images_of_any_geometry(tmp_path: Path, cluster: str, compat: str, refcount_bits: str) -> None:
+    if compat == "0.10" and refcount_bits != "16":
+        return
+    path, rng = tmp_path / "one.qcow2", random.Random(1)
+    options = f"cluster_size={cluster},compat={compat},refcount_bits={refcount_bits}"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(path), "3M"], check=True)
+    model = bytearray(3 * MIB)
+    for _ in range(8):
+        offset, data = rng.randrange(2 * MIB), rng.randbytes(rng.randrange(1, 200_000))
+        images.write(path, offset, [data])
+        model[offset : offset + len(data)] = data
+    assert content(path) == model == oracles.qemu(path, "qcow2")
+    assert qemu_check(path) == (0, 0)
+    assert images.check(path) == []
+
+
+def test_check_tells_damage_from_leaks_as_qemu_does(tmp_path: Path) -> None:
+    path = tmp_path / "one.qcow2"
+    images.create(path, "qcow2", MIB)
+    images.write(path, 0, [b"x" * MIB])
+    sound = path.read_bytes()
+    for at, value, repairable in ((2 * 65536 + 2 * 10, 0, False), (2 * 65536 + 2 * 100, 1, True)):
+        data = bytearray(sound.ljust(101 * 65536, b"\0"))
+        data[at : at + 2] = value.to_bytes(2, "big")
+        path.write_bytes(data)
+        (found,) = images.check(path)
+        assert found.repairable is repairable
+        corruptions, leaks = qemu_check(path)
+        assert (bool(leaks), bool(corruptions)) == (repairable, not repairable)
+        assert bool(images.repair(path)) is repairable
