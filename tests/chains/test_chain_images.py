@@ -24,7 +24,12 @@ def image(path: Path, image_format: str, *options: str) -> bytes:
     data[:65536] = os.urandom(65536)
     data[MIB : MIB + 4096] = os.urandom(4096)
     flat.write_bytes(data)
-    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", image_format, *options, flat, path], check=True)
+    known_to_qemu = {"vhd": "vpc"}.get(image_format, image_format)
+    if image_format == "vhd":
+        options = (*options, "-o", "force_size=on")  # it would round the size up else
+    subprocess.run(
+        ["qemu-img", "convert", "-f", "raw", "-O", known_to_qemu, *options, flat, path], check=True
+    )
     flat.unlink()
     return bytes(data)
 
@@ -44,7 +49,14 @@ def pool(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("volume_format", ["raw", "qcow2"])
 @pytest.mark.parametrize(
     ("image_format", "options"),
-    [("raw", ()), ("qcow2", ()), ("qcow2", ("-c",)), ("qcow2", ("-o", "cluster_size=4096,compat=0.10"))],
+    [
+        ("raw", ()),
+        ("qcow2", ()),
+        ("qcow2", ("-c",)),
+        ("qcow2", ("-o", "cluster_size=4096,compat=0.10")),
+        ("vhd", ()),
+        ("vhdx", ()),
+    ],
 )
 def test_a_volume_reads_as_its_image(
     pool: Path, tmp_path: Path, volume_format: str, image_format: str, options: tuple[str, ...]
@@ -57,7 +69,7 @@ def test_a_volume_reads_as_its_image(
 
 
 @pytest.mark.parametrize("volume_format", ["raw", "qcow2"])
-@pytest.mark.parametrize("target_format", ["raw", "qcow2"])
+@pytest.mark.parametrize("target_format", ["raw", "qcow2", "vhd", "vhdx"])
 def test_volumes_and_snapshots_go_out(
     pool: Path, tmp_path: Path, volume_format: str, target_format: str
 ) -> None:
@@ -70,7 +82,9 @@ def test_volumes_and_snapshots_go_out(
         chains.export_image(
             pool, NAMING, volume.id, wanted, tmp_path / "out", target_format, attempt(), format=volume_format
         )
-        assert content(tmp_path / "out", target_format) == start + bytes(MIB - len(start))
+        read = content(tmp_path / "out", {"vhd": "vpc"}.get(target_format, target_format))
+        assert read == start + bytes(MIB - len(start))
+        assert {path.name for path in tmp_path.iterdir()} == {"out", "pool"}
 
 
 def hostile(path: Path, name: str) -> str:

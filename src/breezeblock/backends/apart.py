@@ -159,9 +159,8 @@ class Apart:
     def _call(self, verb: str, *positional: Any, **named: Any) -> Any:
         bound = wire.verbs()[verb].signature.bind(*positional, **named)
         bound.apply_defaults()
-        pools = dict.fromkeys(
-            argument.pool for argument in bound.args if isinstance(argument, Volume | Found)
-        )
+        placed = (argument for argument in bound.args if isinstance(argument, Volume | Found))
+        pools = dict.fromkeys(argument.pool for argument in placed)
         # A pool that is not configured has no helper; any other knows how to say that.
         key = tuple(pool for pool in pools if pool in self._health) or self._parts.pools[:1]
         return self._of(key, verb, bound.args)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from breezeblock import images
 from breezeblock.attempt import Attempt
 from breezeblock.chains.begin import begun, tidied
-from breezeblock.chains.chain import Layer, layer, load
+from breezeblock.chains.chain import FORMATS, Layer, layer, load
 from breezeblock.chains.merge import grow
 from breezeblock.chains.naming import Naming
 from breezeblock.chains.volumes import check_size, flatten, is_there
@@ -41,6 +42,8 @@ def import_image(
                 f"The image has {found} bytes for its consumer, the volume only {virtual_bytes}.",
                 remedy="Make the volume larger.",
             )
+        if source_format not in FORMATS:
+            source, source_format = _as_raw(source, source_format, attempt), "raw"
         image = layer(source.parent, source.name, source_format)
         temp = directory / attempt.temp_name
         with files.fresh(temp, naming.mode) as fd:
@@ -52,6 +55,14 @@ def import_image(
             check_cancelled(attempt)
             files.publish(fd, temp, final)
     return format
+
+
+def _as_raw(source: Path, source_format: str, attempt: Attempt) -> Path:
+    """Write a VHD or VHDX as a raw image beside it, where the caller keeps and removes such things."""
+    flat = source.with_name(f"{source.name}.flat")
+    flat.unlink(missing_ok=True)
+    images.convert(source, flat, "raw", source_format, attempt=attempt)
+    return flat
 
 
 def export_image(
@@ -72,8 +83,13 @@ def export_image(
         chain = load(directory, naming, volume_id, format, names)
         layers = chain.layers if snapshot_id is None else chain.data(snapshot_id)
         target.unlink(missing_ok=True)
-        with files.fresh(target, 0o600) as fd:
-            _write(directory, layers, target, fd, target_format, attempt)
+        flat = target if target_format in FORMATS else target.with_name(f"{target.name}.flat")
+        flat.unlink(missing_ok=True)
+        with files.fresh(flat, 0o600) as fd:
+            _write(directory, layers, flat, fd, target_format if flat == target else "raw", attempt)
+    if flat != target:
+        images.convert(flat, target, target_format, "raw", attempt=attempt)
+        flat.unlink()
 
 
 def _write(

@@ -1,20 +1,31 @@
 """`breezeblock volume import|export`."""
 
+import enum
 from typing import Annotated, Any
 
 import typer
 
-from breezeblock.cli import options, pools, volumes
+from breezeblock.cli import options, volumes
+
+
+class ImageFormat(enum.StrEnum):
+    """A format that images can be brought in and out in."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+    VHD = "vhd"
+    VHDX = "vhdx"
+
 
 Url = Annotated[str, typer.Argument(help="https:, http: or file: address, as the worker sees it.")]
-Format = Annotated[pools.ImageFormat, typer.Option("--format", help="What the image is.")]
+Format = Annotated[ImageFormat, typer.Option("--format", help="What the image is.")]
 
 
 @volumes.app.command("import")
 def import_(
     url: Url,
     size: Annotated[int, typer.Option(min=1, help="Of the volume, in GiB.")],
-    format_: Format = pools.ImageFormat.QCOW2,
+    format_: Format = ImageFormat.QCOW2,
     name: Annotated[str | None, typer.Option(help="What the volume is to be called.")] = None,
     type_: Annotated[str | None, typer.Option("--type", help="Volume type.")] = None,
     checksum: Annotated[str | None, typer.Option(help="sha256:… or sha512:… of the image.")] = None,
@@ -40,7 +51,7 @@ def import_(
 def export(
     volume: Annotated[str, typer.Argument(metavar="VOLUME", help="Name or id.")],
     url: Url,
-    format_: Format = pools.ImageFormat.QCOW2,
+    format_: Format = ImageFormat.QCOW2,
     cloud: options.Cloud = None,
     wait: options.Wait = True,
     timeout: options.Timeout = 0,

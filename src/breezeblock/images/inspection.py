@@ -8,9 +8,12 @@ refused (CVE-2024-40767). What names other files, or could not be read without a
 import os
 
 from breezeblock.errors import CorruptError, InvalidInputError, UnsupportedError
-from breezeblock.images import clusters, qcow2
+from breezeblock.images import clusters, formats, qcow2
+from breezeblock.images.file import File
 
-FORMATS = ("raw", "qcow2")
+FORMATS = ("raw", "qcow2", "vhd", "vhdx")
+_OURS = ("vhd", "vhdx")
+"""Read and written by our own code alone."""
 _SIGNS = {
     b"QFI\xfb": "qcow2",
     b"QED\0": "qed",
@@ -44,6 +47,13 @@ def virtual_bytes(fd: int, image_format: str) -> int:
         if not length:
             raise InvalidInputError("The image is empty.")
         return -(-length // 512) * 512
+    if image_format in _OURS:
+        layer = formats.open_layer(File(fd, "the image"), image_format)
+        if layer.parent is not None:
+            raise InvalidInputError(
+                "The image rests on another file.", remedy="Flatten it before the import."
+            )
+        return layer.virtual_bytes
     header = qcow2.parse(fd)
     if header.backing is not None:
         raise InvalidInputError(

@@ -34,7 +34,7 @@ def _scratch(job: Job) -> Path:
 
 def _drop(job: Job) -> None:
     path = _scratch(job)
-    for one in (path, path.with_name(f"{path.name}.tag")):
+    for one in path.parent.glob(f"{path.name}*"):
         one.unlink(missing_ok=True)
 
 
