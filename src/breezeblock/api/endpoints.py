@@ -2,6 +2,7 @@
 
 from breezeblock.api import (
     attachments,
+    chains,
     imaging,
     infrastructure,
     managing,
@@ -30,5 +31,6 @@ ROUTES = Routes(
         *managing.ENDPOINTS,
         *messages.ENDPOINTS,
         *operations.ENDPOINTS,
+        *chains.ENDPOINTS,
     )
 )

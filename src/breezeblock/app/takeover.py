@@ -29,7 +29,7 @@ from breezeblock.errors import (
     UnsupportedError,
 )
 from breezeblock.operations.adopting import add_snapshots, as_json
-from breezeblock.operations.verbs import GIB, quota_amounts
+from breezeblock.operations.verbs import GIB, columns_of, quota_amounts
 
 NOBODY = "0" * 32
 _AT_REST = frozenset({"available", "error", "error_extending", "error_deleting"})
@@ -199,8 +199,7 @@ class Takeover:
             status="available",
             backend=self._backend.name,
             pool=self._pool,
-            locator=found.volume.locator,
-            format=found.volume.format,
+            **columns_of(found.volume),
             volume_type_id=volume_type.id,
             availability_zone=self._config.service.availability_zone,
             bootable=told.bootable.lower() == "true",

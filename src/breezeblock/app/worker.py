@@ -22,6 +22,7 @@ from breezeblock.operations import imaging
 from breezeblock.operations.job import Environment
 from breezeblock.operations.run import execute, give_up
 from breezeblock.operations.table import VERBS
+from breezeblock.service import layers
 
 FIRST_LOOK_S = 1.0
 """How long the start waits for slow storage to be looked at; later it is looked at anyway."""
@@ -141,6 +142,8 @@ class Worker:
                         "reason": pool.reason,
                         "reserved_percentage": policy.reserved_percentage,
                         "max_over_subscription_ratio": policy.max_over_subscription_ratio,
+                        "used_ratio": policy.used_ratio,
+                        "max_chain_depth": policy.max_chain_depth,
                         "capabilities": capabilities,
                     },
                 )
@@ -200,6 +203,7 @@ class Worker:
             try:
                 self.dispatcher.recover()
                 self._take_over_from_the_dead()
+                self._shorten_chains()
                 if rounds % 360 == 0:
                     self._prune()
                 rounds += 1
@@ -225,6 +229,13 @@ class Worker:
                 log.warning("executor.dead", executor=executor)
             finally:
                 lease.release()
+            self.dispatcher.wake()
+
+    def _shorten_chains(self) -> None:
+        budgets = {name: policy.background_bytes_per_s for name, policy in self._policies.items()}
+        with self._database.write() as connection:
+            queued = layers.shorten_due(connection, budgets, limit=1)
+        if queued:
             self.dispatcher.wake()
 
     def _check_invariants(self) -> None:

@@ -86,6 +86,7 @@ class Server:
         return Attempt(
             operation_id=trying.operation_id,
             token=trying.token,
+            io_bytes_per_s=trying.io_bytes_per_s,
             progress=self._progress(number),
             cancelled=lambda: self._cancelled.get(number, False),
         )

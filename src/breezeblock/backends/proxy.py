@@ -151,6 +151,16 @@ class Proxy:
         tries = _tries(attempt)
         return self._around("release", lambda: self._backend.release(volume, next(tries)))
 
+    def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """See the contract."""
+        tries = _tries(attempt)
+        return self._around("flatten", lambda: self._backend.flatten(volume, next(tries)))
+
+    def shorten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """See the contract."""
+        tries = _tries(attempt)
+        return self._around("shorten", lambda: self._backend.shorten(volume, next(tries)))
+
     def open_data(
         self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False
     ) -> AbstractContextManager[Data]:

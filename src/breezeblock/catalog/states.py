@@ -60,6 +60,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(
         "volume", "export", ("available",), "uploading", "available", note="a failure changes nothing"
     ),
+    Transition("volume", "flatten", ("available",), "", "available", note="no clones rest on it"),
+    Transition("volume", "shorten", ("available",), "", "available"),
     Transition("volume", "reserve", ("available",), "", "reserved", note="an attachment without a connector"),
     Transition("volume", "begin_attaching", ("available",), "", "attaching", note="the old `os-reserve`"),
     Transition("volume", "attach", ("available", "reserved"), "attaching", "in-use", "error_attaching"),

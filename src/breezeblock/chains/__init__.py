@@ -6,6 +6,7 @@ holds nothing of the volume but its images and, once a snapshot was taken, its `
 
 from breezeblock.chains.adopting import Stranger, adopt, look, release
 from breezeblock.chains.chain import Chain, Layer, active, load
+from breezeblock.chains.clones import clone, flatten, removable, shorten
 from breezeblock.chains.imaging import export_image, import_image
 from breezeblock.chains.naming import Naming
 from breezeblock.chains.repairing import Mend, mend, mends, quarantine
@@ -24,12 +25,14 @@ __all__ = [
     "active",
     "adopt",
     "check",
+    "clone",
     "copy",
     "create",
     "delete",
     "delete_snapshot",
     "export_image",
     "extend",
+    "flatten",
     "import_image",
     "inventory",
     "load",
@@ -38,7 +41,9 @@ __all__ = [
     "mends",
     "quarantine",
     "release",
+    "removable",
     "revert",
+    "shorten",
     "snapshot",
     "sweep",
 ]

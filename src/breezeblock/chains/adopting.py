@@ -98,8 +98,8 @@ def adopt(
         _edit(directory, naming, found, attempt)
         if files.exists(directory / naming.info(volume_id)):
             _own_mode(directory / naming.info(volume_id), naming.mode)
-    with begun(directory, naming, volume_id, attempt, found.format) as names:
-        chain = load(directory, naming, volume_id, found.format, names)
+    with begun(directory, naming, volume_id, attempt, found.format):
+        chain = load(directory, naming, volume_id, found.format)
     if set(chain.snapshots) != {snapshot_id for snapshot_id, _bytes in found.snapshots}:
         raise CorruptError(f"Volume {volume_id} was changed while it was being taken over.", remedy=DOCTOR)
     return look(directory, naming, volume_id, final, format=found.format, virtual_bytes=virtual_bytes)
@@ -114,8 +114,8 @@ def release(
     format: str,  # noqa: A002 - what the catalogue calls it
 ) -> None:
     """Finish an edit that was cut off, so that the files alone tell all; they stay where they are."""
-    with begun(directory, naming, volume_id, attempt, format) as names:
-        load(directory, naming, volume_id, format, names)
+    with begun(directory, naming, volume_id, attempt, format):
+        load(directory, naming, volume_id, format)
 
 
 def _look_at_chain(
@@ -131,6 +131,8 @@ def _look_at_chain(
             )
         if "volume" not in present:
             raise NotFoundError(f"There is no volume {volume_id} in {directory}.")
+    if info is not None and (info.parent or info.deleted):
+        return _look_at_clone(directory, naming, volume_id, virtual_bytes)
     walked, edits = _walk(directory, naming, volume_id, top, said)
     snapshots = dict((info or Info(top, {})).snapshots)
     intent = read_intent(directory, naming, volume_id)
@@ -148,6 +150,20 @@ def _look_at_chain(
     held = ((one, _whole_gib(walked[names.index(snapshots[one]) + 1].virtual_bytes)) for one in order)
     base_format = walked[-1].format if walked[-1].name == naming.volume(volume_id) else "qcow2"
     return _stranger(walked, base_format, tuple(held), edits, virtual_bytes)
+
+
+def _look_at_clone(directory: Path, naming: Naming, volume_id: str, virtual_bytes: int) -> Stranger:
+    """Look at a volume that shares another one's storage: only we make those, so nothing is edited.
+
+    Raises NotFoundError for what is kept of a deleted volume because its clones rest on it.
+    """
+    chain = load(directory, naming, volume_id, "qcow2")
+    for one in chain.own:
+        with files.opened(directory / one.name) as fd:
+            _require_free(fd, one.name)
+    order = sorted(chain.snapshots, key=lambda one: chain.names.index(chain.snapshots[one]), reverse=True)
+    held = tuple((one, _whole_gib(chain.data(one)[0].virtual_bytes)) for one in order)
+    return _stranger(chain.layers, "qcow2", held, (), virtual_bytes)
 
 
 def _look_at_file(

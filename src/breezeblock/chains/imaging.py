@@ -8,7 +8,7 @@ from breezeblock.chains.begin import begun, tidied
 from breezeblock.chains.chain import FORMATS, Layer, layer, load
 from breezeblock.chains.merge import grow
 from breezeblock.chains.naming import Naming
-from breezeblock.chains.volumes import check_size, flatten, is_there
+from breezeblock.chains.volumes import check_size, is_there, lay_flat
 from breezeblock.errors import InvalidInputError
 from breezeblock.images import inspection, qemu_img, raw
 from breezeblock.images.raw import check_cancelled
@@ -32,8 +32,8 @@ def import_image(
     """
     check_size(virtual_bytes, format)
     final = directory / naming.volume(volume_id)
-    with files.storage_errors(f"Volume {volume_id}"):
-        if is_there(directory, naming, volume_id, tidied(directory, attempt), virtual_bytes, format):
+    with tidied(directory, volume_id, attempt):
+        if is_there(directory, naming, volume_id, virtual_bytes, format):
             return format
         with files.opened(source) as fd:
             found = inspection.virtual_bytes(fd, source_format)
@@ -79,8 +79,8 @@ def export_image(
     """Write what a volume or a snapshot reads as into `target`, replacing what an earlier attempt left."""
     if target_format not in inspection.FORMATS:
         raise InvalidInputError(f"Image format {target_format[:40]!a} cannot be written.")
-    with begun(directory, naming, volume_id, attempt, format) as names:
-        chain = load(directory, naming, volume_id, format, names)
+    with begun(directory, naming, volume_id, attempt, format):
+        chain = load(directory, naming, volume_id, format)
         layers = chain.layers if snapshot_id is None else chain.data(snapshot_id)
         target.unlink(missing_ok=True)
         flat = target if target_format in FORMATS else target.with_name(f"{target.name}.flat")
@@ -95,6 +95,6 @@ def export_image(
 def _write(
     directory: Path, layers: tuple[Layer, ...], target: Path, fd: int, target_format: str, attempt: Attempt
 ) -> None:
-    if target_format == "raw" and flatten(directory, layers, fd, attempt):
+    if target_format == "raw" and lay_flat(directory, layers, fd, attempt):
         return
     qemu_img.convert(directory / layers[0].name, layers[0].format, target, target_format, attempt)

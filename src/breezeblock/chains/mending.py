@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from breezeblock.chains import users
 from breezeblock.chains.chain import Layer, layer, walk
 from breezeblock.chains.info import Info
 from breezeblock.chains.naming import Naming
@@ -31,7 +32,8 @@ def advice(
     info = fitting(directory, naming, volume_id, base_format, names, snapshot_ids)
     if info is None:
         return f"Images here: {told}{more}. {_unfitting(naming, volume_id, looked)}"
-    content = json.dumps({"active": info.active, **info.snapshots}, sort_keys=True)
+    table = {"active": info.active, **info.snapshots, **({"parent": info.parent} if info.parent else {})}
+    content = json.dumps(table, sort_keys=True)
     return (
         f"Images here: {told}{more}. This fits them as {naming.info(volume_id)}, if nothing uses the volume: "
         f"{content}"
@@ -68,15 +70,16 @@ def fitting(
     looked = {name: _look(directory, naming, volume_id, name, base_format) for name in images}
     below = {found.backing for found in looked.values() if found is not None}
     chains = []
+    parent = _parent(directory, naming, volume_id)
     for top in looked.keys() - below:
         try:
-            chains.append(walk(directory, naming, volume_id, top, base_format))
+            chains.append(walk(directory, naming, volume_id, top, base_format, parent))
         except (BreezeblockError, OSError):
             continue
     whole = [chain for chain in chains if _snapshots(naming, chain).keys() == set(snapshot_ids)]
     if len(whole) != 1:
         return None
-    return Info(whole[0][0].name, _snapshots(naming, whole[0]))
+    return Info(whole[0][0].name, _snapshots(naming, whole[0]), parent)
 
 
 def _unfitting(naming: Naming, volume_id: str, looked: dict[str, Layer | None]) -> str:
@@ -90,7 +93,19 @@ def _unfitting(naming: Naming, volume_id: str, looked: dict[str, Layer | None]) 
     )
 
 
+def _parent(directory: Path, naming: Naming, volume_id: str) -> str | None:
+    """Return the image that the volume was cloned from, if both ends of the link say so."""
+    try:
+        backing = layer(directory, naming.volume(volume_id), "qcow2").backing
+        source = naming.owner(backing) if backing else None
+        said = users.of(directory, naming, source).get(volume_id) if source else None
+    except (BreezeblockError, OSError):
+        return None
+    return backing if said == backing else None
+
+
 def _snapshots(naming: Naming, chain: tuple[Layer, ...]) -> dict[str, str]:
     """Return the snapshots that a chain's names tell of: each overlay is called after its snapshot."""
-    parsed = ((naming.parse(one.name), one.name) for one in chain)
+    volume_id = naming.owner(chain[0].name)
+    parsed = ((naming.parse(one.name), one.name) for one in chain if naming.owner(one.name) == volume_id)
     return {found[2]: name for found, name in parsed if found and found[2]}

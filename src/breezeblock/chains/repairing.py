@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from breezeblock.attempt import Attempt
+from breezeblock.chains import users
 from breezeblock.chains.begin import begun
 from breezeblock.chains.chain import Chain, load
 from breezeblock.chains.info import read_info, write_info
@@ -49,10 +50,10 @@ def mends(
             text = f"finish the snapshot deletion of volume {volume_id} that was cut off"
             return [Mend("finish", naming.intent(volume_id), text)]
         try:
-            chain = load(directory, naming, volume_id, format, names)
+            chain = load(directory, naming, volume_id, format)
         except BreezeblockError:
             return _of_info(directory, naming, volume_id, snapshot_ids, format, names)
-        return [*_of_leftovers(naming, volume_id, chain, names), *_of_leaks(directory, chain)]
+        return [*_of_leftovers(directory, naming, volume_id, chain, names), *_of_leaks(directory, chain)]
 
 
 def mend(
@@ -134,7 +135,11 @@ def _of_info(
     return [Mend("info", name, f"{before}write the {name} that fits: {info.active} is active")]
 
 
-def _of_leftovers(naming: Naming, volume_id: str, chain: Chain, names: Collection[str]) -> list[Mend]:
+def _of_leftovers(
+    directory: Path, naming: Naming, volume_id: str, chain: Chain, names: Collection[str]
+) -> list[Mend]:
+    if users.of(directory, naming, volume_id):
+        return []  # a clone may rest on what the volume itself does not use any more
     return [
         Mend("quarantine", name, f"move {name}, which no layer of volume {volume_id} uses, to {QUARANTINE}/")
         for name, kind in sorted(naming.of_volume(volume_id, names))

@@ -98,6 +98,7 @@ class Job:
             locator=row.locator,
             format=row.format,
             options=self.arguments.get("options", {}),
+            depth=row.depth,
         )
 
     def snapshot(self, snapshot_id: str | None = None) -> Snapshot:

@@ -13,7 +13,7 @@ from breezeblock.errors import BreezeblockError, NotFoundError
 from breezeblock.operations.adopting import add_snapshots
 from breezeblock.operations.job import Job
 from breezeblock.operations.run import Verb
-from breezeblock.operations.verbs import give_back, publish_deleted, quota_amounts
+from breezeblock.operations.verbs import columns_of, give_back, publish_deleted, quota_amounts
 
 PROMISED_BYTES = 1 << 30
 """What a volume is counted as until storage has said how large it is."""
@@ -73,8 +73,7 @@ def _publish_managed(connection: sa.Connection, job: Job, result: Json) -> None:
         job.id,
         status="available",
         launched_at=now(),
-        locator=found.volume.locator,
-        format=found.volume.format,
+        **columns_of(found.volume),
     )
     row = rows.one(connection, tables.volumes, job.row.resource_id)
     if done and row is not None:

@@ -114,6 +114,12 @@ def unmanage(service: Service, caller: Caller, volume_id: str) -> None:
                 f"Invalid volume: Volume {volume_id} has snapshots.",
                 remedy="Unmanage its snapshots first (they stay on storage with it).",
             )
+        clones = sa.select(tables.volumes.c.id).where(tables.volumes.c.parent_id == volume_id).limit(1)
+        if row.parent_id or connection.execute(clones).first() is not None:
+            raise ConflictError(
+                f"Invalid volume: Volume {volume_id} shares its storage with another one.",
+                remedy="Flatten the clone first.",
+            )
         rows.compare_and_set(
             connection, tables.volumes, volume_id, step.sources, status=step.during, op_id=operation_id
         )
