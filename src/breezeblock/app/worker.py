@@ -8,6 +8,7 @@ from functools import partial
 import msgspec
 import structlog
 
+from breezeblock.app.compose import image_policy
 from breezeblock.backends.contract import Backend
 from breezeblock.catalog import invariants, operations, pools
 from breezeblock.catalog.clock import later
@@ -17,9 +18,10 @@ from breezeblock.engine.dispatcher import Dispatcher
 from breezeblock.engine.lease import Lease
 from breezeblock.engine.port import Engine, Steps
 from breezeblock.errors import BreezeblockError
+from breezeblock.operations import imaging
 from breezeblock.operations.job import Environment
 from breezeblock.operations.run import execute, give_up
-from breezeblock.operations.verbs import VERBS
+from breezeblock.operations.table import VERBS
 from breezeblock.service import layers
 
 FIRST_LOOK_S = 1.0
@@ -61,6 +63,7 @@ class Worker:
             database=database,
             backends=backends,
             message_ttl_s=config.engine.keep_finished_days * 86400,
+            images=image_policy(config),
             patient=frozenset(name for name, policy in policies.items() if policy.when_down == "wait"),
             look=self.look,
         )
@@ -87,6 +90,7 @@ class Worker:
         self.lease.acquire(LEASE_WAIT_S)
         self.lease.watch(lost)
         live = self._live_operations()
+        imaging.sweep(self._environment.images, live)
         looks = [self._thread(f"stats-{name}", self._watch_storage, name, live) for name in self._backends]
         end = time.monotonic() + FIRST_LOOK_S
         for look in looks:

@@ -11,9 +11,13 @@ from breezeblock.chains.chain import Chain, load
 from breezeblock.chains.info import DOCTOR, read_info
 from breezeblock.chains.mending import advice
 from breezeblock.chains.naming import Naming
+from breezeblock.chains.repairing import QUARANTINE
 from breezeblock.errors import BreezeblockError, CorruptError, NotFoundError
 from breezeblock.images import qemu_img
 from breezeblock.shares import files
+
+CINDER_MARKER = ".cinderSecureEnvIndicator"
+"""Cinder puts it at a share's root to remember how careful it is to be; it belongs to no volume."""
 
 Severity = Literal["warning", "error"]
 
@@ -166,6 +170,8 @@ def inventory(directory: Path, naming: Naming) -> Iterator[Item]:
                 elif entry.name in shape.layers:
                     kind, snapshot_id = "layer", None
                 yield Item(entry.name, kind, volume_id, snapshot_id, allocated)  # type: ignore[arg-type]
+            elif entry.name in {CINDER_MARKER, QUARANTINE}:
+                yield Item(entry.name, "metadata", None, None, allocated)
             else:
                 ours = entry.name.startswith(files.TEMPORARY)
                 yield Item(entry.name, "temporary" if ours else "foreign", None, None, allocated)

@@ -6,6 +6,8 @@ import typer
 
 from breezeblock import __version__
 from breezeblock.cli import image, operations, pools, server, shares, snapshots, types, users, volumes
+from breezeblock.cli import imaging as _imaging  # noqa: F401 - adds commands to volumes
+from breezeblock.cli import managing as _managing  # noqa: F401 - adds commands to volumes and pools
 
 app = typer.Typer(
     no_args_is_help=True,
