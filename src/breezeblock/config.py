@@ -114,6 +114,16 @@ class PoolPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Part of every pool that new volumes leave free."""
     max_over_subscription_ratio: Annotated[float, Meta(ge=1, le=1000)] = 20.0
     """How often a pool's bytes may be promised to thin volumes."""
+    when_down: Literal["wait", "fail"] = "wait"
+    """What operations on a pool do while it is down. `wait`: they stay queued and go on by themselves when
+    it is back. `fail`: they end in an error that says since when and why it is down."""
+    used_ratio: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Of how much of a pool may be in use before it takes no more volumes, thin ones included."""
+    max_chain_depth: Annotated[int, Meta(ge=0, le=4096)] = 32
+    """Through how many images a volume may be read. A snapshot that would pass it waits for the chain to be
+    shortened, or is refused where nothing can be; a clone that would pass it is copied. 0 = no limit."""
+    background_bytes_per_s: Annotated[int, Meta(ge=0)] = 50 << 20
+    """How fast chains are shortened in the background; 0 = only on request."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

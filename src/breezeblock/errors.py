@@ -72,6 +72,10 @@ class UnavailableError(BreezeblockError):
     permanent = False
 
 
+class PoolDownError(UnavailableError):
+    """A pool is known to be down; work on it can go on when its storage answers again."""
+
+
 class NoSpaceError(BreezeblockError):
     """The storage is full."""
 

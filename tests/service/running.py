@@ -74,6 +74,7 @@ def running(
     pools_bytes: int = 1 << 40,
     decorate: Callable[[Backend], Backend] = lambda backend: backend,
     concurrency: int = 8,
+    policy: PoolPolicy = PoolPolicy(),  # noqa: B008 - frozen
 ) -> Iterator[Running]:
     """Run a worker until the block ends."""
     config = Config(
@@ -87,7 +88,7 @@ def running(
     backend = MemoryBackend("memory", MemoryConfig(path=str(storage), total_bytes=pools_bytes))
     # Tests that make storage fail want to see the failure, not the retries that hide it.
     backends = {"memory": wrap(decorate(backend), tries=1)}
-    worker = Worker(config, database, backends, {"memory": PoolPolicy()}, DbosEngine, alone=True)
+    worker = Worker(config, database, backends, {"memory": policy}, DbosEngine, alone=True)
     worker.start(lost=lambda: None)
     try:
         service = make_service(config, database, worker.dispatcher.wake)

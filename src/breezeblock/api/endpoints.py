@@ -2,6 +2,7 @@
 
 from breezeblock.api import (
     attachments,
+    chains,
     infrastructure,
     messages,
     metadata,
@@ -26,5 +27,6 @@ ROUTES = Routes(
         *infrastructure.ENDPOINTS,
         *messages.ENDPOINTS,
         *operations.ENDPOINTS,
+        *chains.ENDPOINTS,
     )
 )

@@ -36,7 +36,7 @@ def open_backends(config: Config) -> tuple[dict[str, Backend], dict[str, PoolPol
         where = f"[backends.{name}]"
         policies[name], own = split_policy(section, where)
         settings = registry.read_config(own, where)
-        backends[name] = wrap(registry.open_backend(name, settings, Path(config.service.state_dir)))
+        backends[name] = wrap(registry.open_apart(name, settings, Path(config.service.state_dir)))
     return backends, policies
 
 

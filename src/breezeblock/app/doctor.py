@@ -15,7 +15,7 @@ import msgspec
 
 from breezeblock.app import compose
 from breezeblock.backends.contract import Backend, Finding, Found, Snapshot, Volume
-from breezeblock.catalog import infrastructure, invariants, migrate, operations, survey
+from breezeblock.catalog import families, infrastructure, invariants, migrate, operations, survey
 from breezeblock.catalog.clock import later
 from breezeblock.catalog.database import Database
 from breezeblock.config import Config
@@ -29,6 +29,8 @@ MANY_ATTEMPTS = 5
 SILENT_S = 60
 """Seconds without a heartbeat after which a worker counts as dead, as in the API."""
 THREADS = 8
+NEAR_LIMIT = 0.8
+"""Of a pool's limit to chains: from here on the doctor warns."""
 
 # Nothing has to be on storage for these: the verb that made them so takes back or finishes its work
 # when the volume is deleted.
@@ -50,6 +52,7 @@ def examine(config: Config) -> Report:
         findings = [*_counts(database), *_rows(database), *_operations(config, database)]
         with database.read() as connection:
             believed = {found.volume.id: found for found in survey.all_volumes(connection)}
+        findings += _chains(database)
         findings += _homeless(config, believed.values())
         looked_at = {
             "volumes": len(believed),
@@ -215,7 +218,12 @@ def _storage(
 def _check(database: Database, backend: Backend, found: survey.Believed) -> list[Finding]:
     row = found.volume
     volume = Volume(
-        id=row.id, virtual_bytes=row.virtual_bytes, pool=row.pool, locator=row.locator, format=row.format
+        id=row.id,
+        virtual_bytes=row.virtual_bytes,
+        pool=row.pool,
+        locator=row.locator,
+        format=row.format,
+        depth=row.depth,
     )
     snapshots = tuple(
         Snapshot(id=s.id, volume_id=s.volume_id, virtual_bytes=s.virtual_bytes, locator=s.locator)
@@ -254,6 +262,8 @@ def _strangers(database: Database, name: str, present: Iterable[Found]) -> list[
                         severity="warning",
                     )
                 )
+        elif item.kind == "kept" and item.volume_id is not None:
+            findings += _unknown_kept(database, subject, item.volume_id)
         elif item.volume_id is not None:
             findings += _unknown(database, subject, item.volume_id, item.snapshot_id)
     return findings
@@ -278,6 +288,39 @@ def _unknown(database: Database, subject: str, volume_id: str, snapshot_id: str 
                 else "Do not remove it: newer data may rest on it."
             ),
         )
+    ]
+
+
+def _unknown_kept(database: Database, subject: str, volume_id: str) -> list[Finding]:
+    with database.read() as connection:
+        if families.one_kept(connection, volume_id) or survey.one(connection, volume_id):
+            return []
+    return [
+        Finding(
+            subject=subject,
+            problem=f"it is kept of volume {volume_id} for clones, but the catalog knows of no such volume",
+            remedy="Do not remove it: clones rest on it. It goes by itself with the last of them.",
+            severity="warning",
+        )
+    ]
+
+
+def _chains(database: Database) -> list[Finding]:
+    """Tell of chains that are near their pool's limit."""
+    with database.read() as connection:
+        found = families.members(connection)
+    return [
+        Finding(
+            subject=f"volume {one.id}",
+            problem=f"it is read through {one.depth} layers, its pool allows {one.max_chain_depth} "
+            f"({one.snapshots} snapshots, {one.hidden_layers} layers of none, which hold "
+            f"{one.reclaimable_bytes / 2**20:.1f} MiB)",
+            remedy="Delete snapshots of it"
+            + (", or `breezeblock volume flatten` it." if one.parent_id else ", or its clones."),
+            severity="warning",
+        )
+        for one in found
+        if one.max_chain_depth and one.depth >= NEAR_LIMIT * one.max_chain_depth
     ]
 
 

@@ -20,12 +20,15 @@ from breezeblock.errors import BreezeblockError
 from breezeblock.operations.job import Environment
 from breezeblock.operations.run import execute, give_up
 from breezeblock.operations.verbs import VERBS
+from breezeblock.service import layers
 
 FIRST_LOOK_S = 1.0
 """How long the start waits for slow storage to be looked at; later it is looked at anyway."""
 LEASE_WAIT_S = 5.0
 KEEP_WORKFLOWS_S = 3600
 RECOVER_INTERVAL_S = 10.0
+DOWN_INTERVAL_S = 2.0
+"""How often a back end is looked at while one of its pools is down."""
 
 log = structlog.get_logger(__name__)
 
@@ -50,11 +53,16 @@ class Worker:
         self._executor_id = config.executor_id
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._down: dict[str, bool] = {}
+        """Back ends of which a pool was down when last looked at."""
+        self._look_soon = {name: threading.Event() for name in backends}
         self.lease = Lease(database, self._executor_id)
         self._environment = Environment(
             database=database,
             backends=backends,
             message_ttl_s=config.engine.keep_finished_days * 86400,
+            patient=frozenset(name for name, policy in policies.items() if policy.when_down == "wait"),
+            look=self.look,
         )
         # A place more than the dispatcher fills: recovered work has to fit beside new work.
         threads = config.engine.concurrency * 2
@@ -70,6 +78,8 @@ class Worker:
             poll_interval_s=max(config.engine.poll_interval_s, 5.0)
             if alone
             else config.engine.poll_interval_s,
+            patient=self._environment.patient,
+            most_of_a_pool=max(1, config.engine.concurrency * 3 // 4),
         )
 
     def start(self, lost: Callable[[], None]) -> None:
@@ -91,6 +101,8 @@ class Worker:
     def stop(self, timeout_s: float) -> None:
         """Claim nothing more, give running operations `timeout_s`, then leave the rest resumable."""
         self._stopping.set()
+        for watching in self._look_soon.values():
+            watching.set()
         self.dispatcher.stop()
         end = time.monotonic() + timeout_s
         while not self.dispatcher.idle() and time.monotonic() < end:
@@ -112,6 +124,7 @@ class Worker:
         policy = self._policies[name]
         seen = backend.stats()
         with self._database.write() as connection:
+            was_down = pools.down(connection, name)
             for pool in seen:
                 pools.report(
                     connection,
@@ -125,12 +138,22 @@ class Worker:
                         "reason": pool.reason,
                         "reserved_percentage": policy.reserved_percentage,
                         "max_over_subscription_ratio": policy.max_over_subscription_ratio,
+                        "used_ratio": policy.used_ratio,
+                        "max_chain_depth": policy.max_chain_depth,
                         "capabilities": capabilities,
                     },
                 )
         for pool in seen:
-            if not pool.up:
+            if not pool.up and pool.name not in was_down:
                 log.warning("pool.down", backend=name, pool=pool.name, reason=pool.reason)
+            elif pool.up and pool.name in was_down:
+                log.info("pool.up", backend=name, pool=pool.name)
+        if was_down:
+            self.dispatcher.wake()  # what waited for a pool may go on
+        was = self._down.get(name, False)
+        self._down[name] = any(not pool.up for pool in seen)
+        if self._down[name] and not was:
+            self._look_soon[name].set()  # the watching thread may be in the middle of a long pause
 
     def _execute(self, operation_id: str, attempt: int, steps: Steps) -> None:
         try:
@@ -162,7 +185,11 @@ class Worker:
             except Exception:
                 log.exception("storage.look_failed", backend=name)
             first_round.set()
-            if self._stopping.wait(self._config.engine.stats_interval_s):
+            interval_s = self._config.engine.stats_interval_s
+            down = self._down.get(name, False)
+            if self._look_soon[name].wait(min(interval_s, DOWN_INTERVAL_S) if down else interval_s):
+                self._look_soon[name].clear()
+            if self._stopping.is_set():
                 return
 
     def _keep_house(self, first_round: threading.Event) -> None:
@@ -172,6 +199,7 @@ class Worker:
             try:
                 self.dispatcher.recover()
                 self._take_over_from_the_dead()
+                self._shorten_chains()
                 if rounds % 360 == 0:
                     self._prune()
                 rounds += 1
@@ -197,6 +225,13 @@ class Worker:
                 log.warning("executor.dead", executor=executor)
             finally:
                 lease.release()
+            self.dispatcher.wake()
+
+    def _shorten_chains(self) -> None:
+        budgets = {name: policy.background_bytes_per_s for name, policy in self._policies.items()}
+        with self._database.write() as connection:
+            queued = layers.shorten_due(connection, budgets, limit=1)
+        if queued:
             self.dispatcher.wake()
 
     def _check_invariants(self) -> None:

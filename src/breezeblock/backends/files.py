@@ -25,11 +25,12 @@ from breezeblock.backends.contract import (
     Snapshot,
     Volume,
 )
-from breezeblock.errors import InvalidInputError, UnavailableError, UnsupportedError
+from breezeblock.errors import InvalidInputError, NotFoundError, UnavailableError, UnsupportedError
 from breezeblock.shares.space import Space
 
 Format = Literal["raw", "qcow2"]
 Provisioning = Literal["thin", "thick"]
+Cloning = Literal["linked", "full"]
 
 
 class Places(Protocol):
@@ -76,6 +77,7 @@ class FileBackend:
     format: Format = "raw"
     """For volumes whose type does not ask for one."""
     provisioning: Provisioning = "thin"
+    clone_mode: Cloning = "linked"
 
     def start(self) -> None:
         """Try to reach every pool at once; `stats` tells of those that were not."""
@@ -100,7 +102,12 @@ class FileBackend:
             revert="any",
             clone=True,
             create_from_snapshot=True,
-            options={"format": ("raw", "qcow2"), "provisioning": ("thin", "thick")},
+            linked_clones=True,
+            options={
+                "format": ("raw", "qcow2"),
+                "provisioning": ("thin", "thick"),
+                "clone": ("linked", "full"),
+            },
         )
 
     def stats(self) -> list[Pool]:
@@ -132,14 +139,17 @@ class FileBackend:
 
     def delete(self, volume: Volume, attempt: Attempt) -> None:
         """Remove the volume with everything of it."""
-        chains.delete(self.places.directory(volume.pool), self.naming, volume.id, attempt)
+        directory = self.places.directory(volume.pool)
+        chains.delete(
+            directory, self.naming, volume.id, attempt, depth=volume.depth, snapshots=volume.snapshots
+        )
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Grow the active image; the layers below keep their size."""
         _check_bytes(virtual_bytes)
         directory = self.places.directory(volume.pool)
         grown = chains.extend(
-            directory, self.naming, volume.id, virtual_bytes, attempt, format=self._format(volume)
+            directory, self.naming, volume.id, virtual_bytes, attempt, **self._known(volume)
         )
         return self._placed(volume, grown)
 
@@ -152,7 +162,7 @@ class FileBackend:
             snapshot.id,
             volume.virtual_bytes,
             attempt,
-            format=self._format(volume),
+            **self._known(volume),
         )
         return Snapped(volume=self._placed(volume, made))
 
@@ -160,7 +170,7 @@ class FileBackend:
         """Merge the snapshot's overlay away."""
         directory = self.places.directory(volume.pool)
         left = chains.delete_snapshot(
-            directory, self.naming, volume.id, snapshot.id, attempt, format=self._format(volume)
+            directory, self.naming, volume.id, snapshot.id, attempt, **self._known(volume)
         )
         return self._placed(volume, left)
 
@@ -173,35 +183,76 @@ class FileBackend:
             snapshot.id,
             volume.virtual_bytes,
             attempt,
-            format=self._format(volume),
+            **self._known(volume),
         )
         return self._placed(volume, reverted)
 
     def clone(self, source: Volume, volume: Volume, attempt: Attempt) -> Placement:
-        """Copy a volume whole, also to another pool."""
-        return self._copy(source, None, volume, attempt)
+        """Put an overlay on the source's image, or copy it whole; to another pool always the latter."""
+        return self._derive(source, None, volume, attempt)
 
     def create_from_snapshot(
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
     ) -> Placement:
-        """Copy a snapshot whole, also to another pool."""
-        return self._copy(source, snapshot.id, volume, attempt)
+        """Put an overlay on the snapshot's image, or copy it whole; to another pool always the latter."""
+        return self._derive(source, snapshot.id, volume, attempt)
 
-    def _copy(self, source: Volume, snapshot_id: str | None, volume: Volume, attempt: Attempt) -> Placement:
-        wanted, _thick = self._wanted(volume)
+    def _derive(self, source: Volume, snapshot_id: str | None, volume: Volume, attempt: Attempt) -> Placement:
+        wanted, thick = self._wanted(volume)
+        directory = self.places.directory(volume.pool)
+        if self._linked(source, volume, thick=thick):
+            made = chains.clone(
+                directory,
+                self.naming,
+                source.id,
+                snapshot_id,
+                volume.id,
+                volume.virtual_bytes,
+                attempt,
+                source_format=self._format(source),
+                source_depth=source.depth,
+            )
+            return self._placed(volume, made)
         made = chains.copy(
             self.places.directory(source.pool),
             self.naming,
             source.id,
             snapshot_id,
-            self.places.directory(volume.pool),
+            directory,
             volume.id,
             volume.virtual_bytes,
             attempt,
             source_format=self._format(source),
+            source_depth=source.depth,
             format=wanted,
         )
         return self._placed(volume, made)
+
+    def _linked(self, source: Volume, volume: Volume, *, thick: bool) -> bool:
+        """Say whether a clone shares; by default it does unless what it must be leaves no choice."""
+        asked = volume.options.get("clone")
+        problem = ""
+        if source.pool != volume.pool:
+            problem = f"its source is in pool {source.pool}"
+        elif thick:
+            problem = "its space is to be reserved"
+        elif asked is None and volume.options.get("format") == "raw":
+            problem = "a raw image rests on nothing"
+        if asked == "linked" and problem:
+            raise InvalidInputError(f"Volume {volume.id} cannot be a linked clone: {problem}.")
+        return (asked or self.clone_mode) == "linked" and not problem
+
+    def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Give the volume a first image of its own."""
+        directory = self.places.directory(volume.pool)
+        flat = chains.flatten(directory, self.naming, volume.id, attempt, **self._known(volume))
+        return self._placed(volume, flat)
+
+    def shorten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Merge what belongs to no snapshot and no clone."""
+        directory = self.places.directory(volume.pool)
+        short = chains.shorten(directory, self.naming, volume.id, attempt, **self._known(volume))
+        return self._placed(volume, short)
 
     def open_data(
         self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False
@@ -214,7 +265,11 @@ class FileBackend:
         """Name the active file; the consumer reaches the directory by itself."""
         del connector  # every host is told the same
         name, image_format = chains.active(
-            self.places.directory(volume.pool), self.naming, volume.id, self._format(volume)
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            self._format(volume),
+            volume.depth,
         )
         return self.places.connection(volume.pool, name, image_format)
 
@@ -230,6 +285,7 @@ class FileBackend:
             [snapshot.id for snapshot in snapshots],
             volume.virtual_bytes,
             self._format(volume),
+            depth=volume.depth,
         )
         return [
             Finding(subject=one.subject, problem=one.problem, remedy=one.remedy, severity=one.severity)
@@ -281,8 +337,27 @@ class FileBackend:
     def _format(self, volume: Volume) -> str:
         return volume.format or volume.options.get("format", self.format)
 
+    def _known(self, volume: Volume) -> Any:
+        return {"format": self._format(volume), "depth": volume.depth}
+
     def _placed(self, volume: Volume, image_format: str) -> Placement:
-        return Placement(locator=self.places.locator(volume.pool), format=image_format)
+        """Say where the volume is and how deep its chain is, right after a verb: it is known to be whole."""
+        locator = self.places.locator(volume.pool)
+        directory = self.places.directory(volume.pool)
+        try:
+            chain = chains.load(directory, self.naming, volume.id, image_format, depth=1)
+        except NotFoundError:  # a snapshot of a volume that is not there was deleted
+            return Placement(locator=locator, format=image_format)
+        return Placement(
+            locator=locator,
+            format=image_format,
+            depth=len(chain.layers),
+            hidden_layers=len(chain.hidden),
+            reclaimable_bytes=sum(layer.allocated_bytes for layer in chain.hidden),
+            parent=self.naming.owner(chain.layers[len(chain.own)].name) or ""
+            if len(chain.layers) > len(chain.own)
+            else "",
+        )
 
 
 def _check_bytes(virtual_bytes: int) -> None:

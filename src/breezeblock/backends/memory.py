@@ -201,6 +201,14 @@ class MemoryBackend:
         blob = self._snapshot_blob(state, snapshot)
         return self._make(volume, _Blob(str(home / blob.file), blob.bytes), attempt)
 
+    def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Not offered: every volume is its own."""
+        raise UnsupportedError(f"Back end {self.name} has no linked clones, so nothing to flatten.")
+
+    def shorten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Not offered: there are no layers."""
+        raise UnsupportedError(f"Back end {self.name} has no linked clones, so nothing to shorten.")
+
     @contextmanager
     def open_data(
         self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False

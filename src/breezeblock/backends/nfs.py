@@ -1,5 +1,6 @@
 """The `nfs` back end: NFS exports as pools, kept mounted."""
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +10,12 @@ import msgspec
 from msgspec import Meta
 
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.files import FileBackend, Format, Provisioning
+from breezeblock.backends.files import Cloning, FileBackend, Format, Provisioning
 from breezeblock.backends.local import AbsolutePath, FileMode
+from breezeblock.backends.parts import Parts
 from breezeblock.chains import Naming
-from breezeblock.errors import ConfigError
-from breezeblock.shares import mounts, sharelist
+from breezeblock.errors import ConfigError, UnavailableError
+from breezeblock.shares import mounts, ping, sharelist
 from breezeblock.shares.space import Look, Space
 
 
@@ -37,7 +39,13 @@ class NfsConfig(
     """How long a mounted share may take to say how much room it has before it counts as down."""
     format: Format = "raw"
     provisioning: Provisioning = "thin"
+    clone: Cloning = "linked"
+    """How volumes are made from others of the same pool, where their type does not say."""
     file_mode: FileMode = "0660"
+    isolated: bool = True
+    """Do all work on a share in a helper process of its own."""
+    silence_timeout_s: Annotated[float, Meta(ge=1, le=86400)] = 900.0
+    """How long an operation may go without progress although its share answers."""
 
     def __post_init__(self) -> None:
         if not self.shares and self.shares_file is None:
@@ -60,7 +68,14 @@ class NfsPool:
     def space(self) -> Space:
         """Mount the share if need be, and ask it for its room."""
         self.mounted.path()
-        return self.look.space(self.answer_timeout_s)
+        try:
+            return self.look.space(self.answer_timeout_s)
+        except UnavailableError as error:
+            if not (isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ESTALE):
+                raise
+            self.mounted.let_go()
+            self.mounted.path()
+            return self.look.space(self.answer_timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +139,36 @@ def open_nfs(name: str, config: NfsConfig, state_dir: Path) -> FileBackend:
             mounts.Mounted(share, base, options, config.mount_attempts, config.mount_timeout_s),
             config.answer_timeout_s,
         )
-        for share in _shares(name, config)
+        for share in nfs_shares(name, config)
     }
     places = NfsPlaces(name, pools)
-    return FileBackend(
-        name, places, Naming(mode=int(config.file_mode, 8)), config.format, config.provisioning
+    naming = Naming(mode=int(config.file_mode, 8))
+    return FileBackend(name, places, naming, config.format, config.provisioning, config.clone)
+
+
+def nfs_parts(name: str, config: NfsConfig) -> Parts | None:
+    """Part the back end into its shares, if they are to be served apart. Raises ConfigError."""
+    if not config.isolated:
+        return None
+    shares = {share.address: share for share in nfs_shares(name, config)}
+
+    def narrow(pools: tuple[str, ...]) -> NfsConfig:
+        lines = [sharelist.line(shares[pool]) for pool in pools]
+        return msgspec.structs.replace(config, shares=lines, shares_file=None)
+
+    return Parts(
+        pools=tuple(shares),
+        narrow=narrow,
+        ping=lambda pool: ping.nfs(shares[pool], mounts.merged(config.mount_options, shares[pool].options)),
+        answer_timeout_s=config.answer_timeout_s,
+        # A look may have to mount first, and starting the helper tried to.
+        look_limit_s=2 * config.mount_timeout_s + config.answer_timeout_s + 5,
+        silence_timeout_s=config.silence_timeout_s,
     )
 
 
-def _shares(name: str, config: NfsConfig) -> tuple[sharelist.Share, ...]:
+def nfs_shares(name: str, config: NfsConfig) -> tuple[sharelist.Share, ...]:
+    """Return the shares of a back end's settings. Raises ConfigError for a list that cannot be used."""
     lines = sharelist.inline_lines(config.shares, f"backends.{name}.shares")
     if config.shares_file:
         lines += sharelist.file_lines(Path(config.shares_file), sharelist.NFS)

@@ -118,6 +118,16 @@ class Proxy:
             lambda: self._backend.create_from_snapshot(source, snapshot, volume, next(tries)),
         )
 
+    def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """See the contract."""
+        tries = _tries(attempt)
+        return self._around("flatten", lambda: self._backend.flatten(volume, next(tries)))
+
+    def shorten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """See the contract."""
+        tries = _tries(attempt)
+        return self._around("shorten", lambda: self._backend.shorten(volume, next(tries)))
+
     def open_data(
         self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False
     ) -> AbstractContextManager[Data]:

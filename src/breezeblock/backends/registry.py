@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 
+from breezeblock.backends.apart import apart
 from breezeblock.backends.contract import Backend
 from breezeblock.backends.local import LocalConfig, open_local
-from breezeblock.backends.nfs import NfsConfig, open_nfs
+from breezeblock.backends.nfs import NfsConfig, nfs_parts, open_nfs
+from breezeblock.backends.parts import Parts
 from breezeblock.backends.xenserver import open_xenserver
 from breezeblock.backends.xenserver_config import XenServerConfig
 from breezeblock.config import convert
@@ -23,11 +25,13 @@ class Kind:
     config: type[msgspec.Struct]
     open: Callable[[str, Any, Path], Backend]
     """(name, config, state directory) to the back end, not started. Raises ConfigError."""
+    parts: Callable[[str, Any], Parts | None] = lambda _name, _config: None
+    """How it falls into pools that helper processes serve; None: it works in the caller's process."""
 
 
 KINDS: Mapping[str, Kind] = {
     "local": Kind(LocalConfig, open_local),
-    "nfs": Kind(NfsConfig, open_nfs),
+    "nfs": Kind(NfsConfig, open_nfs, nfs_parts),
     "xenserver": Kind(XenServerConfig, open_xenserver),
 }
 
@@ -50,7 +54,20 @@ def read_config(section: Mapping[str, Any], where: str) -> msgspec.Struct:
 
 def open_backend(name: str, config: msgspec.Struct, state_dir: Path) -> Backend:
     """Return a back end, not started, for settings from `read_config`. Raises ConfigError."""
+    return _kind(name, config).open(name, config, state_dir)
+
+
+def open_apart(name: str, config: msgspec.Struct, state_dir: Path) -> Backend:
+    """Return a back end as `open_backend` does, its work done in helper processes if it is so set."""
+    kind = _kind(name, config)
+    parts = kind.parts(name, config)
+    if parts is None:
+        return kind.open(name, config, state_dir)
+    return apart(name, kind.open, config, state_dir, parts)
+
+
+def _kind(name: str, config: msgspec.Struct) -> Kind:
     for kind in KINDS.values():
         if isinstance(config, kind.config):
-            return kind.open(name, config, state_dir)
+            return kind
     raise ConfigError(f"Back end {name} has settings of no known kind: {type(config).__name__}.")

@@ -5,6 +5,7 @@ lane, when none of its lane runs. The claim's `attempts` number goes with the ex
 is its fence: an execution whose number is no longer the row's has been replaced and must do nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from breezeblock.catalog.clock import later, new_id, now
-from breezeblock.catalog.tables import messages, operations
+from breezeblock.catalog.tables import messages, operations, pools, volumes
 
 Row = sa.Row[Any]
 
@@ -29,6 +30,11 @@ def get(connection: sa.Connection, operation_id: str) -> Row | None:
     return connection.execute(_BY_ID, {"wanted": operation_id}).one_or_none()
 
 
+# Where the work of an operation is: the pool of its volume.
+_PLACED = operations.outerjoin(volumes, volumes.c.id == operations.c.volume_id)
+_PLACE = sa.func.coalesce(volumes.c.backend + "#" + volumes.c.pool, "")
+
+
 def _next_of_each_lane() -> sa.Select[Any]:
     """Select queued operations that nothing of their lane stands before."""
     before = operations.alias()
@@ -39,12 +45,21 @@ def _next_of_each_lane() -> sa.Select[Any]:
             sa.and_(before.c.state == "queued", before.c.id < operations.c.id),
         ),
     )
+    down = sa.exists().where(
+        pools.c.backend == volumes.c.backend,
+        pools.c.name == volumes.c.pool,
+        pools.c.up.is_(False),
+        pools.c.backend.in_(sa.bindparam("patient", expanding=True)),
+    )
     return (
-        sa.select(operations.c.id, operations.c.attempts)
+        sa.select(operations.c.id, operations.c.attempts, _PLACE.label("place"))
+        .select_from(_PLACED)
         .where(
             operations.c.state == "queued",
             operations.c.backend.in_(sa.bindparam("backends", expanding=True)),
+            _PLACE.not_in(sa.bindparam("full", expanding=True)),
             ~blocked,
+            ~down,
         )
         .order_by(operations.c.id)
         .limit(sa.bindparam("most"))
@@ -67,12 +82,27 @@ _BY_ID = sa.select(operations).where(operations.c.id == sa.bindparam("wanted"))
 
 
 def claim(
-    connection: sa.Connection, executor: str, backends: Iterable[str], limit: int
+    connection: sa.Connection,
+    executor: str,
+    backends: Iterable[str],
+    limit: int,
+    *,
+    patient: Iterable[str] = (),
+    most_of_a_pool: int | None = None,
 ) -> list[tuple[str, int]]:
-    """Make up to `limit` operations ours, oldest first; return (id, attempt number) of each."""
-    candidates = connection.execute(_NEXT, {"backends": list(backends), "most": limit}).all()
+    """Make up to `limit` operations ours, oldest first; return (id, attempt number) of each.
+
+    Left in the queue: those on pools that are down, for back ends in `patient`; and those on a pool on
+    which `most_of_a_pool` of ours run already, so that a pool that hangs cannot take all places.
+    """
+    busy = _busy(connection, executor) if most_of_a_pool is not None else Counter()
+    most = limit if most_of_a_pool is None else most_of_a_pool
+    full = [place for place, count in busy.items() if count >= most]
+    wanted = {"backends": list(backends), "most": limit, "patient": list(patient), "full": full}
     claimed = []
-    for candidate in candidates:
+    for candidate in connection.execute(_NEXT, wanted).all():
+        if most_of_a_pool is not None and busy[candidate.place] >= most:
+            continue  # by those before it
         values = {
             "claimed": candidate.id,
             "claimer": executor,
@@ -83,9 +113,21 @@ def claim(
             with connection.begin_nested():
                 if connection.execute(_CLAIM, values).rowcount == 1:
                     claimed.append((candidate.id, candidate.attempts + 1))
+                    busy[candidate.place] += 1
         except IntegrityError:
             continue  # another host's clock put a neighbour of the lane first
     return claimed
+
+
+def _busy(connection: sa.Connection, executor: str) -> Counter[str]:
+    """Count our running operations by pool."""
+    statement = (
+        sa.select(_PLACE, sa.func.count())
+        .select_from(_PLACED)
+        .where(operations.c.state == "running", operations.c.executor == executor)
+        .group_by(_PLACE)
+    )
+    return Counter({row[0]: row[1] for row in connection.execute(statement)})
 
 
 def any_queued(connection: sa.Connection, backends: Iterable[str]) -> bool:

@@ -36,6 +36,14 @@ def get(connection: sa.Connection, backend: str, name: str) -> Row | None:
     ).one_or_none()
 
 
+def down(connection: sa.Connection, backend: str) -> dict[str, str]:
+    """Return the back end's pools that are down, with the reason of each."""
+    statement = sa.select(pools.c.name, pools.c.reason).where(
+        pools.c.backend == backend, pools.c.up.is_(False)
+    )
+    return {row.name: row.reason for row in connection.execute(statement)}
+
+
 def provision(
     connection: sa.Connection, backend: str, name: str, amount: int, limit: int | None = None
 ) -> bool:

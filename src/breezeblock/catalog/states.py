@@ -44,6 +44,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     Transition("volume", "extend", ("available",), "extending", "available", "error_extending"),
     Transition("volume", "revert", ("available",), "reverting", "available", "error"),
+    Transition("volume", "flatten", ("available",), "", "available", note="no clones rest on it"),
+    Transition("volume", "shorten", ("available",), "", "available"),
     Transition("volume", "reserve", ("available",), "", "reserved", note="an attachment without a connector"),
     Transition("volume", "begin_attaching", ("available",), "", "attaching", note="the old `os-reserve`"),
     Transition("volume", "attach", ("available", "reserved"), "attaching", "in-use", "error_attaching"),

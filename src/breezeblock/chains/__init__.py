@@ -5,6 +5,7 @@ holds nothing of the volume but its images and, once a snapshot was taken, its `
 """
 
 from breezeblock.chains.chain import Chain, Layer, active, load
+from breezeblock.chains.clones import clone, flatten, removable, shorten
 from breezeblock.chains.naming import Naming
 from breezeblock.chains.snapshots import delete_snapshot, revert, snapshot
 from breezeblock.chains.survey import Item, Problem, check, inventory, sweep
@@ -18,14 +19,18 @@ __all__ = [
     "Problem",
     "active",
     "check",
+    "clone",
     "copy",
     "create",
     "delete",
     "delete_snapshot",
     "extend",
+    "flatten",
     "inventory",
     "load",
+    "removable",
     "revert",
+    "shorten",
     "snapshot",
     "sweep",
 ]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from breezeblock.chains import users
 from breezeblock.chains.chain import Layer, layer, walk
 from breezeblock.chains.naming import Naming
 from breezeblock.errors import BreezeblockError
@@ -58,9 +59,10 @@ def _fitting(
 ) -> str:
     below = {found.backing for found in looked.values() if found is not None}
     chains = []
+    parent = _parent(directory, naming, volume_id)
     for top in looked.keys() - below:
         try:
-            chains.append(walk(directory, naming, volume_id, top, base_format))
+            chains.append(walk(directory, naming, volume_id, top, base_format, parent))
         except (BreezeblockError, OSError):
             continue
     whole = [chain for chain in chains if _snapshots(naming, chain).keys() == set(snapshot_ids)]
@@ -73,11 +75,26 @@ def _fitting(
             else "No .info fits both them and the catalogue's snapshots. Restore them from a copy."
         )
     (chain,) = whole
-    content = json.dumps({"active": chain[0].name, **_snapshots(naming, chain)}, sort_keys=True)
+    table = {"active": chain[0].name, **_snapshots(naming, chain)}
+    if parent is not None:
+        table["parent"] = parent
+    content = json.dumps(table, sort_keys=True)
     return f"This fits them as {naming.info(volume_id)}, if nothing uses the volume: {content}"
+
+
+def _parent(directory: Path, naming: Naming, volume_id: str) -> str | None:
+    """Return the image that the volume was cloned from, if both ends of the link say so."""
+    try:
+        backing = layer(directory, naming.volume(volume_id), "qcow2").backing
+        source = naming.owner(backing) if backing else None
+        said = users.of(directory, naming, source).get(volume_id) if source else None
+    except (BreezeblockError, OSError):
+        return None
+    return backing if said == backing else None
 
 
 def _snapshots(naming: Naming, chain: tuple[Layer, ...]) -> dict[str, str]:
     """Return the snapshots that a chain's names tell of: each overlay is called after its snapshot."""
-    parsed = ((naming.parse(one.name), one.name) for one in chain)
+    volume_id = naming.owner(chain[0].name)
+    parsed = ((naming.parse(one.name), one.name) for one in chain if naming.owner(one.name) == volume_id)
     return {found[2]: name for found, name in parsed if found and found[2]}

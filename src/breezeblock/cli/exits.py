@@ -31,7 +31,7 @@ class Exit(enum.IntEnum):
     UNREACHABLE = 5
     """No answer from the service or the database."""
     FINDINGS = 6
-    """The doctor found something."""
+    """The doctor, or the check of a share, found something."""
     STILL_RUNNING = 7
     """The operation goes on; the command's `--timeout` was over first."""
     INTERRUPTED = 130

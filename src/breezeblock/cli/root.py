@@ -5,7 +5,18 @@ from typing import Annotated
 import typer
 
 from breezeblock import __version__
-from breezeblock.cli import image, operations, pools, server, snapshots, types, users, volumes, xenserver
+from breezeblock.cli import (
+    image,
+    operations,
+    pools,
+    server,
+    shares,
+    snapshots,
+    types,
+    users,
+    volumes,
+    xenserver,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,7 +26,7 @@ app = typer.Typer(
     "6 findings, 7 still running.",
 )
 server.register(app)
-for group in (volumes, snapshots, types, pools, operations, users, image, xenserver):
+for group in (volumes, snapshots, types, pools, shares, operations, users, image, xenserver):
     app.add_typer(group.app)
 
 

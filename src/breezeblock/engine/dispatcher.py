@@ -35,6 +35,8 @@ class Dispatcher:
         *,
         concurrency: int,
         poll_interval_s: float,
+        patient: Iterable[str] = (),
+        most_of_a_pool: int | None = None,
     ) -> None:
         self._database = database
         self._engine = engine
@@ -43,6 +45,8 @@ class Dispatcher:
         self._give_up = give_up
         self._concurrency = concurrency
         self._poll_interval_s = poll_interval_s
+        self._patient = frozenset(patient)
+        self._most_of_a_pool = most_of_a_pool
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
         self._woken = threading.Event()
@@ -125,7 +129,14 @@ class Dispatcher:
         if free <= 0:
             return False
         with self._database.write() as connection:
-            claimed = operations.claim(connection, self._executor_id, self._backends, min(free, BATCH))
+            claimed = operations.claim(
+                connection,
+                self._executor_id,
+                self._backends,
+                min(free, BATCH),
+                patient=self._patient,
+                most_of_a_pool=self._most_of_a_pool,
+            )
         for operation_id, attempt in claimed:
             with self._lock:
                 self._under_way.add(operation_id)

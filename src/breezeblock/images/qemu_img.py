@@ -40,6 +40,7 @@ LIMITS = Limits()
 _TICK_SECONDS = 0.1
 _REAP_SECONDS = 10.0
 _MAX_TEXT = 16 << 20
+_NO_ROOM_BYTES = 1 << 20
 _PERCENT = re.compile(rb"\(\s*([0-9]+(?:\.[0-9]+)?)/100%\)")
 _ENVIRONMENT = {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)}
 _FULL = ("no space left", "disk quota exceeded", "file too large")
@@ -64,7 +65,8 @@ _BROKEN = (
 
 def commit(top: Path, attempt: Attempt, limits: Limits = LIMITS) -> None:
     """Write what the QCOW2 layer `top` holds into its backing file; `top` itself stays as it is."""
-    _run(["commit", "-p", "-d", "-t", "writeback", "-f", "qcow2", str(top)], attempt, limits)
+    budget = ["-r", str(attempt.io_bytes_per_s)] if attempt.io_bytes_per_s else []
+    _run(["commit", "-p", "-d", *budget, "-t", "writeback", "-f", "qcow2", str(top)], attempt, limits)
 
 
 def rebase(image: Path, backing: str, backing_format: str, attempt: Attempt, limits: Limits = LIMITS) -> None:
@@ -92,7 +94,17 @@ def convert(
 ) -> None:
     """Write what the source's chain reads as into `target`, which is created or emptied."""
     arguments = ["convert", "-p", "-t", "writeback", "-f", source_format, "-O", target_format]
-    _run([*arguments, str(source), str(target)], attempt, limits)
+    try:
+        _run([*arguments, str(source), str(target)], attempt, limits)
+    except CorruptError as error:
+        # A full NFS server may lose the new image's first bytes before qemu-img reads them again.
+        room = os.statvfs(target.parent)
+        if room.f_bavail * room.f_frsize >= _NO_ROOM_BYTES:
+            raise
+        raise NoSpaceError(
+            f"There is no room for {target}. {error.message}",
+            remedy="Free space or raise the quota there; then repeat the work.",
+        ) from error
 
 
 def create_preallocated(target: Path, virtual_bytes: int, attempt: Attempt, limits: Limits = LIMITS) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Backend, Snapshot, Volume
-from breezeblock.catalog import operations, rows, tables
+from breezeblock.catalog import operations, pools, rows, tables
 from breezeblock.catalog.database import Database
 from breezeblock.engine.port import Json, Steps
 from breezeblock.errors import CancelledOperationError, NotFoundError, UnavailableError
@@ -31,6 +31,10 @@ class Environment:
     database: Database
     backends: Mapping[str, Backend]
     message_ttl_s: int
+    patient: frozenset[str] = frozenset()
+    """Back ends whose operations wait while their pool is down."""
+    look: Callable[[str], None] = lambda _backend: None
+    """Write down how a back end's pools are now."""
 
 
 class Job:
@@ -91,6 +95,7 @@ class Job:
             locator=row.locator,
             format=row.format,
             options=self.arguments.get("options", {}),
+            depth=row.depth,
         )
 
     def snapshot(self, snapshot_id: str | None = None) -> Snapshot:
@@ -99,6 +104,20 @@ class Job:
         return Snapshot(
             id=row.id, volume_id=row.volume_id, virtual_bytes=row.virtual_bytes, locator=row.locator
         )
+
+    def may_wait(self) -> bool:
+        """Tell whether, its work having met a pool that is down, it is to be queued until that is back.
+
+        It waits in its own volume's pool. Another pool that it needs is no reason to wait: nothing would
+        tell when to go on.
+        """
+        if self.row.backend not in self.environment.patient:
+            return False
+        self.environment.look(self.row.backend)
+        own = self._row(tables.volumes, self.row.volume_id)
+        with self.environment.database.read() as connection:
+            down = pools.down(connection, self.row.backend)
+        return own.pool in down or not down
 
     def attachment(self) -> sa.Row[Any]:
         """Return the operation's attachment row."""

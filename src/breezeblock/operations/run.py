@@ -14,7 +14,7 @@ import structlog
 
 from breezeblock.catalog import operations
 from breezeblock.engine.port import Json, Steps
-from breezeblock.errors import BreezeblockError, CancelledOperationError, CorruptError
+from breezeblock.errors import BreezeblockError, CancelledOperationError, CorruptError, PoolDownError
 from breezeblock.operations.job import Environment, Job
 
 CANCELLED = "The operation was cancelled on request."
@@ -64,7 +64,8 @@ def _run(job: Job, verb: Verb) -> None:
     try:
         result = verb.work(job)
     except BreezeblockError as error:
-        _failed(job, verb, error)
+        if not (isinstance(error, PoolDownError) and _waits(job, error)):
+            _failed(job, verb, error)
     except Exception:
         log.exception("operation.failed", kind=job.row.kind)
         _failed(job, verb, BreezeblockError("an internal error, see the service's log"))
@@ -96,6 +97,16 @@ def cancel_queued(
     return _end(connection, job, verbs[row.kind], "cancelled", CANCELLED)
 
 
+def _waits(job: Job, why: PoolDownError) -> bool:
+    """Put the operation back into the queue, where it waits for its pool, if that is to be."""
+    if not job.may_wait():
+        return False
+    with job.environment.database.write() as connection:
+        operations.requeue(connection, job.id, job.row.attempts)
+    log.info("operation.waits", kind=job.row.kind, resource=job.row.resource_id, reason=str(why))
+    return True
+
+
 def _failed(job: Job, verb: Verb, error: BreezeblockError) -> None:
     reason = str(error)
     # Corrupt means that something not ours, or damaged, is in the way and nothing was changed: an undo
@@ -104,6 +115,9 @@ def _failed(job: Job, verb: Verb, error: BreezeblockError) -> None:
         try:
             verb.undo(job)
         except BreezeblockError as also:
+            # The whole course is begun anew then, and comes to the undo again if it must.
+            if isinstance(also, PoolDownError) and _waits(job, also):
+                return
             reason = f"{reason} (And what had been done could not be taken back: {also})"
     job.cancelled = isinstance(error, CancelledOperationError)
     _record_failure(job, verb, "cancelled" if job.cancelled else "error", reason)

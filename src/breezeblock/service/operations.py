@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from breezeblock.catalog import operations, tables
+from breezeblock.catalog import operations, pools, rows, tables
 from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
 from breezeblock.operations.job import Environment
 from breezeblock.operations.run import cancel_queued
@@ -14,6 +14,7 @@ from breezeblock.service.core import Caller, Service
 
 Row = sa.Row[Any]
 
+LONG_PAUSE_S = 0.1
 STATES = ("queued", "running", "done", "error", "cancelled")
 
 
@@ -77,9 +78,20 @@ def wait(service: Service, operation_id: str) -> None:
             return
         if row.state not in operations.LIVE:
             raise BreezeblockError(row.error or f"operation {operation_id} ended as {row.state}")
+        if row.state == "queued" and pause == LONG_PAUSE_S and (reason := _down(service, row)):
+            raise UnavailableError(
+                f"operation {operation_id} waits: its pool is {reason}",
+                remedy="It goes on by itself when the storage answers again.",
+            )
         time.sleep(pause)
-        pause = min(pause * 1.5, 0.1)
+        pause = min(pause * 1.5, LONG_PAUSE_S)
     raise UnavailableError(
         f"operation {operation_id} is not done after {service.settings.connect_timeout_s:g} s; it goes on.",
         remedy="Look at it again later; 'breezeblock pool list' shows storage that does not answer.",
     )
+
+
+def _down(service: Service, row: Row) -> str:
+    with service.database.read() as connection:
+        volume = rows.one(connection, tables.volumes, row.volume_id)
+        return pools.down(connection, row.backend).get(volume.pool, "") if volume is not None else ""

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from breezeblock.catalog import pools, quotas, rows, tables, types
+from breezeblock.catalog import families, pools, quotas, rows, tables, types
 from breezeblock.catalog.clock import new_id, now, ordered_id
 from breezeblock.catalog.states import ADMIN_SNAPSHOT_STATES, transition
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError
@@ -41,6 +41,9 @@ def create(service: Service, caller: Caller, new: NewSnapshot) -> str:
         pool = pools.get(connection, volume.backend, volume.pool)
         if pool is not None and not scheduling.capabilities(pool).snapshots:
             raise InvalidInputError(f"Back end {volume.backend} cannot take snapshots.")
+        most = 0 if pool is None else pool.max_chain_depth
+        if most and volume.depth >= most:
+            _require_room(connection, volume)
         amounts = quota_amounts(
             types.name(connection, volume.volume_type_id), snapshots=1, virtual_bytes=volume.virtual_bytes
         )
@@ -69,9 +72,26 @@ def create(service: Service, caller: Caller, new: NewSnapshot) -> str:
             volume_id=volume.id,
             resource_type="snapshot",
             resource_id=snapshot_id,
+            arguments={"max_depth": most},
         )
     service.wake()
     return snapshot_id
+
+
+def _require_room(connection: sa.Connection, volume: Row) -> None:
+    """Raise ConflictError unless the chain, which is as deep as it may be, can be shortened."""
+    if volume.hidden_layers and not families.has_children(connection, volume.id):
+        return  # the operation does that first
+    number = len(rows.snapshots_of(connection, volume.id))
+    why = f"it has {number} snapshots"
+    if volume.hidden_layers:
+        why += f" and {volume.hidden_layers} layers that its clones need"
+    if volume.parent_id:
+        why += f", and it rests on volume {volume.parent_id}"
+    raise ConflictError(
+        f"Invalid volume: Volume {volume.id} is read through {volume.depth} layers, as many as its pool "
+        f"allows: {why}. Delete snapshots{' or flatten it' if volume.parent_id else ''} first."
+    )
 
 
 def get(service: Service, caller: Caller, snapshot_id: str) -> Row:

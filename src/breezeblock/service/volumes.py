@@ -43,6 +43,7 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
     volume_type_id: str | None = None
     bootable: bool = False
     image_metadata: str = "{}"
+    depth: int = 0
 
 
 def create(service: Service, caller: Caller, new: NewVolume) -> str:
@@ -77,11 +78,14 @@ def create(service: Service, caller: Caller, new: NewVolume) -> str:
             multiattach=new.multiattach,
             snapshot_id=new.snapshot_id,
             source_volid=new.source_volid,
+            depth=1,
             metadata=msgspec.json.encode(new.metadata).decode(),
             image_metadata=source.image_metadata,
             created_at=now(),
         )
-        arguments: dict[str, Any] = {"options": scheduling.options(specs)}
+        arguments: dict[str, Any] = {
+            "options": scheduling.clone_options(connection, specs, (backend, pool), source.depth)
+        }
         if new.snapshot_id:
             arguments["snapshot_id"] = new.snapshot_id
         if new.source_volid:
@@ -323,6 +327,7 @@ def _from(origin: Row, kind: str, virtual_bytes: int) -> _Source:
         volume_type_id=origin.volume_type_id,
         bootable=origin.bootable,
         image_metadata=origin.image_metadata,
+        depth=origin.depth,
     )
 
 

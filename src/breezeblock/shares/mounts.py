@@ -1,10 +1,11 @@
-"""Mounting shares: look first, mount if needed, never for longer than was allowed, never unmount.
+"""Mounting shares: look first, mount if needed, never for longer than was allowed.
 
-A consumer on this host may use the same mount, so taking one away is nobody's business here. What is
+A consumer on this host may use the same mount, so a mount that works is never taken away. What is
 mounted is read from the kernel's mount table and never found out by touching the mount point: touching
 a mount whose server is gone does not return.
 """
 
+import ctypes
 import hashlib
 import os
 import re
@@ -47,6 +48,7 @@ _GROUPS = {
 _MOUNT_PROGRAM = "mount.nfs"
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _KILL_WAIT_S = 2.0
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _PAUSE_S = 1.0
 
 
@@ -138,6 +140,16 @@ class Mounted:
                 raise
         return self.point
 
+    def let_go(self) -> None:
+        """Detach a mount whose root the server no longer knows (ESTALE), so that it can be mounted anew.
+
+        It is of no use to anybody by its name; who has files open on it keeps them (umount2(2), MNT_DETACH).
+        The server is not asked. Where that is not allowed, nothing happens.
+        """
+        with self._lock:
+            if source_at(self.point) is not None:
+                _umount2(os.fsencode(self.point), _MNT_DETACH | _UMOUNT_NOFOLLOW)
+
     def _is_mounted(self) -> bool:
         source = source_at(self.point)
         if source is None:
@@ -207,6 +219,10 @@ class Mounted:
             f"The share {self.share.address} cannot be mounted at {self.point}: {reason}.",
             remedy="Check the server, its exports and the mount options; it is tried again on the next use.",
         )
+
+
+def _umount2(point: bytes, flags: int) -> None:
+    ctypes.CDLL(None).umount2(point, flags)
 
 
 def argv(address: str, point: Path, options: str) -> Sequence[str]:

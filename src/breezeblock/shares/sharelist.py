@@ -113,6 +113,12 @@ def parse(lines: Iterable[tuple[str, str]], kind: AddressKind) -> tuple[Share, .
     return tuple(shares)
 
 
+def line(share: Share) -> str:
+    """Return the line that parses to this share."""
+    address = share.address.replace(" ", "\\040")
+    return f"{address} -o {share.options}" if share.options else address
+
+
 def _share(line: str, kind: AddressKind) -> tuple[Share, str]:
     if len(line) > MAX_LINE_CHARACTERS:
         raise ValueError(f"the line is over {MAX_LINE_CHARACTERS} characters.")

@@ -9,7 +9,7 @@ import structlog
 
 from breezeblock.backends.contract import Backend
 from breezeblock.backends.proxy import Proxy
-from breezeblock.errors import UnavailableError
+from breezeblock.errors import PoolDownError, UnavailableError
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -34,6 +34,8 @@ def add_retry(
         for number in range(1, tries):
             try:
                 return call()
+            except PoolDownError:
+                raise  # a fraction of a second changes nothing
             except UnavailableError as error:
                 pause = first_seconds * 2 ** (number - 1)
                 _log.warning("retry", backend=backend.name, verb=verb, failed=number, error=str(error))

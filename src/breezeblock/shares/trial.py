@@ -1,0 +1,402 @@
+"""Proving on a real directory what Breezeblock relies on: one small trial for each promise.
+
+A trial works in an empty directory of its own, seen twice: `here`, and `there`, the same directory through
+another mount where one can be had, so that nothing is answered from this machine's cache. It returns what
+it saw, or raises `Broken` with what was wrong.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TrialTimeoutError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from breezeblock.errors import BreezeblockError
+from breezeblock.shares import files
+
+Outcome = Literal["good", "lacking", "broken", "unknown"]
+MIB = 1 << 20
+PATIENCE_S = 60.0
+TICK_S = 0.02
+"""Two ticks of a slow clock: NFS 3 tells changes apart by their time only, and no hand-over is quicker."""
+_FALLOC_PUNCH_HOLE = 0x02 | 0x01  # with KEEP_SIZE
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+class Broken(Exception):  # noqa: N818 - a finding, not an error of ours
+    """The promise does not hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """One directory, seen twice."""
+
+    here: Path
+    there: Path
+    apart: bool
+    """Whether `there` really goes another way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One promise, and what it costs where it does not hold."""
+
+    name: str
+    run: Callable[[Views], str]
+    cost: str
+    needed: bool = True
+    """False: nothing is wrong without it, only slower or larger."""
+    two: bool = False
+    """Through one mount alone it proves little."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What became of a trial."""
+
+    name: str
+    outcome: Outcome
+    seen: str
+    cost: str = ""
+    """Empty where the promise holds."""
+
+
+def judge(trial: Trial, views: Views, patience_s: float = PATIENCE_S) -> Verdict:
+    """Run one trial; one that hangs is left behind in a thread of its own."""
+    answer: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(trial.run(views))
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        seen = answer.result(patience_s)
+        alone = " (through one mount only)" if trial.two and not views.apart else ""
+        return Verdict(trial.name, "good", seen + alone)
+    except Broken as finding:
+        return Verdict(trial.name, "broken" if trial.needed else "lacking", str(finding), trial.cost)
+    except TrialTimeoutError:
+        return Verdict(trial.name, "broken", f"no answer within {patience_s:g} s", trial.cost)
+    except (OSError, BreezeblockError) as error:
+        return Verdict(trial.name, "broken" if trial.needed else "lacking", str(error), trial.cost)
+
+
+# ── the trials ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _permissions(views: Views) -> str:
+    path = views.here / "mode"
+    with files.fresh(path, 0o660):
+        pass
+    found = path.stat()
+    if stat.S_IMODE(found.st_mode) != 0o660:
+        raise Broken(f"a file made with mode 0660 has {stat.S_IMODE(found.st_mode):04o}")
+    squashed = "" if found.st_uid == os.geteuid() else f" (user {os.geteuid()} is squashed)"
+    return f"mode 0660, owner {found.st_uid}:{found.st_gid}{squashed}"
+
+
+def _exclusive(views: Views) -> str:
+    with files.fresh(views.here / "one"):
+        pass
+    try:
+        with files.fresh(views.there / "one"):
+            pass
+    except FileExistsError:
+        return "the second to create a name is refused"
+    raise Broken("two could create one name with O_EXCL")
+
+
+def _rename(views: Views) -> str:
+    """Replace a file many times while somebody reads it by the other way."""
+    path, length, rounds = views.here / "replaced", 4096, 100
+    files.replace(path, bytes(length), views.here / "replaced.new")
+    seen: list[str] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                content = (views.there / path.name).read_bytes()
+            except OSError as error:
+                # A reader may lose the old file under its hands, and then opens the new one.
+                if error.errno != errno.ESTALE:
+                    seen.append(f"a reader got {error.strerror}")
+            else:
+                if len(content) != length or len(set(content)) != 1:
+                    seen.append(f"a reader saw {len(content)} bytes of a mixture")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for number in range(rounds):
+            files.replace(path, bytes([number]) * length, views.here / "replaced.new")
+    finally:
+        done.set()
+        reader.join()
+    if seen:
+        raise Broken(seen[0])
+    return f"{rounds} replacements, each seen whole or not at all"
+
+
+def _sync(views: Views) -> str:
+    took = []
+    with files.fresh(views.here / "synced") as fd:
+        for number in range(20):
+            files.write_all(fd, bytes(4096), number * 4096)
+            began = time.monotonic()
+            os.fsync(fd)
+            took.append(time.monotonic() - began)
+    files.sync_directory(views.here)
+    return f"fsync of 4 KiB takes {sorted(took)[len(took) // 2] * 1000:.2f} ms, of a directory it works"
+
+
+def _close_to_open(views: Views) -> str:
+    path, other = views.here / "handed", views.there / "handed"
+    for number in range(50):
+        time.sleep(TICK_S)
+        path.write_bytes(bytes([number]) * 512)
+        if (found := other.read_bytes()) != bytes([number]) * 512:
+            raise Broken(f"what was closed on one mount read old on the other ({len(found)} bytes)")
+    return "50 times, what one mount closed the other read"
+
+
+def _names(views: Views) -> str:
+    for number in range(20):
+        old, new = f"name-{number}", f"name-{number}.moved"
+        _seen(views.there, "", old)
+        (views.here / old).touch()
+        _seen(views.there, old, new)
+        (views.here / old).rename(views.here / new)
+        _seen(views.there, new, old)
+        (views.here / new).unlink()
+        _seen(views.there, "", new)
+    return "new, renamed and removed names are seen at once"
+
+
+def _seen(directory: Path, there: str, gone: str) -> None:
+    time.sleep(TICK_S)
+    listed = files.listing(directory)
+    if there and not ((directory / there).exists() and there in listed):
+        raise Broken("a new name was not seen at once")
+    if (directory / gone).exists() or gone in listed:
+        raise Broken("a name that was gone was still seen")
+
+
+_HOLD = """
+import fcntl, struct, sys, time
+file = open(sys.argv[1], "r+b")
+fcntl.fcntl(file, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 100, 1, 0))  # F_OFD_SETLK
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def _locks(views: Views) -> str:
+    path = views.here / "locked"
+    path.write_bytes(bytes(512))
+    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-I", "-c", _HOLD, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as holder:
+        try:
+            assert holder.stdout is not None  # noqa: S101 - a pipe was asked for
+            if holder.stdout.readline() != b"held\n":
+                raise Broken("a byte range could not be locked")
+            with (views.there / path.name).open("r+b") as file:
+                if _lock(file.fileno()):
+                    raise Broken("two processes got the same lock")
+                holder.kill()
+                holder.wait()
+                began = time.monotonic()
+                while not _lock(file.fileno()):
+                    if time.monotonic() - began > 10:
+                        raise Broken("the lock of a killed process is still held after 10 s")
+                    time.sleep(0.05)
+                return (
+                    f"exclusive; free {(time.monotonic() - began) * 1000:.0f} ms after its holder was killed"
+                )
+        finally:
+            holder.kill()
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 100)
+    except OSError as error:
+        if error.errno in {errno.EAGAIN, errno.EACCES}:
+            return False
+        raise
+    return True
+
+
+def _sparse(views: Views) -> str:
+    with files.fresh(views.here / "sparse") as fd:
+        os.ftruncate(fd, 64 * MIB)
+        files.write_all(fd, b"x" * 4096, 32 * MIB)
+        os.fsync(fd)
+        taken = os.fstat(fd).st_blocks * 512
+    if taken > 8 * MIB:
+        raise Broken(f"64 MiB with 4 KiB of data take {taken} bytes")
+    return f"64 MiB with 4 KiB of data take {taken} bytes"
+
+
+def _holes(views: Views) -> str:
+    with files.fresh(views.here / "holes") as fd:
+        os.ftruncate(fd, 64 * MIB)
+        files.write_all(fd, b"x" * 4096, 32 * MIB)
+        os.fsync(fd)
+        data = os.lseek(fd, 0, os.SEEK_DATA)
+        hole = os.lseek(fd, 32 * MIB, os.SEEK_HOLE)
+    if data == 0 or hole == 64 * MIB:
+        raise Broken("SEEK_DATA and SEEK_HOLE take holes for data")
+    return f"data from {data} to {hole} of {64 * MIB}"
+
+
+def _punch(views: Views) -> str:
+    with files.fresh(views.here / "punched") as fd:
+        files.write_all(fd, b"x" * MIB, 0)
+        os.fsync(fd)
+        _fallocate(fd, _FALLOC_PUNCH_HOLE, 0, MIB)
+        os.fsync(fd)
+        if os.pread(fd, MIB, 0) != bytes(MIB):
+            raise Broken("a punched hole does not read as zeros")
+        return f"1 MiB became a hole; {os.fstat(fd).st_blocks * 512} bytes stay taken"
+
+
+def _preallocate(views: Views) -> str:
+    with files.fresh(views.here / "reserved") as fd:
+        _fallocate(fd, 0, 0, 16 * MIB)
+        os.fsync(fd)
+    return "16 MiB reserved in one call"
+
+
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    if _LIBC.fallocate(fd, mode, offset, length):
+        code = ctypes.get_errno()
+        raise Broken(f"fallocate: {os.strerror(code)}")
+
+
+def _copy(views: Views) -> str:
+    with files.fresh(views.here / "original") as source, files.fresh(views.here / "copy") as target:
+        files.write_all(source, os.urandom(MIB) * 16, 0)
+        os.fsync(source)
+        try:
+            fcntl.ioctl(target, 0x40049409, source)  # FICLONE
+        except OSError as error:
+            cloned = f"no clone ({error.strerror})"
+        else:
+            return "files are cloned without copying"
+        began = time.monotonic()
+        done = os.copy_file_range(source, target, 16 * MIB)
+        took = time.monotonic() - began
+        if done == 0:
+            raise Broken(f"{cloned}, and copy_file_range copies nothing")
+        return f"{cloned}; copy_file_range: {done / MIB / max(took, 1e-6):.0f} MiB/s"
+
+
+def _clock(views: Views) -> str:
+    before = time.time()
+    path = views.here / "clock"
+    path.write_bytes(b"x")
+    os.utime(path)
+    skew = path.stat().st_mtime - (before + time.time()) / 2
+    if abs(skew) > 2:
+        raise Broken(f"the server's clock is {skew:+.1f} s from this machine's")
+    return f"{skew:+.2f} s from this machine's"
+
+
+def _unlinked(views: Views) -> str:
+    path = views.here / "unlinked"
+    with files.fresh(path) as fd:
+        files.write_all(fd, b"still here", 0)
+        path.unlink()
+        if os.pread(fd, 100, 0) != b"still here":
+            raise Broken("an open file lost its content when its name was removed")
+    left = [name for name in files.listing(views.here) if name.startswith(".nfs")]
+    if left:
+        raise Broken(f"{left[0]} stays behind after a removed file was closed")
+    return "an open file outlives its name, and leaves nothing"
+
+
+def _linked(views: Views) -> str:
+    path = views.here / "linked"
+    path.touch()
+    (views.here / "linked.too").hardlink_to(path)
+    if path.stat().st_nlink != 2:
+        raise Broken(f"a file with two names counts {path.stat().st_nlink}")
+    return "a file may have two names"
+
+
+def _large(views: Views) -> str:
+    with files.fresh(views.here / "large") as fd:
+        for tib in (16, 8, 4, 2, 1):
+            try:
+                os.ftruncate(fd, tib << 40)
+            except OSError:
+                continue
+            return f"a file may have {tib} TiB or more"
+    raise Broken("a file may not even have 1 TiB")
+
+
+def _direct(views: Views) -> str:
+    import mmap
+
+    path = views.here / "direct"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o660)
+    try:
+        with mmap.mmap(-1, 4096) as page:
+            page.write(b"d" * 4096)
+            os.pwrite(fd, page, 0)
+    finally:
+        os.close(fd)
+    if (views.there / path.name).read_bytes() != b"d" * 4096:
+        raise Broken("what was written with O_DIRECT was not read by the other way")
+    return "4 KiB written past the cache"
+
+
+TRIALS = (
+    Trial("permissions", _permissions, "QEMU's user may not reach volumes, or strangers may."),
+    Trial("exclusive creation", _exclusive, "Two workers could make one file, each believing it its own."),
+    Trial(
+        "atomic replacement", _rename, "A crash could leave a volume with half an .info, or none.", two=True
+    ),
+    Trial("fsync", _sync, "What was reported as done could be gone after a power failure."),
+    Trial(
+        "close-to-open",
+        _close_to_open,
+        "Another host could read a volume's old state and work on it.",
+        two=True,
+    ),
+    Trial("names at once", _names, "A worker that takes over could repeat what the last one did.", two=True),
+    Trial("locks", _locks, "Two QEMUs could write one volume; or none could, after a host has died."),
+    Trial("unlinked open files", _unlinked, "A volume deleted while it is read could give errors."),
+    Trial(
+        "O_DIRECT",
+        _direct,
+        "QEMU cannot use cache=none: host crashes may lose a guest's writes.",
+        needed=False,
+    ),
+    Trial("sparse files", _sparse, "Thin volumes take all of their room at once.", needed=False),
+    Trial("holes are told", _holes, "Copies read and write zeros: slower, and larger.", needed=False),
+    Trial("punching holes", _punch, "Discarded blocks of a guest are never given back.", needed=False),
+    Trial("preallocation", _preallocate, "Thick volumes are written full of zeros.", needed=False),
+    Trial("server-side copy", _copy, "Clones and copies go through this machine.", needed=False),
+    Trial("hard links", _linked, "Take-over of some foreign layouts is not crash-safe.", needed=False),
+    Trial("large files", _large, "Large volumes cannot be made.", needed=False),
+    Trial(
+        "clock", _clock, "Times in listings and logs do not agree; Kerberos mounts may fail.", needed=False
+    ),
+)

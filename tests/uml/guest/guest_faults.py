@@ -1,0 +1,377 @@
+"""Servers that fall silent, die, or answer with errors in the middle of verbs; another pool goes on.
+
+Each fault strikes at a line of its own in the middle of a verb: the helper waits there until it is in
+place. Afterwards the server is mended and nothing else is done: the same operation is tried again as the
+service would, must succeed, and every byte is read on the server's side.
+"""
+
+import ctypes
+import os
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import deadly
+import pytest
+from file_storage import FileStorage
+from gate import Gate
+
+from breezeblock.attempt import Attempt
+from breezeblock.backends.apart import apart
+from breezeblock.backends.contract import Backend, Volume
+from breezeblock.backends.nfs import NfsConfig, nfs_parts
+from breezeblock.errors import BreezeblockError, PoolDownError, UnavailableError
+from breezeblock.testing import Lab, kills
+
+ROOT = Path("/run/nfsroot")
+PATIENCE_S = 90.0
+SCENARIOS = {scenario.name: scenario for scenario, _ending in kills()}
+EXPORT_OPTIONS = "rw,insecure,no_subtree_check,sec=sys,no_root_squash"
+
+
+def sh(*argv: str) -> None:
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def until(true: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < end, f"not within {PATIENCE_S} s: {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Path]:
+    """A file system of its own on the server, 48 MiB, exported as /small."""
+    with Path("/run/small").open("wb") as disk:
+        disk.truncate(48 << 20)
+    sh("mkfs.ext4", "-q", "-E", "nodiscard", "/run/small")
+    point = ROOT / "small"
+    point.mkdir()
+    sh("mount", "-o", "loop", "/run/small", str(point))
+    (point / "lost+found").rmdir()
+    export()
+    yield point
+    sh("exportfs", "-u", "*:/small")
+
+
+def export() -> None:
+    sh("exportfs", "-o", f"{EXPORT_OPTIONS},fsid=7", "*:/small")
+
+
+class Other:
+    """Another pool of the same service, at work all the time."""
+
+    def __init__(self, backend: Backend, pool: str) -> None:
+        self.backend = backend
+        self.pool = pool
+        self.slowest = 0.0
+        self.verbs = 0
+        self.errors: list[str] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+
+    def _work(self) -> None:
+        while not self._done.wait(0.02):
+            volume = Volume(id=str(uuid4()), virtual_bytes=1 << 20, pool=self.pool)
+            for verb in (self.backend.create, self.backend.delete):
+                began = time.monotonic()
+                try:
+                    verb(volume, Attempt(operation_id=str(uuid4()), token="t"))
+                except BreezeblockError as error:
+                    self.errors.append(str(error))
+                self.slowest = max(self.slowest, time.monotonic() - began)
+                self.verbs += 1
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._done.set()
+            self._thread.join()
+
+
+@dataclass
+class Stage:
+    """A back end with the share that suffers and, if there is one, another."""
+
+    backend: Backend
+    bad: str
+    directory: Path
+    good: str
+    order: Path
+
+    def strike(self, scenario: str, verb: str, line: int, fault: Callable[[], None]) -> tuple[Any, Lab, str]:
+        """Run the verb, have the fault happen before its line, return (step, lab, how the verb ended)."""
+        lab = Lab(FileStorage(self.directory, lambda: Kept(self.backend), options={"format": "qcow2"}))
+        lab.pool = self.bad
+        step = SCENARIOS[scenario].prepare(lab)
+        for name in ("reached", "go", "survived"):
+            self.order.with_name(name).unlink(missing_ok=True)
+        self.order.write_text(f"{verb} {line} pause")
+
+        def striking() -> None:
+            until(self.order.with_name("reached").exists, "the verb is in its middle")
+            fault()
+            self.order.with_name("go").touch()
+
+        thread = threading.Thread(target=striking)
+        thread.start()
+        try:
+            ended = self.attempt(lab, step)
+        finally:
+            thread.join()
+        return step, lab, ended
+
+    def attempt(self, lab: Lab, step: Any) -> str:
+        try:
+            step.accept(step.act(self.backend, Attempt(operation_id=str(uuid4()), token=uuid4().hex[:8])))
+        except BreezeblockError as error:
+            return f"{type(error).__name__}: {error.message}"
+        return ""
+
+    def resume(self, lab: Lab, step: Any, ended: str) -> int:
+        """Try again until it succeeds, if it did not; then judge everything and clean up."""
+        tries = 0
+        end = time.monotonic() + PATIENCE_S
+        while ended:
+            assert time.monotonic() < end, f"still: {ended}"
+            time.sleep(0.1)
+            tries += 1
+            ended = self.attempt(lab, step)
+        lab.verify()
+        lab.finish()
+        return tries
+
+
+class Kept:
+    """The back end as it is: what opens it shall not start it anew, nor stop it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda: None) if name in {"start", "stop"} else getattr(self._backend, name)
+
+
+@contextmanager
+def stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, options: str, *, beside: bool = False
+) -> Iterator[Stage]:
+    """Make the export `path` (mounted with `options`), and a back end that has it, and another `beside`."""
+    other = f"/export/other-{uuid4().hex[:8]}"
+    for one in (path, other):
+        (ROOT / one.lstrip("/")).mkdir(exist_ok=True)
+    bad, good = f"127.0.0.1:{path}", f"127.0.0.1:{other}"
+    # What an operator would be glad to wait for, the whole suite need not.
+    monkeypatch.setattr("breezeblock.backends.apart.RECHECK_S", 0.2)
+    monkeypatch.setattr("breezeblock.backends.health.FLAPPING_S", 0.0)
+    monkeypatch.setenv("DEADLY", str(tmp_path / "order"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(deadly.__file__).parent))
+    config = NfsConfig(
+        shares=[f"{bad} -o {options}", f"{good} -o vers=4.2"][: 1 + beside],
+        mount_base=str(tmp_path / "mnt"),
+        mount_timeout_s=10,
+        answer_timeout_s=1.5,
+    )
+    parts = nfs_parts("nas", config)
+    assert parts is not None
+    backend = apart("nas", deadly.open_deadly_nfs, config, tmp_path, parts)
+    backend.start()
+    assert all(pool.up for pool in backend.stats()), backend.stats()
+    try:
+        yield Stage(backend, bad, ROOT / path.lstrip("/"), good, tmp_path / "order")
+    finally:
+        backend.stop()
+
+
+@pytest.mark.parametrize("kind", ["silent", "refusing"])
+def test_a_server_that_goes_away_in_the_middle(
+    kind: str, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/export/{kind}"
+    options = f"vers=3,proto=tcp,mountproto=tcp,nolock,timeo=10,port={gate.port}"
+    fault = gate.hold if kind == "silent" else gate.close
+    scenarios = {
+        "silent": [("clone", "clone", 200)],
+        "refusing": [("delete_middle_snapshot", "delete_snapshot", 200)],
+    }
+    with stage(tmp_path, monkeypatch, path, options, beside=True) as on:
+        for scenario, verb, line in scenarios[kind]:
+            other = Other(on.backend, on.good)
+            began = time.monotonic()
+            with other.working():
+                step, lab, ended = on.strike(scenario, verb, line, fault)
+                down_after = time.monotonic() - began
+                assert ended.startswith("PoolDownError"), ended
+                began = time.monotonic()
+                with pytest.raises(PoolDownError, match="is down since"):
+                    on.backend.create(
+                        Volume(id=str(uuid4()), virtual_bytes=1 << 20, pool=on.bad),
+                        Attempt(operation_id=str(uuid4()), token="t"),
+                    )
+                refused_in = time.monotonic() - began
+                down, up = on.backend.stats()
+                assert (down.up, up.up) == (False, True)
+                began = time.monotonic()
+                gate.open()
+                tries = on.resume(lab, step, ended)
+                back_after = time.monotonic() - began
+            assert other.errors == []
+            assert other.verbs
+            print(
+                f"\n{kind} server in the middle of {verb}: {ended}\n"
+                f"  other pool: {other.verbs} verbs, slowest "
+                f"{other.slowest * 1000:.0f} ms; down after {down_after:.1f} s, then refused in "
+                f"{refused_in * 1000:.1f} ms; resumed {back_after:.1f} s after the server ({tries} tries)"
+            )
+            assert other.slowest < PATIENCE_S / 3
+
+
+def test_a_kernel_server_killed_and_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill() -> None:
+        sh("rpc.nfsd", "0")
+
+    with stage(tmp_path, monkeypatch, "/export/restarted", "vers=4.2", beside=True) as on:
+        step, lab, ended = on.strike("create_from_snapshot", "create_from_snapshot", 250, kill)
+        try:
+            assert ended.startswith("PoolDownError"), ended
+            assert not any(pool.up for pool in on.backend.stats()[:1])
+        finally:
+            sh("rpc.nfsd", "-G", "10", "-L", "10", "4")
+            Path("/proc/fs/nfsd/v4_end_grace").write_text("Y")
+        began = time.monotonic()
+        tries = on.resume(lab, step, ended)
+        until(lambda: all(pool.up for pool in on.backend.stats()), "both pools are up")
+    print(
+        f"\nkernel server killed and restarted: {ended}\n  resumed in {time.monotonic() - began:.1f} s, "
+        f"{tries} tries"
+    )
+
+
+def test_input_output_errors(gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A soft mount turns a server's silence into EIO: here in system calls of the verb.
+    options = f"vers=3,proto=tcp,mountproto=tcp,nolock,soft,timeo=3,retrans=1,port={gate.port}"
+    with stage(tmp_path, monkeypatch, "/export/io", options) as on:
+        step, lab, ended = on.strike("revert_to_oldest", "revert", 150, gate.hold)
+        assert ended.startswith(("UnavailableError", "PoolDownError")), ended
+        gate.open()
+        print(f"\nEIO in the middle of revert: {ended}; {on.resume(lab, step, ended)} tries")
+
+
+def test_stale_handles(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexport() -> None:
+        sh("exportfs", "-u", "*:/small")
+
+    with stage(tmp_path, monkeypatch, "/small", "vers=4.2") as on:
+        step, lab, ended = on.strike("extend_with_snapshots", "extend", 120, unexport)
+        assert ended.startswith(("UnavailableError", "PoolDownError")), ended
+        export()
+        print(f"\nESTALE in the middle of extend: {ended}; {on.resume(lab, step, ended)} tries")
+
+
+def test_a_read_only_server(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only() -> None:
+        os.sync()
+        sh("mount", "-o", "remount,ro", str(small))
+
+    with stage(tmp_path, monkeypatch, "/small", "vers=4.2") as on:
+        step, lab, ended = on.strike("delete", "delete", 20, read_only)
+        sh("mount", "-o", "remount,rw", str(small))
+        assert ended.startswith(("UnavailableError", "PoolDownError")), ended
+        print(f"\nEROFS in the middle of delete: {ended}; {on.resume(lab, step, ended)} tries")
+
+
+def test_a_full_server(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filler = small / "filler"
+
+    def fill() -> None:
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 16))
+            except OSError:
+                pass
+
+    with stage(tmp_path, monkeypatch, "/small", "vers=4.2") as on:
+        step, lab, ended = on.strike("create", "create", 60, fill)
+        assert on.backend.stats()[0].up, "full is not down"
+        filler.unlink()
+        assert ended.startswith("NoSpaceError"), ended
+        print(f"\nENOSPC in the middle of create: {ended}; {on.resume(lab, step, ended)} tries")
+
+
+def set_quota(device: str, uid: int, kib: int) -> None:
+    """Set a user's hard limit (quotactl(2), Q_SETQUOTA for USRQUOTA; 0 = none)."""
+    limits = struct.pack("@8QI", kib, 0, 0, 0, 0, 0, 0, 0, 1)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.quotactl(0x800008 << 8, device.encode(), uid, limits):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), device)
+
+
+def test_a_used_up_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/run/limited").open("wb") as disk:
+        disk.truncate(64 << 20)
+    sh("mkfs.ext4", "-q", "-O", "quota", "-E", "nodiscard,quotatype=usrquota", "/run/limited")
+    point = ROOT / "limited"
+    point.mkdir()
+    sh("mount", "-o", "loop,usrquota", "/run/limited", str(point))
+    (point / "lost+found").rmdir()
+    os.chown(point, 65534, 65534)
+    sh("exportfs", "-o", "rw,insecure,no_subtree_check,sec=sys,root_squash,fsid=8", "*:/limited")
+    device = next(
+        line.split()[0] for line in Path("/proc/mounts").read_text().splitlines() if f" {point} " in line
+    )
+    with stage(tmp_path, monkeypatch, "/limited", "vers=4.2") as on:
+        step, lab, ended = on.strike("snapshot_2", "snapshot", 60, lambda: set_quota(device, 65534, 64))
+        assert on.backend.stats()[0].up, "a used up quota is not down"
+        set_quota(device, 65534, 0)
+        assert ended.startswith("NoSpaceError"), ended
+        print(f"\nEDQUOT in the middle of snapshot: {ended}; {on.resume(lab, step, ended)} tries")
+
+
+def test_an_export_made_anew_is_mounted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stage(tmp_path, monkeypatch, "/export/anew", "vers=4.2") as on:
+        on.directory.rmdir()
+        (ROOT / "export" / "between").mkdir()  # so that the new directory is another one
+        on.directory.mkdir()
+        volume = Volume(id=str(uuid4()), virtual_bytes=1 << 20, pool=on.bad)
+
+        def made() -> bool:
+            try:
+                on.backend.create(volume, Attempt(operation_id=str(uuid4()), token="t"))
+            except UnavailableError:
+                return False
+            return True
+
+        until(made, "the new export is mounted")
+        assert [path.name for path in on.directory.iterdir()] == [f"volume-{volume.id}"]
+
+
+def test_helpers_killed_on_a_real_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stage(tmp_path, monkeypatch, "/export/killed", "vers=4.2") as on:
+        for scenario, verb, line in (
+            ("create", "create", 40),
+            ("snapshot_1", "snapshot", 150),
+            ("delete_middle_snapshot", "delete_snapshot", 160),
+        ):
+            lab = Lab(FileStorage(on.directory, lambda: Kept(on.backend)))
+            step = SCENARIOS[scenario].prepare(lab)
+            on.order.write_text(f"{verb} {line}")
+            ended = on.attempt(lab, step)
+            assert "ended before it answered" in ended
+            on.resume(lab, step, ended)
