@@ -12,6 +12,8 @@ from breezeblock.backends.contract import Backend
 from breezeblock.backends.local import LocalConfig, open_local
 from breezeblock.backends.nfs import NfsConfig, nfs_parts, open_nfs
 from breezeblock.backends.parts import Parts
+from breezeblock.backends.xenserver import open_xenserver
+from breezeblock.backends.xenserver_config import XenServerConfig
 from breezeblock.config import convert
 from breezeblock.errors import ConfigError
 
@@ -30,6 +32,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "local": Kind(LocalConfig, open_local),
     "nfs": Kind(NfsConfig, open_nfs, nfs_parts),
+    "xenserver": Kind(XenServerConfig, open_xenserver),
 }
 
 

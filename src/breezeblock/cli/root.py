@@ -5,7 +5,20 @@ from typing import Annotated
 import typer
 
 from breezeblock import __version__
-from breezeblock.cli import image, operations, pools, server, shares, snapshots, types, users, volumes
+from breezeblock.cli import (
+    image,
+    operations,
+    pools,
+    server,
+    shares,
+    snapshots,
+    types,
+    users,
+    volumes,
+    xenserver,
+)
+from breezeblock.cli import imaging as _imaging  # noqa: F401 - adds commands to volumes
+from breezeblock.cli import managing as _managing  # noqa: F401 - adds commands to volumes and pools
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,7 +28,7 @@ app = typer.Typer(
     "6 findings, 7 still running.",
 )
 server.register(app)
-for group in (volumes, snapshots, types, pools, shares, operations, users, image):
+for group in (volumes, snapshots, types, pools, shares, operations, users, image, xenserver):
     app.add_typer(group.app)
 
 

@@ -1,0 +1,104 @@
+"""The pools of a XenServer back end: each one SR, found by uuid or name, with what its kind can do."""
+
+from collections.abc import Mapping
+
+from breezeblock.backends.contract import Pool, Volume
+from breezeblock.backends.xenserver_config import XenPool
+from breezeblock.backends.xenserver_tags import SELF, VOLUME
+from breezeblock.backends.xenserver_work import room
+from breezeblock.errors import (
+    BreezeblockError,
+    ConfigError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
+from breezeblock.xenapi import srkinds
+from breezeblock.xenapi.mirror import View
+from breezeblock.xenapi.records import Sr
+
+
+class Pools:
+    """Pool names to SRs."""
+
+    def __init__(self, backend: str, pools: Mapping[str, XenPool]) -> None:
+        self._backend = backend
+        self.config = pools
+        self.kinds = {pool: srkinds.find(one.type) for pool, one in pools.items()}
+
+    def kind(self, pool: str) -> srkinds.SrKind:
+        """Return the kind of a pool's SR. Raises NotFoundError for a pool that is not ours."""
+        if pool not in self.kinds:
+            raise NotFoundError(f"Back end {self._backend} has no pool {pool!r}.")
+        return self.kinds[pool]
+
+    def refs(self, view: View, pool: str) -> list[str]:
+        """Return every SR that the pool's setting may mean."""
+        wanted = self.config[pool].sr
+        return [ref for ref, sr in view.srs.items() if wanted in {sr.uuid, sr.name_label}]
+
+    def all_refs(self, view: View) -> dict[str, str]:
+        """Return SR to pool."""
+        return {ref: pool for pool in self.config for ref in self.refs(view, pool)}
+
+    def sr(self, view: View, pool: str) -> tuple[str, Sr]:
+        """Return the pool's SR, which is there, of the type we think, and plugged.
+
+        Raises UnavailableError, ConfigError.
+        """
+        wanted = self.config[pool]
+        refs = self.refs(view, pool)
+        if len(refs) != 1:
+            raise UnavailableError(
+                f"Pool {pool}: {len(refs) or 'no'} SRs are called {wanted.sr}.",
+                remedy="Name it by uuid." if refs else "Create it: breezeblock xenserver sr create.",
+            )
+        sr = view.srs[refs[0]]
+        if sr.type != self.kinds[pool].type and sr.type not in self.kinds[pool].aliases:
+            raise ConfigError(f"Pool {pool}: SR {wanted.sr} is of type {sr.type}, not {wanted.type}.")
+        if not any(pbd.currently_attached for pbd in view.plugs(refs[0])):
+            raise UnavailableError(
+                f"Pool {pool}: SR {wanted.sr} is plugged on no host.",
+                remedy="Plug it: breezeblock xenserver sr plug.",
+            )
+        return refs[0], sr
+
+    def must_show(self, view: View, volume: Volume) -> None:
+        """Refuse to take a volume for absent where it may only be out of sight.
+
+        Raises UnavailableError without its SR, ConflictError for a disk that lost its marks (an SR that was
+        forgotten and introduced again). A LUN may have another owner since, so there a uuid proves nothing.
+        """
+        kind = self.kind(volume.pool)
+        self.sr(view, volume.pool)
+        _ref, vdi = view.find(volume.locator) or ("", None)
+        if vdi is None or not vdi.managed or kind.layout == "luns":
+            return
+        if vdi.other_config.get(VOLUME) != volume.id:
+            marks = f"other_config:{VOLUME}={volume.id} and other_config:{SELF}={vdi.uuid}"
+            raise ConflictError(
+                f"Disk {vdi.uuid} is not marked as volume {volume.id}: the SR forgot its marks.",
+                remedy=f"Set {marks} on it.",
+            )
+
+    def describe(self, view: View, pool: str) -> Pool:
+        """Return the pool as it is in this view."""
+        try:
+            _ref, sr = self.sr(view, pool)
+        except BreezeblockError as error:
+            return Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=error.message)
+        total = sr.physical_size if sr.physical_size >= 0 else None
+        return Pool(name=pool, total_bytes=total, free_bytes=room(sr))
+
+    def check_size(self, volume: Volume, virtual_bytes: int) -> None:
+        """Raise InvalidInputError for a size that the pool's kind does not take."""
+        kind = self.kind(volume.pool)
+        if virtual_bytes <= 0 or virtual_bytes % 512:
+            raise InvalidInputError(
+                f"Volume {volume.id}: {virtual_bytes} is no positive multiple of 512 bytes."
+            )
+        if virtual_bytes > kind.max_bytes:
+            raise InvalidInputError(
+                f"Volume {volume.id}: {virtual_bytes} bytes exceed the {kind.max_bytes} of {kind.title}."
+            )

@@ -1,0 +1,210 @@
+"""Making, publishing and removing disks of ours on a XenServer pool, safe to be killed anywhere."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from breezeblock.attempt import Attempt
+from breezeblock.backends.xenserver_tags import (
+    DRAFT,
+    MAKING,
+    VOLUME,
+    Disk,
+    leftovers,
+    marked_sources,
+    own_marks,
+)
+from breezeblock.errors import (
+    BreezeblockError,
+    CancelledOperationError,
+    ConflictError,
+    NoSpaceError,
+    UnavailableError,
+    UnsupportedError,
+)
+from breezeblock.xenapi import srkinds, tasks, transfer
+from breezeblock.xenapi.failures import XenNotFoundError
+from breezeblock.xenapi.mirror import Mirror, View
+from breezeblock.xenapi.records import NULL, Sr, Vdi, decode
+from breezeblock.xenapi.session import Session
+
+SETTLE_S = 120.0
+"""How long another operation on a disk may go on before we give up for now."""
+
+
+class Workshop:
+    """The steps that verbs are made of."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.mirror = Mirror(session)
+
+    def run(self, method: str, *params: Any, attempt: Attempt | None = None) -> str:
+        """Run a call as a task; cancelling the attempt cancels the task."""
+        cancelled = attempt.cancelled if attempt else None
+        return tasks.run(self.session, method, *params, cancelled=cancelled)
+
+    def clear(self, target: str) -> View:
+        """Remove what killed attempts at making `target` left; wait for what is still at work on it."""
+        view = self.mirror.look()
+        for disk in leftovers(view, target):
+            for task in disk.vdi.current_operations:
+                with suppress(BreezeblockError):  # it may be over
+                    self.session.call("task.cancel", task)
+        view = self.mirror.wait(lambda now: not _busy(leftovers(now, target)), f"work on {target}", SETTLE_S)
+        for disk in leftovers(view, target):
+            self.destroy(disk)
+        return self.mirror.look()
+
+    def settle(self, find: Callable[[View], list[Disk]]) -> View:
+        """Wait until nothing goes on with these disks."""
+        return self.mirror.wait(lambda view: not _busy(find(view)), "other work on a disk", SETTLE_S)
+
+    def unmark(self, target: str) -> None:
+        """Forget that `target` is being made."""
+        for disk in marked_sources(self.mirror.look(), target):
+            with suppress(XenNotFoundError):
+                self.session.call("VDI.remove_from_other_config", disk.ref, f"{MAKING}{target}")
+
+    def derive(
+        self, method: str, source: Disk, target: str, virtual_bytes: int, attempt: Attempt, **marks: str
+    ) -> Vdi:
+        """Make a disk of another by VDI.snapshot or VDI.clone, grow it, publish it with these marks."""
+        stop_if_cancelled(attempt, target)
+        self.unmark(target)
+        self.session.call("VDI.add_to_other_config", source.ref, f"{MAKING}{target}", attempt.operation_id)
+        ref = self.run(method, source.ref, attempt=attempt)
+        made = self.record(ref)
+        if made.virtual_size < virtual_bytes:
+            self.run("VDI.resize", ref, virtual_bytes, attempt=attempt)
+        self.publish(ref, target, attempt, **marks)
+        self.unmark(target)
+        return self.record(ref)
+
+    def create(self, sr_ref: str, target: str, virtual_bytes: int, attempt: Attempt) -> tuple[str, Vdi]:
+        """Make an empty disk that is not published yet."""
+        stop_if_cancelled(attempt, target)
+        record = {
+            "name_label": f"volume-{target}",
+            "name_description": "Made by Breezeblock",
+            "SR": sr_ref,
+            "virtual_size": virtual_bytes,
+            "type": "user",
+            "sharable": False,
+            "read_only": False,
+            "other_config": {VOLUME: target, DRAFT: attempt.operation_id},
+            "xenstore_data": {},
+            "sm_config": {},
+            "tags": [],
+        }
+        ref = self.run("VDI.create", record, attempt=attempt)
+        return ref, self.record(ref)
+
+    def wipe(self, ref: str, vdi: Vdi, attempt: Attempt) -> None:
+        """Write zeros all over a disk that may hold what somebody else wrote."""
+        transfer.put(
+            self.session, ref, "raw", transfer.zeros(vdi.virtual_size), vdi.virtual_size, attempt.cancelled
+        )
+
+    def copy(
+        self, source: Disk, sr_ref: str, target: str, virtual_bytes: int, attempt: Attempt, *, wipe: bool
+    ) -> Vdi:
+        """Copy a disk in full into a new one, wiped first if need be, and publish that."""
+        ref, vdi = self.create(sr_ref, target, virtual_bytes, attempt)
+        if wipe:  # a copy leaves out what the source does not hold
+            self.wipe(ref, vdi, attempt)
+        tasks.run(
+            self.session,
+            "VDI.copy",
+            source.ref,
+            NULL,
+            NULL,
+            ref,
+            cancelled=attempt.cancelled,
+            progress=lambda part: attempt.progress(int(part * virtual_bytes), virtual_bytes),
+        )
+        self.publish(ref, target, attempt, volume=target)
+        return self.record(ref)
+
+    def publish(self, ref: str, target: str, attempt: Attempt, **marks: str) -> None:
+        """Name a disk and give it marks of its own, in that order: the marks publish it."""
+        stop_if_cancelled(attempt, target)
+        label = f"snapshot-{marks['snapshot']}" if "snapshot" in marks else f"volume-{marks['volume']}"
+        self.session.call("VDI.set_name_label", ref, label)
+        held = own_marks(self.record(ref), operation=attempt.operation_id, **marks)
+        self.session.call("VDI.set_other_config", ref, held)
+
+    def destroy(self, disk: Disk) -> None:
+        """Remove a disk; absent = done."""
+        with suppress(XenNotFoundError):
+            self.run("VDI.destroy", disk.ref)
+
+    def record(self, ref: str) -> Vdi:
+        """Return a disk as it is now."""
+        return decode(self.session.call("VDI.get_record", ref), Vdi)
+
+
+def _busy(found: list[Disk]) -> bool:
+    return any(disk.vdi.current_operations for disk in found)
+
+
+def stop_if_cancelled(attempt: Attempt, target: str) -> None:
+    """Raise CancelledOperationError if the operation was asked to stop."""
+    if attempt.cancelled():
+        raise CancelledOperationError(f"Stopped before changing {target}.")
+
+
+def allow(view: View, disk: Disk, operation: str) -> None:
+    """Refuse, before it is asked for, what XenServer would refuse; say why.
+
+    Raises ConflictError for a disk in use, UnsupportedError for an SR that cannot.
+    """
+    vdi = disk.vdi
+    if operation in vdi.allowed_operations:
+        return
+    who = f"Disk {vdi.uuid} ({vdi.name_label})"
+    if vdi.VBDs and "snapshot" in vdi.allowed_operations:
+        raise ConflictError(
+            f"{who} is attached to a VM: {operation} is not possible.",
+            remedy="Detach it, or shut the VM down.",
+        )
+    if vdi.VBDs and operation in {"resize", "destroy"}:
+        raise ConflictError(f"{who} is attached: {operation} is not possible.", remedy="Detach it first.")
+    sr = view.srs[vdi.SR]
+    if vdi.current_operations or not any(pbd.currently_attached for pbd in view.plugs(vdi.SR)):
+        raise UnavailableError(f"{who}: SR {sr.name_label} is busy or not plugged, {operation} must wait.")
+    raise UnsupportedError(f"{who}: SR {sr.name_label} of type {sr.type} does not allow {operation} now.")
+
+
+def allow_snapshot(view: View, disk: Disk, kind: srkinds.SrKind) -> None:
+    """Refuse a snapshot that cannot be: in use, chain at its limit, or no room for a thick copy."""
+    allow(view, disk, "snapshot")
+    sr = view.srs[disk.vdi.SR]
+    if kind.chained and depth(view, disk.vdi) >= srkinds.CHAIN_LIMIT:
+        raise ConflictError(
+            f"Disk {disk.vdi.uuid} stands on a chain of {srkinds.CHAIN_LIMIT}, which is the limit.",
+            remedy="Delete snapshots and let the SR coalesce; see `check` for the chain's depth.",
+        )
+    free = room(sr)
+    if not kind.thin and free is not None and free < disk.vdi.virtual_size:
+        raise NoSpaceError(
+            f"The thick SR {sr.name_label} needs {disk.vdi.virtual_size} bytes for that; {free} are free."
+        )
+
+
+def depth(view: View, vdi: Vdi) -> int:
+    """Return how many images a disk stands on, itself counted."""
+    return sum(1 for _one in view.chain(vdi))
+
+
+def unmerged(view: View, vdi: Vdi) -> int:
+    """Return how many base copies under a disk have one child only: the collector will merge them."""
+    parents = [one.sm_config.get("vhd-parent", "") for one in view.vdis.values()]
+    return sum(not one.managed and parents.count(one.uuid) == 1 for one in view.chain(vdi))
+
+
+def room(sr: Sr) -> int | None:
+    """Return an SR's free bytes; None while nobody knows."""
+    if sr.physical_size < 0 or sr.physical_utilisation < 0:
+        return None
+    return max(0, sr.physical_size - sr.physical_utilisation)

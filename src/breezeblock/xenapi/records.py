@@ -1,0 +1,140 @@
+"""The records that are read, with the fields that are used; names as the data model has them.
+
+Values may come as JSON or as XML-RPC's strings: `decode` takes both.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+NULL = "OpaqueRef:NULL"
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What every object has."""
+
+    uuid: str
+
+
+class Pool(Record, frozen=True, kw_only=True):
+    """A pool of hosts."""
+
+    name_label: str = ""
+    master: str = NULL
+
+
+class Host(Record, frozen=True, kw_only=True):
+    """A host."""
+
+    name_label: str = ""
+    address: str = ""
+    enabled: bool = True
+    software_version: dict[str, str] = {}
+
+
+class Sm(Record, frozen=True, kw_only=True):
+    """A storage driver."""
+
+    type: str
+    features: dict[str, int] = {}
+    driver_filename: str = ""
+    supported_image_formats: list[str] = []
+
+
+class Sr(Record, frozen=True, kw_only=True):
+    """A storage repository. Sizes are bytes, -1 while unknown."""
+
+    name_label: str = ""
+    name_description: str = ""
+    type: str
+    content_type: str = ""
+    shared: bool = False
+    physical_size: int = -1
+    physical_utilisation: int = -1
+    virtual_allocation: int = -1
+    other_config: dict[str, str] = {}
+    PBDs: list[str] = []
+
+
+class Pbd(Record, frozen=True, kw_only=True):
+    """A host's connection to an SR."""
+
+    host: str
+    SR: str
+    device_config: dict[str, str] = {}
+    currently_attached: bool = False
+
+
+class Vdi(Record, frozen=True, kw_only=True):
+    """A disk. `virtual_size` and `physical_utilisation` are bytes."""
+
+    name_label: str = ""
+    SR: str
+    VBDs: list[str] = []
+    virtual_size: int = 0
+    physical_utilisation: int = 0
+    managed: bool = True
+    missing: bool = False
+    is_a_snapshot: bool = False
+    snapshot_of: str = NULL
+    read_only: bool = False
+    sharable: bool = False
+    cbt_enabled: bool = False
+    allowed_operations: list[str] = []
+    current_operations: dict[str, str] = {}
+    other_config: dict[str, str] = {}
+    sm_config: dict[str, str] = {}
+
+
+class Vbd(Record, frozen=True, kw_only=True):
+    """A disk in a VM."""
+
+    VM: str
+    VDI: str
+    device: str = ""
+    userdevice: str = ""
+    mode: str = "RW"
+    currently_attached: bool = False
+    other_config: dict[str, str] = {}
+
+
+class Vm(Record, frozen=True, kw_only=True):
+    """A virtual machine."""
+
+    name_label: str = ""
+    power_state: str = "Halted"
+    VBDs: list[str] = []
+
+
+class Task(Record, frozen=True, kw_only=True):
+    """Work that goes on."""
+
+    status: str = "pending"
+    progress: float = 0.0
+    result: str = ""
+    error_info: list[str] = []
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, rename={"cls": "class"}):
+    """One change."""
+
+    cls: str
+    operation: str
+    ref: str
+    snapshot: dict[str, Any] = {}
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """What `event.from` gives."""
+
+    events: list[Event]
+    token: str
+    valid_ref_counts: dict[str, int] = {}
+
+
+T = TypeVar("T")
+
+
+def decode(value: object, kind: type[T]) -> T:
+    """Turn what the wire gave into a record; fields that are not used are left out."""
+    return msgspec.convert(value, kind, strict=False)

@@ -1,0 +1,391 @@
+"""Each type of SR in the life of a volume: made from our configuration, used, and refused what it cannot."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+from xen_storage import DEVICE_CONFIG, Admin
+from xenserver import Simulator, simulated
+
+from breezeblock.attempt import Attempt
+from breezeblock.backends.contract import Snapshot, Volume
+from breezeblock.backends.registry import open_backend, read_config
+from breezeblock.cli import run
+from breezeblock.errors import ConfigError, ConflictError, NoSpaceError, UnavailableError, UnsupportedError
+from breezeblock.xenapi import srkinds
+
+MIB = 1 << 20
+SEED = ("nfs", "ext", "lvm", "lvmoiscsi", "lvmohba", "iscsi", "hba", "netapp", "equal")
+SECRETS = {"netapp": ("password",), "equal": ("password",), "lvmoiscsi": ("chappassword",)}
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Simulator]:
+    with simulated("--luns", f"{4 * MIB},{16 * MIB},{8 * MIB}", "--capacity", str(1 << 30)) as running:
+        yield running
+
+
+def attempt() -> Attempt:
+    return Attempt(operation_id=str(uuid4()), token="1")
+
+
+def section(simulator: Simulator, folder: Path, kind: str, label: str, **pool: Any) -> dict[str, Any]:
+    (folder / "password").write_text("secret\n")
+    (folder / "array").write_text("array-secret\n")
+    config = {key: value for key, value in DEVICE_CONFIG[kind].items() if key != "password"}
+    secrets = {key: str(folder / "array") for key in SECRETS.get(kind, ())}
+    described = {"sr": label, "type": kind, "device_config": config, "secret_files": secrets} | pool
+    return {
+        "kind": "xenserver",
+        "url": simulator.url,
+        "password_file": str(folder / "password"),
+        "certificate_sha256": simulator.fingerprint,
+        "pools": {"gold": described},
+    }
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f'"{key}" = {toml(item)}' for key, item in value.items()) + "}"
+    return f"'{value}'"
+
+
+def configured(folder: Path, given: dict[str, Any]) -> str:
+    path = folder / "breezeblock.toml"
+    lines = [f"{key} = {toml(value)}" for key, value in given.items()]
+    path.write_text("[backends.xen]\n" + "\n".join(lines) + "\n")
+    return str(path)
+
+
+def pattern(text: str) -> bytes:
+    return hashlib.shake_128(text.encode()).digest(4096)
+
+
+@pytest.mark.parametrize("kind", SEED)
+def test_a_volume_lives_on(kind: str, simulator: Simulator, tmp_path: Path) -> None:
+    given = section(simulator, tmp_path, kind, f"life-{kind}")
+    path = configured(tmp_path, given)
+    for _again in range(2):
+        assert run(["xenserver", "sr", "create", "xen", "gold", "--yes", "--config", path]) == 0
+    admin = Admin(simulator)
+    (sr,) = admin.ask("SR.get_by_name_label", f"life-{kind}")
+    for pbd in admin.ask("SR.get_PBDs", sr):
+        config = admin.ask("PBD.get_device_config", pbd)
+        assert "array-secret" not in str(config), "a secret stands in device_config"
+        assert all(f"{key}_secret" in config for key in SECRETS.get(kind, ()))
+        assert admin.ask("PBD.get_currently_attached", pbd)
+    assert not [s for s in admin.ask("secret.get_all_records").values() if s["other_config"]], (
+        "our secrets stay"
+    )
+
+    backend = open_backend("xen", read_config(given, "test"), tmp_path)
+    backend.start()
+    able = srkinds.find(kind)
+    volume = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
+    placed = backend.create(volume, attempt())
+    assert not any(simulator.read(placed.locator, 4 * MIB)), "a new volume holds somebody's data"
+    simulator.write(placed.locator, 8192, pattern(kind))
+    snapshot = Snapshot(id=str(uuid4()), volume_id=volume.id, virtual_bytes=4 * MIB)
+    clone = Volume(id=str(uuid4()), virtual_bytes=8 * MIB, pool="gold")
+    if able.snapshots:
+        snapped = backend.snapshot(volume, snapshot, attempt())
+        simulator.write(placed.locator, 8192, pattern("later"))
+        assert simulator.read(snapped.locator, 4096, 8192) == pattern(kind)
+        cloned = backend.create_from_snapshot(volume, snapshot, clone, attempt())
+        assert simulator.read(cloned.locator, 4096, 8192) == pattern(kind)
+        assert len(simulator.read(cloned.locator, 8 * MIB)) == 8 * MIB
+    else:
+        for verb in (
+            lambda: backend.snapshot(volume, snapshot, attempt()),
+            lambda: backend.extend(volume, 8 * MIB, attempt()),
+            lambda: backend.clone(volume, clone, attempt()),
+        ):
+            with pytest.raises(UnsupportedError, match=able.type):
+                verb()
+    vm = admin.ask("VM.create", {"name_label": "guest"})
+    admin.ask("VM.start", vm, False, False)
+    machine = admin.ask("VM.get_uuid", vm)
+    for _again in range(2):
+        assert run(["xenserver", "attach", "xen", placed.locator, machine, "--config", path]) == 0
+    assert len(admin.ask("VM.get_VBDs", vm)) == 1
+    with pytest.raises(ConflictError, match="attached"):
+        backend.delete(volume, attempt())
+    for _again in range(2):
+        assert run(["xenserver", "detach", "xen", placed.locator, machine, "--config", path]) == 0
+    if able.extends:
+        backend.extend(volume, 6 * MIB, attempt())
+        assert simulator.read(placed.locator, 4096, 5 * MIB) == bytes(4096)
+    assert run(["xenserver", "sr", "destroy", "xen", "gold", "--yes", "--config", path]) == 4
+    for one in (clone, volume):
+        backend.delete(one, attempt())
+    simulator.do("collect")
+    assert run(["xenserver", "sr", "destroy", "xen", "gold", "--yes", "--config", path]) == 0
+    assert admin.ask("SR.get_by_name_label", f"life-{kind}") == []
+    assert not [s for s in admin.ask("secret.get_all_records").values() if s["value"] == "array-secret"]
+    backend.stop()
+
+
+def test_a_full_copy_is_made_only_when_asked_for(simulator: Simulator, tmp_path: Path) -> None:
+    Admin(simulator).make_sr("iscsi", "copies")
+    backend = open_backend(
+        "xen", read_config(section(simulator, tmp_path, "iscsi", "copies"), "test"), tmp_path
+    )
+    backend.start()
+    volume = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
+    simulator.write(backend.create(volume, attempt()).locator, 0, pattern("copied"))
+    asked = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold", options={"clone": "full"})
+    simulator.do("calls", reset=True)
+    made = backend.clone(volume, asked, attempt())
+    assert simulator.do("calls")["Async.VDI.copy"] == 1
+    assert simulator.read(made.locator, 8192) == pattern("copied") + bytes(4096)
+    for one in (asked, volume):
+        backend.delete(one, attempt())
+    backend.stop()
+
+
+def test_a_chain_at_its_limit_is_refused_before_the_call(simulator: Simulator, tmp_path: Path) -> None:
+    admin = Admin(simulator)
+    admin.make_sr("nfs", "deep")
+    (sr,) = admin.ask("SR.get_by_name_label", "deep")
+    backend = open_backend("xen", read_config(section(simulator, tmp_path, "nfs", "deep"), "test"), tmp_path)
+    backend.start()
+    volume = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
+    placed = backend.create(volume, attempt())
+    taken: list[Snapshot] = []
+
+    def take() -> None:
+        simulator.write(placed.locator, 0, pattern(str(len(taken))))
+        snapshot = Snapshot(id=str(uuid4()), volume_id=volume.id, virtual_bytes=4 * MIB)
+        backend.snapshot(volume, snapshot, attempt())
+        taken.append(snapshot)
+
+    for _ in range(29):
+        take()
+    assert simulator.do("depth", vdi=placed.locator) == 30
+    assert any("30" in finding.problem for finding in backend.check(volume, tuple(taken)))
+    simulator.do("calls", reset=True)
+    with pytest.raises(ConflictError, match="limit"):
+        take()
+    assert "Async.VDI.snapshot" not in simulator.do("calls")
+    for snapshot in taken[:5]:
+        backend.delete_snapshot(volume, snapshot, attempt())
+    simulator.do("collect")
+    take()
+    backend.delete(volume, attempt())
+    simulator.do("collect")
+    assert admin.ask("SR.get_VDIs", sr) == []
+    backend.stop()
+
+
+def test_a_thick_snapshot_without_room_is_refused(simulator: Simulator, tmp_path: Path) -> None:
+    uuid = Admin(simulator).make_sr("lvmohba", "thick")
+    simulator.do("capacity", sr=uuid, count=12 * MIB)
+    backend = open_backend(
+        "xen", read_config(section(simulator, tmp_path, "lvmohba", "thick"), "test"), tmp_path
+    )
+    backend.start()
+    volume = Volume(id=str(uuid4()), virtual_bytes=8 * MIB, pool="gold")
+    backend.create(volume, attempt())
+    (pool,) = backend.stats()
+    assert (pool.total_bytes, pool.free_bytes) == (12 * MIB, 4 * MIB)
+    with pytest.raises(NoSpaceError):
+        backend.snapshot(volume, Snapshot(id="s", volume_id=volume.id, virtual_bytes=8 * MIB), attempt())
+    with pytest.raises(NoSpaceError):
+        backend.create(Volume(id=str(uuid4()), virtual_bytes=8 * MIB, pool="gold"), attempt())
+    backend.delete(volume, attempt())
+    backend.stop()
+
+
+def test_strangers_snapshots_of_our_volumes_are_left_alone(simulator: Simulator, tmp_path: Path) -> None:
+    """They inherit our marks, and are not ours."""
+    admin = Admin(simulator)
+    admin.make_sr("nfs", "strangers")
+    config = read_config(section(simulator, tmp_path, "nfs", "strangers"), "test")
+    backend = open_backend("xen", config, tmp_path)
+    backend.start()
+    volume = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
+    placed = backend.create(volume, attempt())
+    ref = admin.ask("VDI.get_by_uuid", placed.locator)
+    theirs = [admin.ask("VDI.snapshot", ref, {}), admin.ask("VDI.clone", ref, {})]
+    uuids = {admin.ask("VDI.get_uuid", one) for one in theirs}
+    assert {found.name for found in backend.inventory() if found.kind == "foreign"} == uuids
+    assert backend.check(volume, ()) == []
+    backend.delete(volume, attempt())
+    backend.delete(volume, attempt())
+    assert backend.sweep(frozenset()) == []
+    assert {found.name for found in backend.inventory() if found.kind == "foreign"} == uuids
+    for one in theirs:
+        admin.ask("VDI.destroy", one)
+    backend.stop()
+
+
+@pytest.mark.parametrize("kind", ["nfs", "lvmoiscsi"])
+def test_an_sr_comes_back_after_it_was_forgotten(kind: str, simulator: Simulator, tmp_path: Path) -> None:
+    path = configured(tmp_path, section(simulator, tmp_path, kind, f"back-{kind}"))
+    admin = Admin(simulator)
+    uuid = admin.make_sr(kind, f"back-{kind}")
+    assert run(["xenserver", "sr", "forget", "xen", "gold", "--yes", "--config", path]) == 0
+    assert admin.ask("SR.get_by_name_label", f"back-{kind}") == []
+    for _again in range(2):
+        assert run(["xenserver", "sr", "introduce", "xen", "gold", uuid, "--config", path]) == 0
+    (sr,) = admin.ask("SR.get_by_name_label", f"back-{kind}")
+    first, second = admin.ask("SR.get_PBDs", sr)
+    admin.ask("PBD.unplug", second)
+    admin.ask("PBD.destroy", second)
+    admin.ask("PBD.unplug", first)
+    assert run(["xenserver", "sr", "repair", "xen", "gold", "--config", path]) == 0
+    pbds = [admin.ask("PBD.get_record", pbd) for pbd in admin.ask("SR.get_PBDs", sr)]
+    assert [pbd["currently_attached"] for pbd in pbds] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "shows"),
+    [
+        ("nfs", ["server=nas"], "/exports/vm"),
+        ("lvmoiscsi", ["target=san"], "iqn.2026-01.org.example:t0"),
+        ("lvmoiscsi", ["target=san", "targetIQN=iqn.2026-01.org.example:t0"], "36001405sim0"),
+    ],
+)
+def test_probe_shows_what_there_is(
+    kind: str,
+    keys: list[str],
+    shows: str,
+    simulator: Simulator,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = configured(tmp_path, section(simulator, tmp_path, "nfs", "x"))
+    options = [part for key in keys for part in ("--key", key)]
+    assert run(["xenserver", "probe", "xen", kind, *options, "--json", "--config", path]) == 0
+    assert shows in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"type": "tape"}, "no type of SR"),
+        ({"type": "nfs", "device_config": {"server": "a"}}, "serverpath"),
+        ({"type": "nfs", "device_config": {"server": "a", "serverpath": "relative"}}, "serverpath"),
+        ({"type": "nfs", "device_config": {"server": "a", "serverpath": "/b", "sever": "c"}}, "sever"),
+        ({"type": "equal", "device_config": {"password": "hunter2"}}, "secret_files"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    config: dict[str, Any], says: str, simulator: Simulator, tmp_path: Path
+) -> None:
+    given = section(simulator, tmp_path, "nfs", "x")
+    given["pools"] = {"gold": {"sr": "x"} | config}
+    with pytest.raises(ConfigError, match=says) as caught:
+        read_config(given, "test")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_password_never_travels_without_tls(tmp_path: Path, simulator: Simulator) -> None:
+    given = section(simulator, tmp_path, "nfs", "x") | {"url": "http://xen.example.org"}
+    with pytest.raises(ConfigError, match="TLS"):
+        read_config(given, "test")
+
+
+def test_a_disk_goes_into_a_file_and_back(simulator: Simulator, tmp_path: Path) -> None:
+    Admin(simulator).make_sr("nfs", "files")
+    given = section(simulator, tmp_path, "nfs", "files")
+    path = configured(tmp_path, given)
+    backend = open_backend("xen", read_config(given, "test"), tmp_path)
+    backend.start()
+    one, two = (Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold") for _ in range(2))
+    first, second = backend.create(one, attempt()).locator, backend.create(two, attempt()).locator
+    simulator.write(first, 3 * MIB, pattern("exported"))
+    for form in ("raw", "vhd"):
+        file = tmp_path / f"disk.{form}"
+        simulator.do("fault", method="exporting", code="VDI_IO_ERROR", params=["broken"])
+        arguments = ["xenserver", "export", "xen", first, str(file), "--format", form, "--config", path]
+        assert run(arguments) != 0
+        assert [one.name for one in tmp_path.iterdir() if "disk" in one.name and form in one.name] == []
+        assert run(arguments) == 0
+        assert run(arguments) == 4, "a file that exists is not overwritten"
+        simulator.write(second, 0, pattern(form))
+        taking = [
+            "xenserver",
+            "import",
+            "xen",
+            second,
+            str(file),
+            "--format",
+            form,
+            "--yes",
+            "--config",
+            path,
+        ]
+        assert run(taking) == 0
+        assert simulator.read(second, 4096, 3 * MIB) == pattern("exported")
+    for volume in (one, two):
+        backend.delete(volume, attempt())
+    backend.stop()
+
+
+def test_a_volume_in_a_vm_grows_where_the_driver_can(tmp_path: Path) -> None:
+    for feature in ("", "VDI_RESIZE_ONLINE"):
+        with simulated("--features", feature) as simulator:
+            admin = Admin(simulator)
+            admin.make_sr("nfs", "online")
+            config = read_config(section(simulator, tmp_path, "nfs", "online"), "test")
+            backend = open_backend("xen", config, tmp_path)
+            backend.start()
+            volume = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
+            placed = backend.create(volume, attempt())
+            vm = admin.ask("VM.create", {"name_label": "guest"})
+            disk = admin.ask("VDI.get_by_uuid", placed.locator)
+            record = {
+                "VM": vm,
+                "VDI": disk,
+                "userdevice": "0",
+                "mode": "RW",
+                "type": "Disk",
+                "bootable": False,
+            }
+            admin.ask("VBD.create", record)
+            admin.ask("VM.start", vm, False, False)
+            if feature:
+                backend.extend(volume, 8 * MIB, attempt())
+                assert admin.ask("VDI.get_virtual_size", disk) == str(8 * MIB)
+            else:
+                with pytest.raises(ConflictError, match="attached"):
+                    backend.extend(volume, 8 * MIB, attempt())
+            backend.stop()
+
+
+def test_a_volume_out_of_sight_is_not_taken_for_deleted(simulator: Simulator, tmp_path: Path) -> None:
+    admin = Admin(simulator)
+    uuid = admin.make_sr("nfs", "sight")
+    given = section(simulator, tmp_path, "nfs", "sight")
+    path = configured(tmp_path, given)
+    backend = open_backend("xen", read_config(given, "test"), tmp_path)
+    backend.start()
+    new = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
+    placed = backend.create(new, attempt())
+    volume = msgspec.structs.replace(new, locator=placed.locator)
+    (sr,) = admin.ask("SR.get_by_name_label", "sight")
+    for pbd in admin.ask("SR.get_PBDs", sr):
+        admin.ask("PBD.unplug", pbd)
+    with pytest.raises(UnavailableError, match="plug"):
+        backend.delete(volume, attempt())
+    (pool,) = backend.stats()
+    assert (pool.up, "plugged on no host" in pool.reason) == (False, True)
+    assert run(["xenserver", "sr", "forget", "xen", "gold", "--yes", "--config", path]) == 0
+    with pytest.raises(UnavailableError, match="no SRs"):
+        backend.delete(volume, attempt())
+    assert run(["xenserver", "sr", "introduce", "xen", "gold", uuid, "--config", path]) == 0
+    with pytest.raises(ConflictError, match="marks") as caught:
+        backend.delete(volume, attempt())
+    disk = admin.ask("VDI.get_by_uuid", placed.locator)
+    for setting in re.findall(r"other_config:(breezeblock:\w+)=(\S+?)(?: |$)", caught.value.remedy):
+        admin.ask("VDI.add_to_other_config", disk, *setting)
+    assert backend.check(volume, ()) == []
+    backend.delete(volume, attempt())
+    assert admin.ask("SR.get_VDIs", admin.ask("SR.get_by_uuid", uuid)) == []
+    backend.stop()
