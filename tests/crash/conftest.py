@@ -2,10 +2,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import Served
 
 from breezeblock.catalog import migrate
 from breezeblock.catalog.database import Database
+from served import Served
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

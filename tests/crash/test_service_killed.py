@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from served import Served
 
 from breezeblock.catalog import invariants
 from breezeblock.catalog.database import Database
+from served import Served
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
 

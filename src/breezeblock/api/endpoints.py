@@ -3,7 +3,9 @@
 from breezeblock.api import (
     attachments,
     chains,
+    imaging,
     infrastructure,
+    managing,
     messages,
     metadata,
     operations,
@@ -25,6 +27,8 @@ ROUTES = Routes(
         *types.ENDPOINTS,
         *quotas.ENDPOINTS,
         *infrastructure.ENDPOINTS,
+        *imaging.ENDPOINTS,
+        *managing.ENDPOINTS,
         *messages.ENDPOINTS,
         *operations.ENDPOINTS,
         *chains.ENDPOINTS,

@@ -132,7 +132,7 @@ def _capabilities(pool: Any, chains: Chains) -> dict[str, Any]:
         "reserved_percentage": pool.reserved_percentage,
         "used_ratio": f"{pool.used_ratio:g}",
         "max_chain_depth": pool.max_chain_depth,
-        "deepest_chain": chains.deepest,
+        "deepest_chain": chains.deepest_chain,
         "hidden_layers": chains.hidden_layers,
         "reclaimable_gb": _gib(chains.reclaimable_bytes),
         "max_over_subscription_ratio": f"{pool.max_over_subscription_ratio:g}",

@@ -9,7 +9,7 @@ from breezeblock.api import inputs
 from breezeblock.api.http import Reply, Request, reply
 from breezeblock.api.routing import Endpoint
 from breezeblock.errors import InvalidInputError, NotFoundError
-from breezeblock.service import details, layers, legacy_attach, lists, volumes
+from breezeblock.service import details, layers, legacy_attach, lists, managing, volumes
 from breezeblock.service.details import Metadata
 
 Action = Callable[[Request, str, dict[str, Any]], Reply]
@@ -44,6 +44,12 @@ def _extend(request: Request, volume_id: str, argument: dict[str, Any]) -> Reply
         volume_id,
         inputs.gibibytes("new_size", argument.get("new_size")),
     )
+    return Reply(202)
+
+
+def _unmanage(request: Request, volume_id: str, argument: dict[str, Any]) -> Reply:
+    inputs.only(argument, ())
+    managing.unmanage(request.service, request.caller, volume_id)
     return Reply(202)
 
 
@@ -213,6 +219,7 @@ _ACTIONS: dict[str, tuple[int, Action]] = {
     "breezeblock-flatten": (0, _flatten),
     "breezeblock-shorten": (0, _shorten),
     "os-force_delete": (0, _force_delete),
+    "os-unmanage": (0, _unmanage),
     "os-force_detach": (0, _force_detach),
     "os-reserve": (0, _reserve),
     "os-unreserve": (0, _unreserve),

@@ -34,7 +34,7 @@ NEAR_LIMIT = 0.8
 
 # Nothing has to be on storage for these: the verb that made them so takes back or finishes its work
 # when the volume is deleted.
-_UNSETTLED = frozenset({"error", "error_deleting", "creating", "deleting"})
+UNSETTLED = frozenset({"error", "error_deleting", "creating", "deleting"})
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -195,7 +195,7 @@ def _storage(
         settled = [
             found
             for found in believed.values()
-            if not found.busy and found.volume.pool not in down and found.volume.status not in _UNSETTLED
+            if not found.busy and found.volume.pool not in down and found.volume.status not in UNSETTLED
         ]
         with ThreadPoolExecutor(THREADS) as threads:
             checked = list(threads.map(lambda found: _check(database, backend, found), settled))
@@ -206,7 +206,8 @@ def _storage(
         backend.stop()
     findings += [finding for of_volume in checked for finding in of_volume]
     faulty = {found.volume.id for found, of_volume in zip(settled, checked, strict=True) if of_volume}
-    here = {item.volume_id for item in present if item.kind == "volume"}
+    # Of a volume that Cinder merged upwards under a guest, only a file named after a snapshot is left.
+    here = {item.volume_id for item in present if item.kind in {"volume", "snapshot"}}
     for found in settled:
         missing = found.volume.id not in here and found.volume.id not in faulty
         if missing and _unchanged(database, found):
@@ -216,6 +217,15 @@ def _storage(
 
 
 def _check(database: Database, backend: Backend, found: survey.Believed) -> list[Finding]:
+    try:
+        findings = backend.check(*as_volume(found))
+    except BreezeblockError as error:
+        findings = [_unexaminable(f"volume {found.volume.id}", error)]
+    return findings if findings and _unchanged(database, found) else []
+
+
+def as_volume(found: survey.Believed) -> tuple[Volume, tuple[Snapshot, ...]]:
+    """Return what a back end is told of a volume, with those snapshots that must be on storage."""
     row = found.volume
     volume = Volume(
         id=row.id,
@@ -228,13 +238,9 @@ def _check(database: Database, backend: Backend, found: survey.Believed) -> list
     snapshots = tuple(
         Snapshot(id=s.id, volume_id=s.volume_id, virtual_bytes=s.virtual_bytes, locator=s.locator)
         for s in found.snapshots
-        if s.status not in _UNSETTLED
+        if s.status not in UNSETTLED
     )
-    try:
-        findings = backend.check(volume, snapshots)
-    except BreezeblockError as error:
-        findings = [_unexaminable(f"volume {row.id}", error)]
-    return findings if findings and _unchanged(database, found) else []
+    return volume, snapshots
 
 
 def _strangers(database: Database, name: str, present: Iterable[Found]) -> list[Finding]:
@@ -265,28 +271,25 @@ def _strangers(database: Database, name: str, present: Iterable[Found]) -> list[
         elif item.kind == "kept" and item.volume_id is not None:
             findings += _unknown_kept(database, subject, item.volume_id)
         elif item.volume_id is not None:
-            findings += _unknown(database, subject, item.volume_id, item.snapshot_id)
+            findings += _unknown(database, subject, item.volume_id)
     return findings
 
 
-def _unknown(database: Database, subject: str, volume_id: str, snapshot_id: str | None) -> list[Finding]:
+def _unknown(database: Database, subject: str, volume_id: str) -> list[Finding]:
+    """Tell of a volume that the catalog lacks. Of one that it has, `check` knows what belongs to it.
+
+    A file may rightly bear the name of a snapshot that is gone: deleting one can merge upwards.
+    """
     with database.read() as connection:
-        found = survey.one(connection, volume_id)
-    if found is not None and (
-        snapshot_id is None or found.busy or any(row.id == snapshot_id for row in found.snapshots)
-    ):
-        return []
-    what = f"volume {volume_id}" if found is None else f"snapshot {snapshot_id} of volume {volume_id}"
+        if survey.one(connection, volume_id) is not None:
+            return []
     return [
         Finding(
             subject=subject,
-            problem=f"it belongs to {what}, which the catalog does not know",
+            problem=f"it belongs to volume {volume_id}, which the catalog does not know",
             remedy="Is another service using this pool, or was the database restored from an older copy? "
-            + (
-                "Move the file away only when you are sure that nobody needs it."
-                if found is None
-                else "Do not remove it: newer data may rest on it."
-            ),
+            "`breezeblock pool rebuild` enters what is whole; move the file away only when you are sure "
+            "that nobody needs it.",
         )
     ]
 

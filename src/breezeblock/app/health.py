@@ -77,8 +77,7 @@ class _Catalog(Collector):
             ("hidden_layers", "Images that belong to no snapshot: made or kept for clones."),
             ("reclaimable_bytes", "What those take on storage: the most that shortening could give back."),
         ):
-            metric = f"breezeblock_pool_{name.replace('deepest_chain', 'deepest_chain_layers')}"
-            gauge = GaugeMetricFamily(metric, text, labels=["backend", "pool"])
+            gauge = GaugeMetricFamily(f"breezeblock_pool_{name}", text, labels=["backend", "pool"])
             for (backend, pool_name), facts in chains.items():
                 gauge.add_metric([backend, pool_name], float(getattr(facts, name)))
             yield gauge

@@ -93,6 +93,17 @@ class Snapped(msgspec.Struct, frozen=True, kw_only=True):
     locator: str = ""
 
 
+class Adopted(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of `adopt`: what the service must remember of a volume that was there before."""
+
+    volume: Placement
+    virtual_bytes: int
+    snapshots: tuple[Snapshot, ...] = ()
+    """The oldest first."""
+    edits: tuple[str, ...] = ()
+    """From `examine`: what `adopt` would change on storage, a sentence each."""
+
+
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """How a host reaches a volume: the `connection_info` of the Block Storage API.
 
@@ -125,6 +136,15 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     severity: Literal["warning", "error"] = "error"
 
 
+class Mend(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that `mend` can make right without losing anything."""
+
+    name: str
+    text: str
+    """What it does, beginning with a verb."""
+    kind: str
+
+
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """Something that `inventory` saw on storage."""
 
@@ -150,6 +170,12 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     revert: Literal["none", "latest", "any"] = "none"
     clone: bool = False
     create_from_snapshot: bool = False
+    adopt: bool = False
+    """`examine`, `adopt` and `release`."""
+    repair: bool = False
+    """`mends`, `mend` and `quarantine`."""
+    images: bool = False
+    """`import_image` and `export_image`."""
     linked_clones: bool = False
     """`clone` and `create_from_snapshot` can share instead of copying: the option `clone` is `linked` or
     `full`. Then `flatten` and `shorten` are there too."""
@@ -228,6 +254,31 @@ class Backend(Protocol):
     ) -> Placement:
         """Make `volume` with the content of `snapshot` (of `source`), zeros beyond."""
 
+    def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
+        """Make `volume` with the content of the image file at `path` of this machine, zeros beyond.
+
+        The image comes from anywhere: it is checked before a tool sees it, and always converted.
+        """
+
+    def export_image(
+        self, volume: Volume, snapshot: Snapshot | None, path: str, image_format: str, attempt: Attempt
+    ) -> None:
+        """Write the volume or a snapshot of it as one image file to `path` of this machine."""
+
+    def examine(self, volume: Volume, reference: str) -> Adopted:
+        """Say what `adopt` with the same arguments would do; changes nothing, raises what it would raise."""
+
+    def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
+        """Make what is called `reference` (a name of `inventory`) the volume, copying no data.
+
+        `volume.virtual_bytes` may be 0: as many as there are. `volume.format` decides where storage leaves
+        a doubt. Something that bears the volume's own name comes with its snapshots; their ids stay.
+        Raises NotFoundError, ConflictError (in use, or in doubt), InvalidInputError, CorruptError.
+        """
+
+    def release(self, volume: Volume, attempt: Attempt) -> str:
+        """Leave the volume to somebody else, whole and with nothing pending; return its reference."""
+
     def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
         """Give the volume its own copy of what it shares with the one it was made from.
 
@@ -250,6 +301,15 @@ class Backend(Protocol):
 
     def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
         """Compare the volume on storage with what the catalog believes; changes nothing."""
+
+    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
+        """Say what of the volume could safely be made right by what the catalog says; changes nothing."""
+
+    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
+        """Do one of `mends`; nothing if it is no longer one. Nobody may use the volume meanwhile."""
+
+    def quarantine(self, found: Found) -> str:
+        """Move something of nobody's aside, never remove it; return where it is now."""
 
     def inventory(self) -> Iterator[Found]:
         """Yield everything in every reachable pool; changes nothing."""

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from breezeblock import chains
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import (
+    Adopted,
     Capabilities,
     Connection,
     Data,
     Finding,
     Found,
+    Mend,
     Placement,
     Pool,
     Snapped,
@@ -102,6 +106,9 @@ class FileBackend:
             revert="any",
             clone=True,
             create_from_snapshot=True,
+            adopt=True,
+            images=True,
+            repair=True,
             linked_clones=True,
             options={
                 "format": ("raw", "qcow2"),
@@ -228,6 +235,82 @@ class FileBackend:
         )
         return self._placed(volume, made)
 
+    def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
+        """Convert an image into a new volume."""
+        wanted, _thick = self._wanted(volume)
+        made = chains.import_image(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            volume.virtual_bytes,
+            Path(path),
+            image_format,
+            attempt,
+            format=wanted,
+        )
+        return self._placed(volume, made)
+
+    def export_image(
+        self, volume: Volume, snapshot: Snapshot | None, path: str, image_format: str, attempt: Attempt
+    ) -> None:
+        """Flatten a volume or a snapshot into an image."""
+        chains.export_image(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            snapshot.id if snapshot else None,
+            Path(path),
+            image_format,
+            attempt,
+            format=self._format(volume),
+        )
+
+    def examine(self, volume: Volume, reference: str) -> Adopted:
+        """Look at a chain or a file that the catalog does not know."""
+        directory = self.places.directory(volume.pool)
+        found = chains.look(
+            directory,
+            self.naming,
+            volume.id,
+            reference,
+            format=volume.format,
+            virtual_bytes=volume.virtual_bytes,
+        )
+        return self._adopted(volume, found)
+
+    def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
+        """Make a chain or a file ours: by editing headers and renaming, never by copying."""
+        found = chains.adopt(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            reference,
+            attempt,
+            format=volume.format,
+            virtual_bytes=volume.virtual_bytes,
+        )
+        placed = self._placed(volume, found.format)
+        return msgspec.structs.replace(self._adopted(volume, found), volume=placed)
+
+    def release(self, volume: Volume, attempt: Attempt) -> str:
+        """Finish what was begun; the files stay as they are, as Cinder's driver would have left them."""
+        directory = self.places.directory(volume.pool)
+        chains.release(directory, self.naming, volume.id, attempt, format=self._format(volume))
+        return self.naming.volume(volume.id)
+
+    def _adopted(self, volume: Volume, found: chains.Stranger) -> Adopted:
+        return Adopted(
+            volume=Placement(
+                locator=self.places.locator(volume.pool), format=found.format, depth=len(found.layers)
+            ),
+            virtual_bytes=found.virtual_bytes,
+            snapshots=tuple(
+                Snapshot(id=snapshot_id, volume_id=volume.id, virtual_bytes=virtual_bytes)
+                for snapshot_id, virtual_bytes in found.snapshots
+            ),
+            edits=found.edits,
+        )
+
     def _linked(self, source: Volume, volume: Volume, *, thick: bool) -> bool:
         """Say whether a clone shares; by default it does unless what it must be leaves no choice."""
         asked = volume.options.get("clone")
@@ -291,6 +374,33 @@ class FileBackend:
             Finding(subject=one.subject, problem=one.problem, remedy=one.remedy, severity=one.severity)
             for one in problems
         ]
+
+    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
+        """Look for edits cut off, a lost `.info`, leftovers and leaked clusters."""
+        found = chains.mends(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            [snapshot.id for snapshot in snapshots],
+            self._format(volume),
+        )
+        return [Mend(name=one.name, text=one.text, kind=one.kind) for one in found]
+
+    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
+        """Do one of them."""
+        chains.mend(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            [snapshot.id for snapshot in snapshots],
+            chains.Mend(mend.kind, mend.name, mend.text),
+            attempt,
+            format=self._format(volume),
+        )
+
+    def quarantine(self, found: Found) -> str:
+        """Move a stranger's file into a directory of its own."""
+        return chains.quarantine(self.places.directory(found.pool), found.name)
 
     def inventory(self) -> Iterator[Found]:
         """Yield every file in every reachable pool."""

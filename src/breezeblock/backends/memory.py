@@ -36,6 +36,7 @@ from breezeblock.backends.contract import (
 )
 from breezeblock.backends.copying import copy_data
 from breezeblock.backends.sparse import FileData
+from breezeblock.backends.unable import Unable
 from breezeblock.errors import (
     CancelledOperationError,
     ConflictError,
@@ -78,7 +79,7 @@ class _State(msgspec.Struct, frozen=True):
         return {self.active.file, *(blob.file for blob in self.snapshots.values())}
 
 
-class MemoryBackend:
+class MemoryBackend(Unable):
     """Volumes as sparse files on tmpfs, every verb native."""
 
     def __init__(self, name: str, config: MemoryConfig) -> None:

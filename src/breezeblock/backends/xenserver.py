@@ -14,11 +14,13 @@ import structlog
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import (
+    Adopted,
     Capabilities,
     Connection,
     Data,
     Finding,
     Found,
+    Mend,
     Placement,
     Pool,
     Snapped,
@@ -199,6 +201,28 @@ class XenServerBackend:
         self._check_asked(volume)
         return self._from(source, lambda view: self._snapshot(view, snapshot), volume, attempt)
 
+    def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
+        """Refuse: `breezeblock xenserver import` streams an image into an SR."""
+        raise UnsupportedError(f"Back end {self.name} takes images by 'breezeblock xenserver import' only.")
+
+    def export_image(
+        self, volume: Volume, snapshot: Snapshot | None, path: str, image_format: str, attempt: Attempt
+    ) -> None:
+        """Refuse: `breezeblock xenserver export` streams a disk out of an SR."""
+        raise UnsupportedError(f"Back end {self.name} gives images by 'breezeblock xenserver export' only.")
+
+    def examine(self, volume: Volume, reference: str) -> Adopted:
+        """Refuse, as `adopt` does."""
+        raise UnsupportedError(f"Back end {self.name} cannot adopt disks yet.")
+
+    def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
+        """Refuse: disks that were made elsewhere are not taken over yet."""
+        raise UnsupportedError(f"Back end {self.name} cannot adopt disks yet.")
+
+    def release(self, volume: Volume, attempt: Attempt) -> str:
+        """Refuse, as `adopt` does."""
+        raise UnsupportedError(f"Back end {self.name} cannot release disks yet.")
+
     def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
         """Refuse: a disk may be deleted whatever was cloned from it; clone it in full to part them."""
         raise UnsupportedError(f"Back end {self.name} leaves sharing to XenServer.")
@@ -259,6 +283,17 @@ class XenServerBackend:
                 )
             )
         return found
+
+    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
+        """Offer none: XenServer mends its SRs itself."""
+        return []
+
+    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
+        """Do nothing, as nothing is offered."""
+
+    def quarantine(self, found: Found) -> str:
+        """Refuse: a disk of nobody's is the pool administrator's to judge."""
+        raise UnsupportedError(f"Back end {self.name} moves no disks aside.")
 
     def inventory(self) -> Iterator[Found]:
         """Yield every disk of our SRs: ours, base copies, and strangers'."""

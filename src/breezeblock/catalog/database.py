@@ -38,7 +38,6 @@ class Database:
                     f"database.url names the SQLite file {path or ':memory:'!r}, not an absolute path",
                     remedy="Use sqlite:////absolute/path.db (four slashes).",
                 )
-            _create_private(Path(path))
             self.writer = _sqlite_engine(self.url, size=1)
             self.reader = _sqlite_engine(self.url, size=16)
         elif self.dialect == "postgresql":
@@ -101,6 +100,10 @@ def _sqlite_engine(url: sa.URL, *, size: int) -> sa.Engine:
         max_overflow=0,
         connect_args={"check_same_thread": False},
     )
+
+    @sa.event.listens_for(engine, "do_connect")
+    def create(_dialect: Any, _record: Any, _arguments: Any, _keywords: Any) -> None:
+        _create_private(Path(str(url.database)))
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:

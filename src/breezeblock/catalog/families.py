@@ -17,7 +17,7 @@ Row = sa.Row[Any]
 class Chains(msgspec.Struct, frozen=True):
     """How the chains of one pool are."""
 
-    deepest: int = 0
+    deepest_chain: int = 0
     hidden_layers: int = 0
     reclaimable_bytes: int = 0
 

@@ -184,11 +184,11 @@ def _chain(directory: Path, naming: Naming, volume_id: str, base_format: str, de
 def _require_alone(directory: Path, naming: Naming, volume_id: str, depth: int) -> None:
     """See that a volume without `.info` is there, and had none."""
     there = files.exists(directory / naming.volume(volume_id))
-    if depth == 0:
+    if depth == 0 or (depth > 1 and not there):
         present = naming.of_volume(volume_id, files.listing(directory))
         lost = any(kind == "overlay" for _name, kind in present)
     else:
-        lost = there and depth > 1
+        lost = depth > 1
     if lost:
         raise CorruptError(
             f"Volume {volume_id} has snapshot overlays but no {naming.info(volume_id)}.", remedy=DOCTOR

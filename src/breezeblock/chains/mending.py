@@ -6,6 +6,7 @@ from pathlib import Path
 
 from breezeblock.chains import users
 from breezeblock.chains.chain import Layer, layer, walk
+from breezeblock.chains.info import Info
 from breezeblock.chains.naming import Naming
 from breezeblock.errors import BreezeblockError
 
@@ -28,8 +29,15 @@ def advice(
     looked = {name: _look(directory, naming, volume_id, name, base_format) for name in images}
     told = "; ".join(_tell(naming, volume_id, name, looked[name]) for name in images[:MAX_TOLD])
     more = f"; and {len(images) - MAX_TOLD} more" if len(images) > MAX_TOLD else ""
-    fitting = _fitting(directory, naming, volume_id, base_format, looked, snapshot_ids)
-    return f"Images here: {told}{more}. {fitting}"
+    info = fitting(directory, naming, volume_id, base_format, names, snapshot_ids)
+    if info is None:
+        return f"Images here: {told}{more}. {_unfitting(naming, volume_id, looked)}"
+    table = {"active": info.active, **info.snapshots, **({"parent": info.parent} if info.parent else {})}
+    content = json.dumps(table, sort_keys=True)
+    return (
+        f"Images here: {told}{more}. This fits them as {naming.info(volume_id)}, if nothing uses the volume: "
+        f"{content}"
+    )
 
 
 def _look(directory: Path, naming: Naming, volume_id: str, name: str, base_format: str) -> Layer | None:
@@ -49,14 +57,17 @@ def _tell(naming: Naming, volume_id: str, name: str, found: Layer | None) -> str
     return f"{name} (rests on {found.backing if own else 'something that is no image of this volume'})"
 
 
-def _fitting(
+def fitting(
     directory: Path,
     naming: Naming,
     volume_id: str,
     base_format: str,
-    looked: dict[str, Layer | None],
+    names: Collection[str],
     snapshot_ids: Collection[str],
-) -> str:
+) -> Info | None:
+    """Return the one `.info` under which all images and the catalogue's snapshots agree, if there is one."""
+    images = [name for name in names if naming.is_image(volume_id, name)]
+    looked = {name: _look(directory, naming, volume_id, name, base_format) for name in images}
     below = {found.backing for found in looked.values() if found is not None}
     chains = []
     parent = _parent(directory, naming, volume_id)
@@ -67,19 +78,19 @@ def _fitting(
             continue
     whole = [chain for chain in chains if _snapshots(naming, chain).keys() == set(snapshot_ids)]
     if len(whole) != 1:
-        missing = sorted(name for name in below if name and name not in looked)
-        named = [name for name in missing if naming.is_image(volume_id, name)]
-        return (
-            f"No .info fits them: {', '.join(named)} is missing. Restore it from a copy."
-            if named
-            else "No .info fits both them and the catalogue's snapshots. Restore them from a copy."
-        )
-    (chain,) = whole
-    table = {"active": chain[0].name, **_snapshots(naming, chain)}
-    if parent is not None:
-        table["parent"] = parent
-    content = json.dumps(table, sort_keys=True)
-    return f"This fits them as {naming.info(volume_id)}, if nothing uses the volume: {content}"
+        return None
+    return Info(whole[0][0].name, _snapshots(naming, whole[0]), parent)
+
+
+def _unfitting(naming: Naming, volume_id: str, looked: dict[str, Layer | None]) -> str:
+    below = {found.backing for found in looked.values() if found is not None}
+    missing = sorted(name for name in below if name and name not in looked)
+    named = [name for name in missing if naming.is_image(volume_id, name)]
+    return (
+        f"No .info fits them: {', '.join(named)} is missing. Restore it from a copy."
+        if named
+        else "No .info fits both them and the catalogue's snapshots. Restore them from a copy."
+    )
 
 
 def _parent(directory: Path, naming: Naming, volume_id: str) -> str | None:

@@ -11,9 +11,13 @@ from breezeblock.chains.chain import Chain, load
 from breezeblock.chains.info import DOCTOR, read_info
 from breezeblock.chains.mending import advice
 from breezeblock.chains.naming import Naming
+from breezeblock.chains.repairing import QUARANTINE
 from breezeblock.errors import BreezeblockError, CorruptError, NotFoundError
 from breezeblock.images import qemu_img
 from breezeblock.shares import files
+
+CINDER_MARKER = ".cinderSecureEnvIndicator"
+"""Cinder puts it at a share's root to remember how careful it is to be; it belongs to no volume."""
 
 Severity = Literal["warning", "error"]
 
@@ -60,11 +64,9 @@ def check(
             return [Problem(volume, text, "The next operation on the volume finishes it.", "warning")]
         try:
             chain = load(directory, naming, volume_id, format, depth)
-        except NotFoundError as error:
-            return [Problem(volume, error.message, "Restore its files, or delete the volume.", "error")]
         except BreezeblockError as error:
             remedy = error.remedy
-            if remedy == DOCTOR:
+            if remedy == DOCTOR or isinstance(error, NotFoundError):
                 names = files.listing(directory)
                 remedy = advice(directory, naming, volume_id, format, names, snapshot_ids)
             return [Problem(volume, error.message, remedy, "error")]
@@ -168,6 +170,8 @@ def inventory(directory: Path, naming: Naming) -> Iterator[Item]:
                 elif entry.name in shape.layers:
                     kind, snapshot_id = "layer", None
                 yield Item(entry.name, kind, volume_id, snapshot_id, allocated)  # type: ignore[arg-type]
+            elif entry.name in {CINDER_MARKER, QUARANTINE}:
+                yield Item(entry.name, "metadata", None, None, allocated)
             else:
                 ours = entry.name.startswith(files.TEMPORARY)
                 yield Item(entry.name, "temporary" if ours else "foreign", None, None, allocated)

@@ -36,7 +36,7 @@ def create(
     check_size(virtual_bytes, format)
     final = directory / naming.volume(volume_id)
     with tidied(directory, volume_id, attempt):
-        if _is_there(directory, naming, volume_id, virtual_bytes, format):
+        if is_there(directory, naming, volume_id, virtual_bytes, format):
             return format
         check_cancelled(attempt)
         temp = directory / attempt.temp_name
@@ -65,7 +65,7 @@ def check_size(virtual_bytes: int, image_format: str) -> None:
         )
 
 
-def _is_there(directory: Path, naming: Naming, volume_id: str, virtual_bytes: int, image_format: str) -> bool:
+def is_there(directory: Path, naming: Naming, volume_id: str, virtual_bytes: int, image_format: str) -> bool:
     """Tell whether an earlier attempt published the new volume; CorruptError if something else did."""
     name, *beside = naming.volume(volume_id), naming.info(volume_id), naming.intent(volume_id)
     own = [one for one in (name, *beside) if files.exists(directory / one)]
@@ -224,7 +224,7 @@ def copy(
     check_size(virtual_bytes, format)
     final = directory / naming.volume(volume_id)
     with tidied(directory, volume_id, attempt):
-        if _is_there(directory, naming, volume_id, virtual_bytes, format):
+        if is_there(directory, naming, volume_id, virtual_bytes, format):
             return format
         with begun(source_directory, naming, source_id, attempt, source_format):
             chain = load(source_directory, naming, source_id, source_format, source_depth)

@@ -58,11 +58,13 @@ def _create_from_snapshot(job: Job) -> Json:
     )
 
 
-def _remove_new(job: Job) -> None:
+def remove_new(job: Job) -> None:
+    """Take back a volume that was being made."""
     job.undo("remove", lambda attempt: job.backend.delete(job.volume(), attempt))
 
 
-def _publish_new(connection: sa.Connection, job: Job, result: Json) -> None:
+def publish_new(connection: sa.Connection, job: Job, result: Json) -> None:
+    """Make a new volume visible where its back end has put it."""
     placement = msgspec.convert(result, Placement)
     if placement.parent and job.arguments.get("source_volid"):
         # It went on in a new layer; what exactly it looks like, its next operation finds out.
@@ -79,7 +81,7 @@ def _publish_new(connection: sa.Connection, job: Job, result: Json) -> None:
         job.id,
         status="available",
         launched_at=now(),
-        **_where(placement),
+        **columns_of(placement),
     )
 
 
@@ -90,7 +92,8 @@ def _delete(job: Job) -> Json:
     return job.step("delete", lambda attempt: job.backend.delete(volume, attempt))
 
 
-def _publish_deleted(connection: sa.Connection, job: Job, _result: Json) -> None:
+def publish_deleted(connection: sa.Connection, job: Job, _result: Json) -> None:
+    """Forget a volume with its snapshots, and give back what they were counted as."""
     row = rows.one(connection, tables.volumes, job.row.resource_id)
     if row is None or row.op_id != job.id:
         return
@@ -133,7 +136,7 @@ def _publish_extended(connection: sa.Connection, job: Job, result: Json) -> None
         job.id,
         status="available",
         virtual_bytes=job.arguments["virtual_bytes"],
-        **_where(placement),
+        **columns_of(placement),
     )
 
 
@@ -160,7 +163,7 @@ def _publish_reverted(connection: sa.Connection, job: Job, result: Json) -> None
         job.row.resource_id,
         job.id,
         status="available",
-        **_where(placement),
+        **columns_of(placement),
     )
     rows.finish(connection, tables.snapshots, job.arguments["snapshot_id"], job.id, status="available")
 
@@ -176,7 +179,7 @@ def _flatten(job: Job) -> Json:
 
 def _publish_flattened(connection: sa.Connection, job: Job, result: Json) -> None:
     before = rows.one(connection, tables.volumes, job.row.resource_id)
-    where = _where(msgspec.convert(result, Placement))
+    where = columns_of(msgspec.convert(result, Placement))
     if rows.finish(connection, tables.volumes, job.row.resource_id, job.id, **where) and before is not None:
         families.released(connection, before.parent_id)
 
@@ -191,7 +194,7 @@ def _shorten(job: Job) -> Json:
 
 
 def _publish_shortened(connection: sa.Connection, job: Job, result: Json) -> None:
-    where = _where(msgspec.convert(result, Placement))
+    where = columns_of(msgspec.convert(result, Placement))
     rows.finish(connection, tables.volumes, job.row.resource_id, job.id, **where)
 
 
@@ -332,10 +335,11 @@ def _plain(placement: Placement) -> Json:
 
 
 def _place(connection: sa.Connection, volume_id: str, placement: Placement) -> None:
-    rows.update(connection, tables.volumes, volume_id, **_where(placement))
+    rows.update(connection, tables.volumes, volume_id, **columns_of(placement))
 
 
-def _where(placement: Placement) -> dict[str, Any]:
+def columns_of(placement: Placement) -> dict[str, Any]:
+    """Return what a volume's row keeps of where it is."""
     return {
         "locator": placement.locator,
         "format": placement.format,
@@ -356,15 +360,15 @@ def _fail_row(table: sa.Table, resource: Any, verb: str) -> Callable[[sa.Connect
 
 
 VERBS: dict[str, Verb] = {
-    "create_volume": Verb(_create, _publish_new, _fail_row(tables.volumes, "volume", "create"), _remove_new),
-    "clone_volume": Verb(_clone, _publish_new, _fail_row(tables.volumes, "volume", "clone"), _remove_new),
+    "create_volume": Verb(_create, publish_new, _fail_row(tables.volumes, "volume", "create"), remove_new),
+    "clone_volume": Verb(_clone, publish_new, _fail_row(tables.volumes, "volume", "clone"), remove_new),
     "create_volume_from_snapshot": Verb(
         _create_from_snapshot,
-        _publish_new,
+        publish_new,
         _fail_row(tables.volumes, "volume", "create_from_snapshot"),
-        _remove_new,
+        remove_new,
     ),
-    "delete_volume": Verb(_delete, _publish_deleted, _fail_deleted),
+    "delete_volume": Verb(_delete, publish_deleted, _fail_deleted),
     "extend_volume": Verb(_extend, _publish_extended, _fail_extended),
     "revert_volume": Verb(_revert, _publish_reverted, _fail_reverted),
     "flatten_volume": Verb(_flatten, _publish_flattened, _fail_unchanged),

@@ -7,9 +7,11 @@ or attack, and is refused before anything is read from it.
 """
 
 import errno
+import fcntl
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,8 @@ from breezeblock.errors import BreezeblockError, CorruptError, NoSpaceError, Una
 TEMPORARY = ".tmp-"
 """How every temporary name begins; `Attempt.temp_name` continues it."""
 
+_F_OFD_GETLK = 36
+_FLOCK = struct.Struct("hhqqi4x")
 _MAX_NOTE = 1 << 16
 _TOKEN = re.compile(r"[0-9A-Za-z._]{1,128}\Z")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -92,6 +96,20 @@ def exists(path: Path) -> bool:
     if not stat.S_ISREG(status.st_mode):
         raise _foreign(path)
     return True
+
+
+def held(fd: int) -> bool:
+    """Tell whether another program has the image open, by the locks that QEMU takes on it.
+
+    False where the file system has no locks to ask about.
+    """
+    # QEMU (block/file-posix.c) marks each permission by a read lock on one byte from 100 and from 200 on.
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 100, 200, 0)
+    try:
+        answer = fcntl.fcntl(fd, _F_OFD_GETLK, asked)
+    except OSError:
+        return False
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 def listing(directory: Path) -> list[str]:
