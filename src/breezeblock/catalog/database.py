@@ -82,9 +82,16 @@ def _unavailable() -> Iterator[None]:
 
 
 def _create_private(path: Path) -> None:
-    """Make the file for our eyes only, before SQLite makes it for all; its journals get the same mode."""
+    """Make the file for our eyes only, before SQLite makes it for all; its journals get the same mode.
+
+    A file that is there is not touched: closing any descriptor of it would drop every lock that this
+    process's connections hold on it (POSIX, fcntl(2)), and another process could then take the journal
+    away under them.
+    """
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return
     except OSError as error:
         raise ConfigError(
             f"database.url names {path}, which cannot be opened: {error.strerror}",
