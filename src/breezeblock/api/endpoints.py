@@ -2,10 +2,7 @@
 
 from breezeblock.api import (
     attachments,
-    chains,
-    imaging,
     infrastructure,
-    managing,
     messages,
     metadata,
     operations,
@@ -27,10 +24,7 @@ ROUTES = Routes(
         *types.ENDPOINTS,
         *quotas.ENDPOINTS,
         *infrastructure.ENDPOINTS,
-        *imaging.ENDPOINTS,
-        *managing.ENDPOINTS,
         *messages.ENDPOINTS,
         *operations.ENDPOINTS,
-        *chains.ENDPOINTS,
     )
 )

@@ -85,7 +85,6 @@ class Trying(msgspec.Struct, frozen=True):
 
     operation_id: str
     token: str
-    io_bytes_per_s: int = 0
 
 
 ToHelper = Hello | Call | Cancel

@@ -4,13 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from breezeblock.cli import options, trees
+from breezeblock.cli import options
 
 app = typer.Typer(name="volume", no_args_is_help=True, help="Volumes: list, make, change, delete.")
-
-app.command()(trees.tree)
-app.command()(trees.flatten)
-app.command()(trees.shorten)
 
 Name = Annotated[str, typer.Argument(metavar="VOLUME", help="Name or id.", show_default=False)]
 

@@ -5,7 +5,6 @@ have the SR plugged sends the client to one that has.
 """
 
 import http.client
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal
@@ -24,8 +23,6 @@ from breezeblock.xenapi.wire import Wire
 Format = Literal["raw", "vhd", "qcow2"]
 CHUNK_BYTES = 1 << 20
 MAX_REDIRECTS = 3
-VERDICT_S = 30.0
-"""How long a task may take to fail once its connection broke."""
 
 
 def export(session: Session, vdi: str, image_format: Format, *, base: str = "") -> Iterator[bytes]:
@@ -48,8 +45,7 @@ def export(session: Session, vdi: str, image_format: Format, *, base: str = "") 
             broken = error
         finally:
             reply.close()
-        limit = VERDICT_S if broken else math.inf
-        tasks.outcome(tasks.wait(session, task, limit_s=limit), "export")
+        tasks.outcome(tasks.wait(session, task), "export")
         if broken or (length is not None and done < length):
             raise UnavailableError(f"An export ended after {done} of {length} bytes.") from broken
 
@@ -79,8 +75,7 @@ def put(
             connection.close()
         if isinstance(broken, BreezeblockError):
             raise broken
-        limit = VERDICT_S if broken else math.inf
-        tasks.outcome(tasks.wait(session, task, limit_s=limit), "import")
+        tasks.outcome(tasks.wait(session, task), "import")
         if broken:
             raise UnavailableError(f"An import ended early: {broken}.") from broken
 
@@ -145,8 +140,7 @@ def _open(session: Session, verb: str, path: str, query: dict[str, str]) -> http
             return reply
         connection.close()
         if reply.status != http.client.FOUND:
-            if reply.status not in {http.client.UNAUTHORIZED, http.client.FORBIDDEN}:  # those know no task
-                tasks.outcome(tasks.wait(session, query["task_id"], limit_s=VERDICT_S), "export")
+            tasks.outcome(tasks.wait(session, query["task_id"]), "export")
             raise UnavailableError(f"{wire.url} answered {path} with HTTP {reply.status}.")
         wire = session.other(urlsplit(reply.headers["Location"]).hostname or "")
     raise UnavailableError(f"{path} was redirected more than {MAX_REDIRECTS} times.")
