@@ -361,4 +361,4 @@ def test_a_half_deleted_snapshot_is_finished_by_any_other_verb(tmp_path: Path) -
         after.snapshot()
         chains.sweep(directory, [])
         after.verify()
-    assert begun > 4
+    assert begun >= 3  # between the record of the intent and its removal lie at least three steps

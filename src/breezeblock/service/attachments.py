@@ -80,9 +80,9 @@ def connect(
         raise InvalidInputError(
             f"Invalid input for field connector: longer than {MAX_CONNECTOR_BYTES} bytes."
         )
-    operation_id = ordered_id()
     step = transition("attachment", "connect")
     with service.database.write() as connection:
+        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
         row = _visible(connection, caller, attachment_id)
         volume = visible(connection, caller, row.volume_id)
         access = mode or row.attach_mode or ("ro" if volume.readonly else "rw")
@@ -140,8 +140,8 @@ def complete(service: Service, caller: Caller, attachment_id: str) -> None:
 
 def delete(service: Service, caller: Caller, attachment_id: str) -> list[Row]:
     """Withdraw an attachment; return those that the volume still has."""
-    operation_id = ordered_id()
     with service.database.write() as connection:
+        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
         row = _visible(connection, caller, attachment_id)
         volume = visible(connection, caller, row.volume_id)
         if row.connector is None:

@@ -30,8 +30,9 @@ class NewSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 def create(service: Service, caller: Caller, new: NewSnapshot) -> str:
     """Promise a snapshot of an available volume; return its id."""
-    snapshot_id, operation_id = new_id(), ordered_id()
+    snapshot_id = new_id()
     with service.database.write() as connection:
+        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
         volume = visible(connection, caller, new.volume_id)
         if volume.status != "available":
             raise ConflictError(
@@ -83,8 +84,8 @@ def get(service: Service, caller: Caller, snapshot_id: str) -> Row:
 def delete(service: Service, caller: Caller, snapshot_id: str, *, force: bool = False) -> None:
     """Promise that a snapshot will be gone, the volume and its other snapshots keeping their content."""
     step = transition("snapshot", "delete")
-    operation_id = ordered_id()
     with service.database.write() as connection:
+        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
         row = _visible(connection, caller, snapshot_id)
         volume = rows.one(connection, tables.volumes, row.volume_id)
         assert volume is not None  # noqa: S101 - the foreign key

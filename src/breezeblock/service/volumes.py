@@ -47,8 +47,9 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
 
 def create(service: Service, caller: Caller, new: NewVolume) -> str:
     """Promise a new volume; return its id."""
-    volume_id, operation_id = new_id(), ordered_id()
+    volume_id = new_id()
     with service.database.write() as connection:
+        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
         source = _source(connection, caller, new)
         virtual_bytes = _virtual_bytes(service, connection, caller, new, source)
         volume_type = _volume_type(connection, caller, new, source, service.settings.default_volume_type)
@@ -122,8 +123,8 @@ def delete(
     `force` skips the check of its status, and asks an operation that is at work on it to stop.
     """
     step = transition("volume", "delete")
-    operation_id = ordered_id()
     with service.database.write() as connection:
+        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
         row = visible(connection, caller, volume_id)
         if rows.attachments_of(connection, [volume_id]):
             raise ConflictError(f"Invalid volume: Volume {volume_id} is still attached, detach volume first.")
@@ -161,8 +162,8 @@ def force_delete(service: Service, caller: Caller, volume_id: str) -> None:
 def extend(service: Service, caller: Caller, volume_id: str, virtual_bytes: int) -> None:
     """Promise that a volume will have at least `virtual_bytes`."""
     step = transition("volume", "extend")
-    operation_id = ordered_id()
     with service.database.write() as connection:
+        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
         row = visible(connection, caller, volume_id)
         require_status("Volume", row, step)
         more = virtual_bytes - row.virtual_bytes
@@ -195,8 +196,8 @@ def extend(service: Service, caller: Caller, volume_id: str, virtual_bytes: int)
 
 def revert(service: Service, caller: Caller, volume_id: str, snapshot_id: str) -> None:
     """Promise that a volume will read as one of its snapshots; every snapshot stays."""
-    operation_id = ordered_id()
     with service.database.write() as connection:
+        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
         row = visible(connection, caller, volume_id)
         snapshot = rows.one(connection, tables.snapshots, snapshot_id)
         if snapshot is None or snapshot.volume_id != volume_id:
