@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from breezeblock.catalog import rows, tables
-from breezeblock.catalog.clock import new_id, now, ordered_id
+from breezeblock.catalog.clock import new_id, now
 from breezeblock.catalog.states import transition
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError
 from breezeblock.operations.verbs import settle_attach_status
@@ -82,7 +82,7 @@ def connect(
         )
     step = transition("attachment", "connect")
     with service.database.write() as connection:
-        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
+        operation_id = queue.number(connection)
         row = _visible(connection, caller, attachment_id)
         volume = visible(connection, caller, row.volume_id)
         access = mode or row.attach_mode or ("ro" if volume.readonly else "rw")
@@ -141,7 +141,7 @@ def complete(service: Service, caller: Caller, attachment_id: str) -> None:
 def delete(service: Service, caller: Caller, attachment_id: str) -> list[Row]:
     """Withdraw an attachment; return those that the volume still has."""
     with service.database.write() as connection:
-        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
+        operation_id = queue.number(connection)
         row = _visible(connection, caller, attachment_id)
         volume = visible(connection, caller, row.volume_id)
         if row.connector is None:

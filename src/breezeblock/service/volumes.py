@@ -6,7 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from breezeblock.catalog import pools, quotas, rows, tables, types
-from breezeblock.catalog.clock import new_id, now, ordered_id
+from breezeblock.catalog.clock import new_id, now
 from breezeblock.catalog.states import ADMIN_VOLUME_STATES, Transition, transition
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError, OverQuotaError
 from breezeblock.operations.verbs import quota_amounts
@@ -49,7 +49,7 @@ def create(service: Service, caller: Caller, new: NewVolume) -> str:
     """Promise a new volume; return its id."""
     volume_id = new_id()
     with service.database.write() as connection:
-        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
+        operation_id = queue.number(connection)
         source = _source(connection, caller, new)
         virtual_bytes = _virtual_bytes(service, connection, caller, new, source)
         volume_type = _volume_type(connection, caller, new, source, service.settings.default_volume_type)
@@ -124,7 +124,7 @@ def delete(
     """
     step = transition("volume", "delete")
     with service.database.write() as connection:
-        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
+        operation_id = queue.number(connection)
         row = visible(connection, caller, volume_id)
         if rows.attachments_of(connection, [volume_id]):
             raise ConflictError(f"Invalid volume: Volume {volume_id} is still attached, detach volume first.")
@@ -163,7 +163,7 @@ def extend(service: Service, caller: Caller, volume_id: str, virtual_bytes: int)
     """Promise that a volume will have at least `virtual_bytes`."""
     step = transition("volume", "extend")
     with service.database.write() as connection:
-        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
+        operation_id = queue.number(connection)
         row = visible(connection, caller, volume_id)
         require_status("Volume", row, step)
         more = virtual_bytes - row.virtual_bytes
@@ -197,7 +197,7 @@ def extend(service: Service, caller: Caller, volume_id: str, virtual_bytes: int)
 def revert(service: Service, caller: Caller, volume_id: str, snapshot_id: str) -> None:
     """Promise that a volume will read as one of its snapshots; every snapshot stays."""
     with service.database.write() as connection:
-        operation_id = ordered_id()  # inside, so that lanes keep the order of the transactions
+        operation_id = queue.number(connection)
         row = visible(connection, caller, volume_id)
         snapshot = rows.one(connection, tables.snapshots, snapshot_id)
         if snapshot is None or snapshot.volume_id != volume_id:
