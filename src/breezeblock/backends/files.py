@@ -11,25 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from breezeblock import chains
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import (
+    Adopted,
     Capabilities,
     Connection,
     Data,
     Finding,
     Found,
+    Mend,
     Placement,
     Pool,
     Snapped,
     Snapshot,
     Volume,
 )
-from breezeblock.errors import InvalidInputError, UnavailableError, UnsupportedError
+from breezeblock.errors import InvalidInputError, NotFoundError, UnavailableError, UnsupportedError
 from breezeblock.shares.space import Space
 
 Format = Literal["raw", "qcow2"]
 Provisioning = Literal["thin", "thick"]
+Cloning = Literal["linked", "full"]
 
 
 class Places(Protocol):
@@ -76,6 +81,7 @@ class FileBackend:
     format: Format = "raw"
     """For volumes whose type does not ask for one."""
     provisioning: Provisioning = "thin"
+    clone_mode: Cloning = "linked"
 
     def start(self) -> None:
         """Try to reach every pool at once; `stats` tells of those that were not."""
@@ -100,7 +106,15 @@ class FileBackend:
             revert="any",
             clone=True,
             create_from_snapshot=True,
-            options={"format": ("raw", "qcow2"), "provisioning": ("thin", "thick")},
+            adopt=True,
+            images=True,
+            repair=True,
+            linked_clones=True,
+            options={
+                "format": ("raw", "qcow2"),
+                "provisioning": ("thin", "thick"),
+                "clone": ("linked", "full"),
+            },
         )
 
     def stats(self) -> list[Pool]:
@@ -132,14 +146,17 @@ class FileBackend:
 
     def delete(self, volume: Volume, attempt: Attempt) -> None:
         """Remove the volume with everything of it."""
-        chains.delete(self.places.directory(volume.pool), self.naming, volume.id, attempt)
+        directory = self.places.directory(volume.pool)
+        chains.delete(
+            directory, self.naming, volume.id, attempt, depth=volume.depth, snapshots=volume.snapshots
+        )
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Grow the active image; the layers below keep their size."""
         _check_bytes(virtual_bytes)
         directory = self.places.directory(volume.pool)
         grown = chains.extend(
-            directory, self.naming, volume.id, virtual_bytes, attempt, format=self._format(volume)
+            directory, self.naming, volume.id, virtual_bytes, attempt, **self._known(volume)
         )
         return self._placed(volume, grown)
 
@@ -152,7 +169,7 @@ class FileBackend:
             snapshot.id,
             volume.virtual_bytes,
             attempt,
-            format=self._format(volume),
+            **self._known(volume),
         )
         return Snapped(volume=self._placed(volume, made))
 
@@ -160,7 +177,7 @@ class FileBackend:
         """Merge the snapshot's overlay away."""
         directory = self.places.directory(volume.pool)
         left = chains.delete_snapshot(
-            directory, self.naming, volume.id, snapshot.id, attempt, format=self._format(volume)
+            directory, self.naming, volume.id, snapshot.id, attempt, **self._known(volume)
         )
         return self._placed(volume, left)
 
@@ -173,35 +190,152 @@ class FileBackend:
             snapshot.id,
             volume.virtual_bytes,
             attempt,
-            format=self._format(volume),
+            **self._known(volume),
         )
         return self._placed(volume, reverted)
 
     def clone(self, source: Volume, volume: Volume, attempt: Attempt) -> Placement:
-        """Copy a volume whole, also to another pool."""
-        return self._copy(source, None, volume, attempt)
+        """Put an overlay on the source's image, or copy it whole; to another pool always the latter."""
+        return self._derive(source, None, volume, attempt)
 
     def create_from_snapshot(
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
     ) -> Placement:
-        """Copy a snapshot whole, also to another pool."""
-        return self._copy(source, snapshot.id, volume, attempt)
+        """Put an overlay on the snapshot's image, or copy it whole; to another pool always the latter."""
+        return self._derive(source, snapshot.id, volume, attempt)
 
-    def _copy(self, source: Volume, snapshot_id: str | None, volume: Volume, attempt: Attempt) -> Placement:
-        wanted, _thick = self._wanted(volume)
+    def _derive(self, source: Volume, snapshot_id: str | None, volume: Volume, attempt: Attempt) -> Placement:
+        wanted, thick = self._wanted(volume)
+        directory = self.places.directory(volume.pool)
+        if self._linked(source, volume, thick=thick):
+            made = chains.clone(
+                directory,
+                self.naming,
+                source.id,
+                snapshot_id,
+                volume.id,
+                volume.virtual_bytes,
+                attempt,
+                source_format=self._format(source),
+                source_depth=source.depth,
+            )
+            return self._placed(volume, made)
         made = chains.copy(
             self.places.directory(source.pool),
             self.naming,
             source.id,
             snapshot_id,
-            self.places.directory(volume.pool),
+            directory,
             volume.id,
             volume.virtual_bytes,
             attempt,
             source_format=self._format(source),
+            source_depth=source.depth,
             format=wanted,
         )
         return self._placed(volume, made)
+
+    def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
+        """Convert an image into a new volume."""
+        wanted, _thick = self._wanted(volume)
+        made = chains.import_image(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            volume.virtual_bytes,
+            Path(path),
+            image_format,
+            attempt,
+            format=wanted,
+        )
+        return self._placed(volume, made)
+
+    def export_image(
+        self, volume: Volume, snapshot: Snapshot | None, path: str, image_format: str, attempt: Attempt
+    ) -> None:
+        """Flatten a volume or a snapshot into an image."""
+        chains.export_image(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            snapshot.id if snapshot else None,
+            Path(path),
+            image_format,
+            attempt,
+            format=self._format(volume),
+        )
+
+    def examine(self, volume: Volume, reference: str) -> Adopted:
+        """Look at a chain or a file that the catalog does not know."""
+        directory = self.places.directory(volume.pool)
+        found = chains.look(
+            directory,
+            self.naming,
+            volume.id,
+            reference,
+            format=volume.format,
+            virtual_bytes=volume.virtual_bytes,
+        )
+        return self._adopted(volume, found)
+
+    def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
+        """Make a chain or a file ours: by editing headers and renaming, never by copying."""
+        found = chains.adopt(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            reference,
+            attempt,
+            format=volume.format,
+            virtual_bytes=volume.virtual_bytes,
+        )
+        placed = self._placed(volume, found.format)
+        return msgspec.structs.replace(self._adopted(volume, found), volume=placed)
+
+    def release(self, volume: Volume, attempt: Attempt) -> str:
+        """Finish what was begun; the files stay as they are, as Cinder's driver would have left them."""
+        directory = self.places.directory(volume.pool)
+        chains.release(directory, self.naming, volume.id, attempt, format=self._format(volume))
+        return self.naming.volume(volume.id)
+
+    def _adopted(self, volume: Volume, found: chains.Stranger) -> Adopted:
+        return Adopted(
+            volume=Placement(
+                locator=self.places.locator(volume.pool), format=found.format, depth=len(found.layers)
+            ),
+            virtual_bytes=found.virtual_bytes,
+            snapshots=tuple(
+                Snapshot(id=snapshot_id, volume_id=volume.id, virtual_bytes=virtual_bytes)
+                for snapshot_id, virtual_bytes in found.snapshots
+            ),
+            edits=found.edits,
+        )
+
+    def _linked(self, source: Volume, volume: Volume, *, thick: bool) -> bool:
+        """Say whether a clone shares; by default it does unless what it must be leaves no choice."""
+        asked = volume.options.get("clone")
+        problem = ""
+        if source.pool != volume.pool:
+            problem = f"its source is in pool {source.pool}"
+        elif thick:
+            problem = "its space is to be reserved"
+        elif asked is None and volume.options.get("format") == "raw":
+            problem = "a raw image rests on nothing"
+        if asked == "linked" and problem:
+            raise InvalidInputError(f"Volume {volume.id} cannot be a linked clone: {problem}.")
+        return (asked or self.clone_mode) == "linked" and not problem
+
+    def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Give the volume a first image of its own."""
+        directory = self.places.directory(volume.pool)
+        flat = chains.flatten(directory, self.naming, volume.id, attempt, **self._known(volume))
+        return self._placed(volume, flat)
+
+    def shorten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Merge what belongs to no snapshot and no clone."""
+        directory = self.places.directory(volume.pool)
+        short = chains.shorten(directory, self.naming, volume.id, attempt, **self._known(volume))
+        return self._placed(volume, short)
 
     def open_data(
         self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False
@@ -214,7 +348,11 @@ class FileBackend:
         """Name the active file; the consumer reaches the directory by itself."""
         del connector  # every host is told the same
         name, image_format = chains.active(
-            self.places.directory(volume.pool), self.naming, volume.id, self._format(volume)
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            self._format(volume),
+            volume.depth,
         )
         return self.places.connection(volume.pool, name, image_format)
 
@@ -230,11 +368,39 @@ class FileBackend:
             [snapshot.id for snapshot in snapshots],
             volume.virtual_bytes,
             self._format(volume),
+            depth=volume.depth,
         )
         return [
             Finding(subject=one.subject, problem=one.problem, remedy=one.remedy, severity=one.severity)
             for one in problems
         ]
+
+    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
+        """Look for edits cut off, a lost `.info`, leftovers and leaked clusters."""
+        found = chains.mends(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            [snapshot.id for snapshot in snapshots],
+            self._format(volume),
+        )
+        return [Mend(name=one.name, text=one.text, kind=one.kind) for one in found]
+
+    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
+        """Do one of them."""
+        chains.mend(
+            self.places.directory(volume.pool),
+            self.naming,
+            volume.id,
+            [snapshot.id for snapshot in snapshots],
+            chains.Mend(mend.kind, mend.name, mend.text),
+            attempt,
+            format=self._format(volume),
+        )
+
+    def quarantine(self, found: Found) -> str:
+        """Move a stranger's file into a directory of its own."""
+        return chains.quarantine(self.places.directory(found.pool), found.name)
 
     def inventory(self) -> Iterator[Found]:
         """Yield every file in every reachable pool."""
@@ -281,8 +447,27 @@ class FileBackend:
     def _format(self, volume: Volume) -> str:
         return volume.format or volume.options.get("format", self.format)
 
+    def _known(self, volume: Volume) -> Any:
+        return {"format": self._format(volume), "depth": volume.depth}
+
     def _placed(self, volume: Volume, image_format: str) -> Placement:
-        return Placement(locator=self.places.locator(volume.pool), format=image_format)
+        """Say where the volume is and how deep its chain is, right after a verb: it is known to be whole."""
+        locator = self.places.locator(volume.pool)
+        directory = self.places.directory(volume.pool)
+        try:
+            chain = chains.load(directory, self.naming, volume.id, image_format, depth=1)
+        except NotFoundError:  # a snapshot of a volume that is not there was deleted
+            return Placement(locator=locator, format=image_format)
+        return Placement(
+            locator=locator,
+            format=image_format,
+            depth=len(chain.layers),
+            hidden_layers=len(chain.hidden),
+            reclaimable_bytes=sum(layer.allocated_bytes for layer in chain.hidden),
+            parent=self.naming.owner(chain.layers[len(chain.own)].name) or ""
+            if len(chain.layers) > len(chain.own)
+            else "",
+        )
 
 
 def _check_bytes(virtual_bytes: int) -> None:

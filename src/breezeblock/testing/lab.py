@@ -50,7 +50,9 @@ class Disk:
 
     def placed(self, placement: Placement) -> None:
         """Remember where the volume is now."""
-        self.volume = msgspec.structs.replace(self.volume, locator=placement.locator, format=placement.format)
+        self.volume = msgspec.structs.replace(
+            self.volume, locator=placement.locator, format=placement.format, depth=placement.depth
+        )
 
     def at(self, index: int) -> Snapshot:
         """Return one of the snapshots, 0 being the oldest."""
@@ -79,7 +81,7 @@ class Lab:
         """Think of a volume that the back end has not heard of."""
         size = units * self.unit
         volume = Volume(
-            id=str(uuid4()), virtual_bytes=size, pool=self.pool, options=dict(self.storage.options)
+            id=str(uuid4()), virtual_bytes=size, pool=self.pool, options=dict(self.storage.options), depth=1
         )
         return Disk(volume, bytearray(size))
 
@@ -149,6 +151,15 @@ class Lab:
         disk.placed(placement)
         held = disk.snapshots[snapshot.id][1]
         disk.content[:] = held + bytes(disk.volume.virtual_bytes - len(held))
+
+    def flatten(self, disk: Disk) -> None:
+        """Flatten a volume."""
+        disk.placed(self.backend.flatten(disk.volume, attempt()))
+
+    def shorten(self, disk: Disk) -> None:
+        """Shorten a volume's chain, where the back end has such."""
+        if self.able.linked_clones:
+            disk.placed(self.backend.shorten(disk.volume, attempt()))
 
     def derived(self, disk: Disk, content: bytes, placement: Placement) -> None:
         """Note that a volume was made from content that is known."""

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Backend, Capabilities
 from breezeblock.testing.kill import Line, Outcome, run_killed_at, trace_lines
-from breezeblock.testing.lab import Lab, Storage, attempt
+from breezeblock.testing.lab import Disk, Lab, Storage, attempt
+from breezeblock.testing.linked import clone, clone_of_snapshot
 
 Ending = Literal["rerun", "undo"]
 Act = Callable[[Backend, Attempt], Any]
@@ -284,3 +285,101 @@ def _create_from_snapshot(lab: Lab) -> Step:
         accept=lambda placement: lab.derived(disk, content, placement),
         undo=lambda backend, now: backend.delete(disk.volume, now),
     )
+
+
+def _clone_linked(*, snapshot: bool, written: bool) -> Callable[[Lab], Step]:
+    def prepare(lab: Lab) -> Step:
+        source, disk = lab.create(), lab.new(2)
+        lab.snapshots(source, 1)
+        sibling = clone(lab, source)
+        if written:
+            lab.write(source, 4096)
+        origin, content = source.snapshots[source.at(0).id]
+
+        def act(backend: Backend, now: Attempt) -> Any:
+            if snapshot:
+                return backend.create_from_snapshot(source.volume, origin, disk.volume, now)
+            return backend.clone(source.volume, disk.volume, now)
+
+        def undone(_none: object) -> None:
+            lab.write(sibling, 8192)
+            lab.shorten(source)
+
+        return Step(
+            act=act,
+            accept=lambda made: lab.derived(disk, content if snapshot else bytes(source.content), made),
+            undo=lambda backend, now: backend.delete(disk.volume, now),
+            undone=undone,
+        )
+
+    prepare.__name__ = f"clone_linked_of_{'snapshot' if snapshot else 'volume'}{'_written' * written}"
+    return prepare
+
+
+def _related(lab: Lab) -> tuple[Disk, Disk, Disk]:
+    source = lab.create()
+    lab.snapshots(source, 2)
+    of_snapshot = clone_of_snapshot(lab, source, 0)
+    lab.write(source, 4096)
+    lab.write(of_snapshot, 8192)
+    of_clone = clone(lab, of_snapshot)
+    lab.write(of_clone, 0)
+    return source, of_snapshot, of_clone
+
+
+def _delete_related(which: int, name: str, *before: int) -> Callable[[Lab], Step]:
+    def prepare(lab: Lab) -> Step:
+        disks = _related(lab)
+        for index in before:
+            lab.delete(disks[index])
+        lab.disks.remove(disks[which])
+        return Step(
+            act=lambda backend, now: backend.delete(disks[which].volume, now),
+            accept=lambda _none: None if lab.disks else lab.verify_nothing_left(),
+        )
+
+    prepare.__name__ = f"delete_{name}"
+    return prepare
+
+
+def _on_related(which: int, name: str, *before: int) -> Callable[[Lab], Step]:
+    def prepare(lab: Lab) -> Step:
+        disks = _related(lab)
+        for index in before:
+            lab.delete(disks[index])
+        disk = disks[which]
+        return Step(act=lambda backend, now: getattr(backend, name)(disk.volume, now), accept=disk.placed)
+
+    prepare.__name__ = f"{name}_related"
+    return prepare
+
+
+for _snapshot, _written in ((True, False), (False, False), (False, True)):
+    _scenario("linked_clones", undoable=True)(_clone_linked(snapshot=_snapshot, written=_written))
+_scenario("linked_clones")(_delete_related(0, "parent_of_clones"))
+_scenario("linked_clones")(_delete_related(1, "clone_between"))
+_scenario("linked_clones")(_delete_related(2, "last_clone", 0, 1))
+_scenario("linked_clones")(_on_related(2, "flatten", 0, 1))
+_scenario("linked_clones")(_on_related(0, "shorten", 2, 1))
+
+
+@_scenario("linked_clones")
+def _delete_snapshot_under_clone(lab: Lab) -> Step:
+    source, *_clones = _related(lab)
+    snapshot = source.at(0)
+
+    def accept(placement: Any) -> None:
+        source.placed(placement)
+        del source.snapshots[snapshot.id]
+
+    return Step(act=lambda backend, now: backend.delete_snapshot(source.volume, snapshot, now), accept=accept)
+
+
+@_scenario("linked_clones")
+def _shorten_what_is_hidden(lab: Lab) -> Step:
+    source, of_snapshot, of_clone = _related(lab)
+    for one in [source.at(0), source.at(1)]:
+        lab.delete_snapshot(source, one)
+    lab.delete(of_clone)
+    lab.delete(of_snapshot)
+    return Step(act=lambda backend, now: backend.shorten(source.volume, now), accept=source.placed)
