@@ -46,8 +46,9 @@ lock: ## resolve requirements/*.txt, keeping what is pinned (UPGRADE=--upgrade: 
 	uv pip compile -q $(LOCK) pyproject.toml -o requirements/run.txt
 	uv pip compile -q $(LOCK) pyproject.toml --group clients -o requirements/try.txt
 	uv pip compile -q $(LOCK) pyproject.toml --group dev --group docs -o requirements/dev.txt
+	uv pip compile -q $(LOCK) requirements/cinder.in -o requirements/cinder.txt
 LOCK := --universal --no-header --no-annotate --generate-hashes --python-version 3.11 $(UPGRADE)
 
 clean: ## remove what can be made again (never DATA)
-	rm -rf .venv docs/_build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-cinder docs/_build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -129,3 +129,15 @@ if ! sha256sum --status --check "$stamp" 2> /dev/null; then
     "${pip[@]}" install --no-deps --no-build-isolation --editable .
     sha256sum "${inputs[@]}" > "$stamp"
 fi
+
+# Cinder has its own environment: it is what writes the shares that the tests take over, and its
+# requirements are not ours.
+stamp=.venv-cinder/breezeblock-cinder.sha256
+if [ "$mode" = test ] && ! sha256sum --status --check "$stamp" 2> /dev/null; then
+    say "setup: installing Cinder for the tests"
+    rm -rf .venv-cinder
+    .venv/bin/python -m venv .venv-cinder
+    .venv-cinder/bin/python -m pip --quiet --disable-pip-version-check --no-input \
+        install --require-hashes -r requirements/cinder.txt
+    sha256sum requirements/cinder.txt > "$stamp"
+fi

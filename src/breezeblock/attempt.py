@@ -28,6 +28,9 @@ class Attempt:
     cancelled: Callable[[], bool] = field(default=_never)
     """True once the operation was asked to stop: raise `CancelledOperationError` before publishing."""
 
+    io_bytes_per_s: int = 0
+    """How fast background work may move bytes; 0 = as fast as it can."""
+
     @property
     def temp_name(self) -> str:
         """The name (no directory) for this attempt's unpublished work."""

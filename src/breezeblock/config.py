@@ -85,6 +85,25 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How often pools are looked at."""
 
 
+class ImagesSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[images]`: what volumes may be made from, and where they may be written to as images."""
+
+    schemes: tuple[Literal["https", "http", "file"], ...] = ("https",)
+    """Addresses that users may name. `file` needs `directories` too."""
+    directories: tuple[Annotated[str, Meta(pattern=r"^/")], ...] = ()
+    """Directories of the worker's machine below which `file:` may read and write."""
+    private_addresses: bool = False
+    """Let `http` and `https` reach loopback, private and link-local addresses: every user then can make
+    the worker ask them."""
+    max_bytes: Annotated[int, Meta(ge=1)] = 1 << 40
+    """Largest image."""
+    timeout_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+    """Seconds without a byte after which a server counts as gone."""
+    max_redirects: Annotated[int, Meta(ge=0, le=10)] = 3
+    scratch_dir: Annotated[str, Meta(pattern=r"^(/.*)?$")] = ""
+    """Where images are kept while they are converted; empty: `images` in service.state_dir."""
+
+
 class QuotaSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[quota]`: what a project may have unless an administrator set something else; -1 = no limit."""
 
@@ -117,6 +136,13 @@ class PoolPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     when_down: Literal["wait", "fail"] = "wait"
     """What operations on a pool do while it is down. `wait`: they stay queued and go on by themselves when
     it is back. `fail`: they end in an error that says since when and why it is down."""
+    used_ratio: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Of how much of a pool may be in use before it takes no more volumes, thin ones included."""
+    max_chain_depth: Annotated[int, Meta(ge=0, le=4096)] = 32
+    """Through how many images a volume may be read. A snapshot that would pass it waits for the chain to be
+    shortened, or is refused where nothing can be; a clone that would pass it is copied. 0 = no limit."""
+    background_bytes_per_s: Annotated[int, Meta(ge=0)] = 50 << 20
+    """How fast chains are shortened in the background; 0 = only on request."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,6 +154,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     auth: AuthSection = AuthSection()
     engine: EngineSection = EngineSection()
     quota: QuotaSection = QuotaSection()
+    images: ImagesSection = ImagesSection()
     logging: LoggingSection = LoggingSection()
     backends: dict[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")], dict[str, Any]] = {}
 

@@ -1,7 +1,8 @@
 """Back ends that kill their process before a line of choice; helper processes import them by name.
 
 The file `$DEADLY` holds a verb and a number N: the next call of that verb removes the file and is killed
-before its Nth executed line. It dies once: whoever comes after finds no order. With the word `pause` after
+before its Nth executed line. It dies once: whoever comes after finds no order. One that ends before, or
+whose N is negative, writes the number of its lines to `survived`. With the word `pause` after
 the number it is not killed: it makes the file `reached` beside the order and goes on when there is `go`.
 """
 
@@ -52,7 +53,7 @@ def around(verb: str, call: Callable[[], T]) -> T:
         return call()
     finally:
         sys.settrace(None)
-        order.with_name("survived").touch()
+        order.with_name("survived").write_text(str(int(number) - left))
 
 
 def open_deadly_local(name: str, config: LocalConfig, state_dir: Path) -> Backend:

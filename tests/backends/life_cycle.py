@@ -105,7 +105,7 @@ class Story:
         disk.placed(placement)
 
     def derive(self, title: str, source: Disk, snapshot: str, mib: int, options: dict[str, str]) -> Disk:
-        disk = self.new(title, mib, options)
+        disk = self.new(title, mib, {**options, "clone": "full"})  # the contract suite tells of linked ones
         content: bytes = bytes(source.content)
         if snapshot:
             of, content = source.snapshots[snapshot]

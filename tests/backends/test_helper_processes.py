@@ -339,6 +339,17 @@ def test_a_helper_killed_anywhere_is_never_noticed(
 
 
 VERB_OF = {
+    "clone_linked_of_snapshot_written": "create_from_snapshot",
+    "clone_linked_of_snapshot": "create_from_snapshot",
+    "clone_linked_of_volume": "clone",
+    "clone_linked_of_volume_written": "clone",
+    "delete_parent_of_clones": "delete",
+    "delete_clone_between": "delete",
+    "delete_last_clone": "delete",
+    "delete_snapshot_under_clone": "delete_snapshot",
+    "flatten_related": "flatten",
+    "shorten_related": "shorten",
+    "shorten_what_is_hidden": "shorten",
     "delete_with_snapshots": "delete",
     "extend_with_snapshots": "extend",
     "snapshot_1": "snapshot",

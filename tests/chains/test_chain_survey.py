@@ -1,8 +1,11 @@
+import os
 from pathlib import Path
 
 from chainlab import MIB, NAMING, Volume, attempt, new_id
 
 from breezeblock import chains
+from breezeblock.attempt import Attempt
+from breezeblock.shares import files
 from breezeblock.shares.files import listing
 
 
@@ -71,9 +74,20 @@ def test_sweep_spares_the_living(tmp_path: Path) -> None:
 
 def test_attempts_of_one_operation_clear_away_each_other(tmp_path: Path) -> None:
     operation, volume_id = new_id(), new_id()
-    for left in (attempt(operation, "killed"), attempt(new_id(), "other")):
-        (tmp_path / left.temp_name).write_text("x")
+    killed, other = attempt(operation, "killed"), attempt(new_id(), "other")
+
+    def die(one: Attempt) -> None:
+        with files.noted(tmp_path, one.operation_id, one.token), files.fresh(tmp_path / one.temp_name):
+            os._exit(0)
+
+    for one in (killed, other):
+        pid = os.fork()
+        if pid == 0:
+            die(one)
+        os.waitpid(pid, 0)
+        assert (tmp_path / one.temp_name).exists()
     chains.create(tmp_path, NAMING, volume_id, MIB, attempt(operation, "next"))
-    kept = [name for name in listing(tmp_path) if name.startswith(".tmp-")]
-    assert len(kept) == 1
-    assert kept[0].endswith("-other")
+    kept = {name for name in listing(tmp_path) if name.startswith(".tmp-")}
+    assert kept == {other.temp_name, f".tmp-{other.operation_id}-attempts"}
+    assert chains.sweep(tmp_path, [other.operation_id]) == []
+    assert set(chains.sweep(tmp_path, [])) == kept

@@ -1,7 +1,11 @@
 """The simulator driven by a client that is not ours: the XenAPI package of the XAPI project."""
 
+import json
+import os
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,3 +158,19 @@ def test_a_session_that_ended_is_invalid(simulator: Simulator) -> None:
     with pytest.raises(XenAPI.Failure) as caught:
         other.xenapi.login_with_password("root", "secret")
     assert caught.value.details == ["HOST_IS_SLAVE", "127.0.0.1"]
+
+
+if "BREEZEBLOCK_XEN_API_MODULES" in os.environ:  # a node_modules directory that holds the package xen-api
+
+    @pytest.mark.parametrize("rpc", ["json-rpc", "xml-rpc"])
+    def test_xen_orchestras_client(rpc: str, simulator: Simulator) -> None:
+        script = Path(__file__).parent / "xen_api_scenario.mjs"
+        command = ["node", str(script), os.environ["BREEZEBLOCK_XEN_API_MODULES"], simulator.url, rpc]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert json.loads(done.stdout) == {
+            "size": 4 * MIB,
+            "sr": f"by {rpc}",
+            "snapshot": True,
+            "failure": ["HANDLE_INVALID", "VDI", "OpaqueRef:none"],
+        }

@@ -138,7 +138,7 @@ def test_a_full_copy_is_made_only_when_asked_for(simulator: Simulator, tmp_path:
     backend.start()
     volume = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
     simulator.write(backend.create(volume, attempt()).locator, 0, pattern("copied"))
-    asked = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold", options={"clone": "copy"})
+    asked = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold", options={"clone": "full"})
     simulator.do("calls", reset=True)
     made = backend.clone(volume, asked, attempt())
     assert simulator.do("calls")["Async.VDI.copy"] == 1

@@ -2,7 +2,10 @@
 
 from breezeblock.api import (
     attachments,
+    chains,
+    imaging,
     infrastructure,
+    managing,
     messages,
     metadata,
     operations,
@@ -24,7 +27,10 @@ ROUTES = Routes(
         *types.ENDPOINTS,
         *quotas.ENDPOINTS,
         *infrastructure.ENDPOINTS,
+        *imaging.ENDPOINTS,
+        *managing.ENDPOINTS,
         *messages.ENDPOINTS,
         *operations.ENDPOINTS,
+        *chains.ENDPOINTS,
     )
 )

@@ -10,6 +10,7 @@ from breezeblock.api import filters, inputs
 from breezeblock.api.http import Reply, Request, reply
 from breezeblock.api.routing import Endpoint
 from breezeblock.backends.contract import Capabilities
+from breezeblock.catalog.families import Chains
 from breezeblock.service import infrastructure as service
 from breezeblock.service import volume_types
 from breezeblock.service.core import GIB
@@ -44,6 +45,7 @@ _EXTENSIONS = {
 def pools(request: Request) -> Reply:
     """List pools, with `detail` what they can do and hold."""
     found = service.pools(request.service, request.caller)
+    chains = service.chains(request.service, request.caller)
     detail = "detail" in request.query and inputs.flag("detail", request.query["detail"])
     host = request.service.settings.host
     wanted = request.query.get("name") if request.at_least(28) else None
@@ -56,7 +58,8 @@ def pools(request: Request) -> Reply:
         name = f"{host}@{pool.backend}#{pool.name}"
         if wanted not in {None, name} or specs.get("volume_backend_name", pool.backend) != pool.backend:
             continue
-        shown.append({"name": name, "capabilities": _capabilities(pool)} if detail else {"name": name})
+        facts = _capabilities(pool, chains.get((pool.backend, pool.name), Chains()))
+        shown.append({"name": name, "capabilities": facts} if detail else {"name": name})
     return reply({"pools": shown})
 
 
@@ -116,7 +119,7 @@ def resource_filters(request: Request) -> Reply:
     )
 
 
-def _capabilities(pool: Any) -> dict[str, Any]:
+def _capabilities(pool: Any, chains: Chains) -> dict[str, Any]:
     can = msgspec.json.decode(pool.capabilities, type=Capabilities)
     # Scalars only: exporters have crashed on anything else.
     return {
@@ -127,6 +130,11 @@ def _capabilities(pool: Any) -> dict[str, Any]:
         "allocated_capacity_gb": pool.provisioned_bytes // GIB,
         "provisioned_capacity_gb": pool.provisioned_bytes // GIB,
         "reserved_percentage": pool.reserved_percentage,
+        "used_ratio": f"{pool.used_ratio:g}",
+        "max_chain_depth": pool.max_chain_depth,
+        "deepest_chain": chains.deepest_chain,
+        "hidden_layers": chains.hidden_layers,
+        "reclaimable_gb": _gib(chains.reclaimable_bytes),
         "max_over_subscription_ratio": f"{pool.max_over_subscription_ratio:g}",
         "thin_provisioning_support": can.thin,
         "thick_provisioning_support": not can.thin,

@@ -10,7 +10,7 @@ from breezeblock.api.views import snapshots as views
 from breezeblock.api.volume_actions import one_action
 from breezeblock.api.volumes import DESCRIPTION, all_projects, changes, described
 from breezeblock.errors import InvalidInputError, NotFoundError
-from breezeblock.service import details, lists
+from breezeblock.service import details, lists, managing
 from breezeblock.service import snapshots as service
 
 SORTABLE = {
@@ -96,6 +96,8 @@ def act(request: Request) -> Reply:
             status=inputs.name("status", argument.get("status"), required=True) or "",
             progress=_progress(argument.get("progress")),
         )
+    elif name == "os-unmanage":
+        managing.unmanage_snapshot(request.service, request.caller, snapshot_id)
     elif name == "os-force_delete":
         service.force_delete(request.service, request.caller, snapshot_id)
     else:

@@ -9,7 +9,7 @@ from breezeblock.api import inputs
 from breezeblock.api.http import Reply, Request, reply
 from breezeblock.api.routing import Endpoint
 from breezeblock.errors import InvalidInputError, NotFoundError
-from breezeblock.service import details, legacy_attach, lists, volumes
+from breezeblock.service import details, layers, legacy_attach, lists, managing, volumes
 from breezeblock.service.details import Metadata
 
 Action = Callable[[Request, str, dict[str, Any]], Reply]
@@ -47,6 +47,12 @@ def _extend(request: Request, volume_id: str, argument: dict[str, Any]) -> Reply
     return Reply(202)
 
 
+def _unmanage(request: Request, volume_id: str, argument: dict[str, Any]) -> Reply:
+    inputs.only(argument, ())
+    managing.unmanage(request.service, request.caller, volume_id)
+    return Reply(202)
+
+
 def _reset_status(request: Request, volume_id: str, argument: dict[str, Any]) -> Reply:
     inputs.only(argument, ("status", "attach_status", "migration_status"))
     values = {key: inputs.name(key, value) for key, value in argument.items() if value is not None}
@@ -72,6 +78,18 @@ def _set_bootable(request: Request, volume_id: str, argument: dict[str, Any]) ->
 def _set_readonly(request: Request, volume_id: str, argument: dict[str, Any]) -> Reply:
     readonly = inputs.flag("readonly", argument.get("readonly"))
     volumes.set_readonly(request.service, request.caller, volume_id, readonly)
+    return Reply(202)
+
+
+def _flatten(request: Request, volume_id: str, argument: dict[str, Any]) -> Reply:
+    inputs.only(argument, ())
+    layers.flatten(request.service, request.caller, volume_id)
+    return Reply(202)
+
+
+def _shorten(request: Request, volume_id: str, argument: dict[str, Any]) -> Reply:
+    inputs.only(argument, ())
+    layers.shorten(request.service, request.caller, volume_id)
     return Reply(202)
 
 
@@ -198,7 +216,10 @@ _ACTIONS: dict[str, tuple[int, Action]] = {
     "os-set_bootable": (0, _set_bootable),
     "os-update_readonly_flag": (0, _set_readonly),
     "revert": (40, _revert),
+    "breezeblock-flatten": (0, _flatten),
+    "breezeblock-shorten": (0, _shorten),
     "os-force_delete": (0, _force_delete),
+    "os-unmanage": (0, _unmanage),
     "os-force_detach": (0, _force_detach),
     "os-reserve": (0, _reserve),
     "os-unreserve": (0, _unreserve),

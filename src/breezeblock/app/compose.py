@@ -11,6 +11,7 @@ from breezeblock.backends.decorators import wrap
 from breezeblock.catalog import migrate
 from breezeblock.catalog.database import Database
 from breezeblock.config import Config, PoolPolicy, split_policy
+from breezeblock.images.remote import Policy
 from breezeblock.service.core import Service, Settings
 
 
@@ -40,6 +41,20 @@ def open_backends(config: Config) -> tuple[dict[str, Backend], dict[str, PoolPol
     return backends, policies
 
 
+def image_policy(config: Config) -> Policy:
+    """Return what images may be brought from and to."""
+    images = config.images
+    return Policy(
+        schemes=images.schemes,
+        directories=images.directories,
+        private_addresses=images.private_addresses,
+        max_bytes=images.max_bytes,
+        timeout_s=images.timeout_s,
+        max_redirects=images.max_redirects,
+        scratch=images.scratch_dir or f"{config.service.state_dir}/images",
+    )
+
+
 def make_service(config: Config, database: Database, wake: Callable[[], None]) -> Service:
     """Make the handle of the promises."""
     return Service(
@@ -49,6 +64,7 @@ def make_service(config: Config, database: Database, wake: Callable[[], None]) -
             availability_zone=config.service.availability_zone,
             default_volume_type=config.service.default_volume_type,
             quota=msgspec.structs.asdict(config.quota),
+            images=image_policy(config),
             message_ttl_s=config.engine.keep_finished_days * 86400,
         ),
         wake=wake,

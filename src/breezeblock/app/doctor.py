@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from sqlalchemy.engine import make_url
 
 from breezeblock.app import compose
 from breezeblock.backends.contract import Backend, Finding, Found, Snapshot, Volume
-from breezeblock.catalog import infrastructure, invariants, migrate, operations, survey
+from breezeblock.catalog import families, infrastructure, invariants, migrate, operations, survey
 from breezeblock.catalog.clock import later
 from breezeblock.catalog.database import Database
 from breezeblock.config import Config
@@ -29,10 +30,12 @@ MANY_ATTEMPTS = 5
 SILENT_S = 60
 """Seconds without a heartbeat after which a worker counts as dead, as in the API."""
 THREADS = 8
+NEAR_LIMIT = 0.8
+"""Of a pool's limit to chains: from here on the doctor warns."""
 
 # Nothing has to be on storage for these: the verb that made them so takes back or finishes its work
 # when the volume is deleted.
-_UNSETTLED = frozenset({"error", "error_deleting", "creating", "deleting"})
+UNSETTLED = frozenset({"error", "error_deleting", "creating", "deleting"})
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -50,6 +53,7 @@ def examine(config: Config) -> Report:
         findings = [*_counts(database), *_rows(database), *_operations(config, database)]
         with database.read() as connection:
             believed = {found.volume.id: found for found in survey.all_volumes(connection)}
+        findings += _chains(database)
         findings += _homeless(config, believed.values())
         looked_at = {
             "volumes": len(believed),
@@ -68,13 +72,14 @@ def examine(config: Config) -> Report:
 
 
 def _open(config: Config) -> Database:
-    database = Database(config.database.url)
-    path = database.url.database
-    if database.dialect == "sqlite" and not Path(str(path)).is_file():
+    url = make_url(config.database.url)  # opening a database makes one
+    path = url.database
+    if url.get_backend_name() == "sqlite" and not Path(str(path)).is_file():
         raise ConfigError(
             f"there is no database {path}",
             remedy="Name the right configuration with --config; the first start makes a new database.",
         )
+    database = Database(config.database.url)
     migrate.require_current(database)
     return database
 
@@ -192,7 +197,7 @@ def _storage(
         settled = [
             found
             for found in believed.values()
-            if not found.busy and found.volume.pool not in down and found.volume.status not in _UNSETTLED
+            if not found.busy and found.volume.pool not in down and found.volume.status not in UNSETTLED
         ]
         with ThreadPoolExecutor(THREADS) as threads:
             checked = list(threads.map(lambda found: _check(database, backend, found), settled))
@@ -203,7 +208,8 @@ def _storage(
         backend.stop()
     findings += [finding for of_volume in checked for finding in of_volume]
     faulty = {found.volume.id for found, of_volume in zip(settled, checked, strict=True) if of_volume}
-    here = {item.volume_id for item in present if item.kind == "volume"}
+    # Of a volume that Cinder merged upwards under a guest, only a file named after a snapshot is left.
+    here = {item.volume_id for item in present if item.kind in {"volume", "snapshot"}}
     for found in settled:
         missing = found.volume.id not in here and found.volume.id not in faulty
         if missing and _unchanged(database, found):
@@ -213,20 +219,30 @@ def _storage(
 
 
 def _check(database: Database, backend: Backend, found: survey.Believed) -> list[Finding]:
+    try:
+        findings = backend.check(*as_volume(found))
+    except BreezeblockError as error:
+        findings = [_unexaminable(f"volume {found.volume.id}", error)]
+    return findings if findings and _unchanged(database, found) else []
+
+
+def as_volume(found: survey.Believed) -> tuple[Volume, tuple[Snapshot, ...]]:
+    """Return what a back end is told of a volume, with those snapshots that must be on storage."""
     row = found.volume
     volume = Volume(
-        id=row.id, virtual_bytes=row.virtual_bytes, pool=row.pool, locator=row.locator, format=row.format
+        id=row.id,
+        virtual_bytes=row.virtual_bytes,
+        pool=row.pool,
+        locator=row.locator,
+        format=row.format,
+        depth=row.depth,
     )
     snapshots = tuple(
         Snapshot(id=s.id, volume_id=s.volume_id, virtual_bytes=s.virtual_bytes, locator=s.locator)
         for s in found.snapshots
-        if s.status not in _UNSETTLED
+        if s.status not in UNSETTLED
     )
-    try:
-        findings = backend.check(volume, snapshots)
-    except BreezeblockError as error:
-        findings = [_unexaminable(f"volume {row.id}", error)]
-    return findings if findings and _unchanged(database, found) else []
+    return volume, snapshots
 
 
 def _strangers(database: Database, name: str, present: Iterable[Found]) -> list[Finding]:
@@ -254,30 +270,62 @@ def _strangers(database: Database, name: str, present: Iterable[Found]) -> list[
                         severity="warning",
                     )
                 )
+        elif item.kind == "kept" and item.volume_id is not None:
+            findings += _unknown_kept(database, subject, item.volume_id)
         elif item.volume_id is not None:
-            findings += _unknown(database, subject, item.volume_id, item.snapshot_id)
+            findings += _unknown(database, subject, item.volume_id)
     return findings
 
 
-def _unknown(database: Database, subject: str, volume_id: str, snapshot_id: str | None) -> list[Finding]:
+def _unknown(database: Database, subject: str, volume_id: str) -> list[Finding]:
+    """Tell of a volume that the catalog lacks. Of one that it has, `check` knows what belongs to it.
+
+    A file may rightly bear the name of a snapshot that is gone: deleting one can merge upwards.
+    """
     with database.read() as connection:
-        found = survey.one(connection, volume_id)
-    if found is not None and (
-        snapshot_id is None or found.busy or any(row.id == snapshot_id for row in found.snapshots)
-    ):
-        return []
-    what = f"volume {volume_id}" if found is None else f"snapshot {snapshot_id} of volume {volume_id}"
+        if survey.one(connection, volume_id) is not None:
+            return []
     return [
         Finding(
             subject=subject,
-            problem=f"it belongs to {what}, which the catalog does not know",
+            problem=f"it belongs to volume {volume_id}, which the catalog does not know",
             remedy="Is another service using this pool, or was the database restored from an older copy? "
-            + (
-                "Move the file away only when you are sure that nobody needs it."
-                if found is None
-                else "Do not remove it: newer data may rest on it."
-            ),
+            "`breezeblock pool rebuild` enters what is whole; move the file away only when you are sure "
+            "that nobody needs it.",
         )
+    ]
+
+
+def _unknown_kept(database: Database, subject: str, volume_id: str) -> list[Finding]:
+    with database.read() as connection:
+        if families.one_kept(connection, volume_id) or survey.one(connection, volume_id):
+            return []
+    return [
+        Finding(
+            subject=subject,
+            problem=f"it is kept of volume {volume_id} for clones, but the catalog knows of no such volume",
+            remedy="Do not remove it: clones rest on it. It goes by itself with the last of them.",
+            severity="warning",
+        )
+    ]
+
+
+def _chains(database: Database) -> list[Finding]:
+    """Tell of chains that are near their pool's limit."""
+    with database.read() as connection:
+        found = families.members(connection)
+    return [
+        Finding(
+            subject=f"volume {one.id}",
+            problem=f"it is read through {one.depth} layers, its pool allows {one.max_chain_depth} "
+            f"({one.snapshots} snapshots, {one.hidden_layers} layers of none, which hold "
+            f"{one.reclaimable_bytes / 2**20:.1f} MiB)",
+            remedy="Delete snapshots of it"
+            + (", or `breezeblock volume flatten` it." if one.parent_id else ", or its clones."),
+            severity="warning",
+        )
+        for one in found
+        if one.max_chain_depth and one.depth >= NEAR_LIMIT * one.max_chain_depth
     ]
 
 

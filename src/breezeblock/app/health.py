@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from breezeblock.catalog import invariants, pools, tables
+from breezeblock.catalog import families, invariants, pools, tables
 from breezeblock.catalog.database import Database
 from breezeblock.errors import BreezeblockError
 
@@ -55,6 +55,7 @@ class _Catalog(Collector):
         """Yield pools, volumes by status, operations by state."""
         with self._database.read() as connection:
             found = pools.all_pools(connection)
+            chains = families.of_pools(connection)
             volumes = _count(connection, tables.volumes.c.status)
             snapshots = _count(connection, tables.snapshots.c.status)
             operations = _count(connection, tables.operations.c.state)
@@ -70,6 +71,15 @@ class _Catalog(Collector):
                 value = getattr(pool, name)
                 if value is not None:
                     gauge.add_metric([pool.backend, pool.name], float(value))
+            yield gauge
+        for name, text in (
+            ("deepest_chain", "Most images that a volume of the pool is read through."),
+            ("hidden_layers", "Images that belong to no snapshot: made or kept for clones."),
+            ("reclaimable_bytes", "What those take on storage: the most that shortening could give back."),
+        ):
+            gauge = GaugeMetricFamily(f"breezeblock_pool_{name}", text, labels=["backend", "pool"])
+            for (backend, pool_name), facts in chains.items():
+                gauge.add_metric([backend, pool_name], float(getattr(facts, name)))
             yield gauge
         for name, text, counts in (
             ("volumes", "Volumes by status.", volumes),

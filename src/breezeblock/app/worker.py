@@ -8,6 +8,7 @@ from functools import partial
 import msgspec
 import structlog
 
+from breezeblock.app.compose import image_policy
 from breezeblock.backends.contract import Backend
 from breezeblock.catalog import invariants, operations, pools
 from breezeblock.catalog.clock import later
@@ -17,9 +18,11 @@ from breezeblock.engine.dispatcher import Dispatcher
 from breezeblock.engine.lease import Lease
 from breezeblock.engine.port import Engine, Steps
 from breezeblock.errors import BreezeblockError
+from breezeblock.operations import imaging
 from breezeblock.operations.job import Environment
 from breezeblock.operations.run import execute, give_up
-from breezeblock.operations.verbs import VERBS
+from breezeblock.operations.table import VERBS
+from breezeblock.service import layers
 
 FIRST_LOOK_S = 1.0
 """How long the start waits for slow storage to be looked at; later it is looked at anyway."""
@@ -52,14 +55,15 @@ class Worker:
         self._executor_id = config.executor_id
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._down: dict[str, bool] = {}
-        """Back ends of which a pool was down when last looked at."""
+        self._down: dict[str, set[str]] = {name: set() for name in backends}
+        """The pools that were down when last looked at."""
         self._look_soon = {name: threading.Event() for name in backends}
         self.lease = Lease(database, self._executor_id)
         self._environment = Environment(
             database=database,
             backends=backends,
             message_ttl_s=config.engine.keep_finished_days * 86400,
+            images=image_policy(config),
             patient=frozenset(name for name, policy in policies.items() if policy.when_down == "wait"),
             look=self.look,
         )
@@ -86,6 +90,7 @@ class Worker:
         self.lease.acquire(LEASE_WAIT_S)
         self.lease.watch(lost)
         live = self._live_operations()
+        imaging.sweep(self._environment.images, live)
         looks = [self._thread(f"stats-{name}", self._watch_storage, name, live) for name in self._backends]
         end = time.monotonic() + FIRST_LOOK_S
         for look in looks:
@@ -123,7 +128,6 @@ class Worker:
         policy = self._policies[name]
         seen = backend.stats()
         with self._database.write() as connection:
-            was_down = pools.down(connection, name)
             for pool in seen:
                 pools.report(
                     connection,
@@ -137,9 +141,12 @@ class Worker:
                         "reason": pool.reason,
                         "reserved_percentage": policy.reserved_percentage,
                         "max_over_subscription_ratio": policy.max_over_subscription_ratio,
+                        "used_ratio": policy.used_ratio,
+                        "max_chain_depth": policy.max_chain_depth,
                         "capabilities": capabilities,
                     },
                 )
+        was_down, self._down[name] = self._down[name], {pool.name for pool in seen if not pool.up}
         for pool in seen:
             if not pool.up and pool.name not in was_down:
                 log.warning("pool.down", backend=name, pool=pool.name, reason=pool.reason)
@@ -147,9 +154,7 @@ class Worker:
                 log.info("pool.up", backend=name, pool=pool.name)
         if was_down:
             self.dispatcher.wake()  # what waited for a pool may go on
-        was = self._down.get(name, False)
-        self._down[name] = any(not pool.up for pool in seen)
-        if self._down[name] and not was:
+        elif self._down[name]:
             self._look_soon[name].set()  # the watching thread may be in the middle of a long pause
 
     def _execute(self, operation_id: str, attempt: int, steps: Steps) -> None:
@@ -183,8 +188,8 @@ class Worker:
                 log.exception("storage.look_failed", backend=name)
             first_round.set()
             interval_s = self._config.engine.stats_interval_s
-            down = self._down.get(name, False)
-            if self._look_soon[name].wait(min(interval_s, DOWN_INTERVAL_S) if down else interval_s):
+            pause_s = min(interval_s, DOWN_INTERVAL_S) if self._down[name] else interval_s
+            if self._look_soon[name].wait(pause_s):
                 self._look_soon[name].clear()
             if self._stopping.is_set():
                 return
@@ -196,6 +201,7 @@ class Worker:
             try:
                 self.dispatcher.recover()
                 self._take_over_from_the_dead()
+                self._shorten_chains()
                 if rounds % 360 == 0:
                     self._prune()
                 rounds += 1
@@ -221,6 +227,13 @@ class Worker:
                 log.warning("executor.dead", executor=executor)
             finally:
                 lease.release()
+            self.dispatcher.wake()
+
+    def _shorten_chains(self) -> None:
+        budgets = {name: policy.background_bytes_per_s for name, policy in self._policies.items()}
+        with self._database.write() as connection:
+            queued = layers.shorten_due(connection, budgets, limit=1)
+        if queued:
             self.dispatcher.wake()
 
     def _check_invariants(self) -> None:

@@ -24,7 +24,7 @@ from prometheus_client import Counter, Gauge
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends import wire
-from breezeblock.backends.contract import Backend, Capabilities, Pool, Volume
+from breezeblock.backends.contract import Backend, Capabilities, Found, Pool, Volume
 from breezeblock.backends.copying import with_copies
 from breezeblock.backends.health import Health
 from breezeblock.backends.parts import Key, Parts
@@ -159,7 +159,8 @@ class Apart:
     def _call(self, verb: str, *positional: Any, **named: Any) -> Any:
         bound = wire.verbs()[verb].signature.bind(*positional, **named)
         bound.apply_defaults()
-        pools = dict.fromkeys(argument.pool for argument in bound.args if isinstance(argument, Volume))
+        placed = (argument for argument in bound.args if isinstance(argument, Volume | Found))
+        pools = dict.fromkeys(argument.pool for argument in placed)
         # A pool that is not configured has no helper; any other knows how to say that.
         key = tuple(pool for pool in pools if pool in self._health) or self._parts.pools[:1]
         return self._of(key, verb, bound.args)

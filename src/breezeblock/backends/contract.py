@@ -12,9 +12,15 @@ ordinary opposite (`delete` undoes `create`, `clone` and `create_from_snapshot`;
 undoes `snapshot`), which therefore accepts anything that a killed attempt leaves behind, and treats
 what is absent as success.
 
-Calls about one volume never overlap: the service runs one operation a volume at a time. (The reading
-verbs `connection_info`, `check`, `stats` and `inventory` may run at any time.) Verbs block; the
-service calls them from worker threads.
+Calls about one volume never overlap: the service runs one operation a volume at a time, and making a
+volume from another one holds both. (The reading verbs `connection_info`, `check`, `stats` and
+`inventory` may run at any time.) Verbs block; the service calls them from worker threads.
+
+**What is made from a volume may share its storage, but never its fate**: either may be deleted,
+reverted, extended or flattened first, as may the snapshot between them, and calls about the two may
+overlap. Who shares with whom is the back end's affair, and is kept beside the volumes; the service is told
+in `Placement`. No verb may cost more on a storage with many volumes than on one with few, given
+`Volume.depth`; the exceptions are `inventory`, `sweep`, and mending what is damaged.
 
 Required: `start stop stats capabilities create delete connection_info disconnect check inventory
 sweep`. Everything else is optional and declared in `Capabilities`; calling a verb that is not
@@ -47,6 +53,11 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     it is that of the first image, which never changes; hosts learn the active one's on connecting."""
     options: Mapping[str, str] = {}
     """What the volume type asks for; keys and values are among `Capabilities.options`."""
+    depth: int = 0
+    """`Placement.depth`, 1 for a volume that is being made. 0 = not known: the back end then finds out,
+    which may take a look at everything there is."""
+    snapshots: tuple[str, ...] = ()
+    """The ids of the volume's snapshots, also of those that failed; told to `delete`."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +75,15 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     locator: str
     format: str = ""
+    depth: int = 1
+    """How many images, one on the other, are looked through to read the volume."""
+    hidden_layers: int = 0
+    """How many of them belong to no snapshot, and are there because volumes made from this one rest, or
+    rested, on what is below. `shorten` takes away those that nobody needs any more."""
+    reclaimable_bytes: int = 0
+    """What the hidden layers take on storage: the most that `shorten` could give back."""
+    parent: str = ""
+    """The id of the volume (which may be gone) whose storage this one shares."""
 
 
 class Snapped(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +91,17 @@ class Snapped(msgspec.Struct, frozen=True, kw_only=True):
 
     volume: Placement
     locator: str = ""
+
+
+class Adopted(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of `adopt`: what the service must remember of a volume that was there before."""
+
+    volume: Placement
+    virtual_bytes: int
+    snapshots: tuple[Snapshot, ...] = ()
+    """The oldest first."""
+    edits: tuple[str, ...] = ()
+    """From `examine`: what `adopt` would change on storage, a sentence each."""
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +136,15 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     severity: Literal["warning", "error"] = "error"
 
 
+class Mend(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that `mend` can make right without losing anything."""
+
+    name: str
+    text: str
+    """What it does, beginning with a verb."""
+    kind: str
+
+
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """Something that `inventory` saw on storage."""
 
@@ -112,7 +152,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     volume_id: str | None
     """The volume it belongs to by its name, or None for a stranger's."""
-    kind: Literal["volume", "snapshot", "metadata", "temporary", "foreign"]
+    kind: Literal["volume", "snapshot", "layer", "kept", "metadata", "temporary", "foreign"]
+    """`layer`: in use, but of no snapshot. `kept`: of a deleted volume, for volumes that share it."""
     snapshot_id: str | None = None
     allocated_bytes: int = 0
 
@@ -129,6 +170,15 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     revert: Literal["none", "latest", "any"] = "none"
     clone: bool = False
     create_from_snapshot: bool = False
+    adopt: bool = False
+    """`examine`, `adopt` and `release`."""
+    repair: bool = False
+    """`mends`, `mend` and `quarantine`."""
+    images: bool = False
+    """`import_image` and `export_image`."""
+    linked_clones: bool = False
+    """`clone` and `create_from_snapshot` can share instead of copying: the option `clone` is `linked` or
+    `full`. Then `flatten` and `shorten` are there too."""
     data: bool = False
     """`open_data` works, so that `backends.copying` can stand in for missing verbs."""
     max_virtual_bytes: int | None = None
@@ -197,12 +247,46 @@ class Backend(Protocol):
         """
 
     def clone(self, source: Volume, volume: Volume, attempt: Attempt) -> Placement:
-        """Make `volume` with the content of `source`, zeros beyond; independent of it afterwards."""
+        """Make `volume` with the content of `source`, zeros beyond; neither minds the other afterwards."""
 
     def create_from_snapshot(
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
     ) -> Placement:
         """Make `volume` with the content of `snapshot` (of `source`), zeros beyond."""
+
+    def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
+        """Make `volume` with the content of the image file at `path` of this machine, zeros beyond.
+
+        The image comes from anywhere: it is checked before a tool sees it, and always converted.
+        """
+
+    def export_image(
+        self, volume: Volume, snapshot: Snapshot | None, path: str, image_format: str, attempt: Attempt
+    ) -> None:
+        """Write the volume or a snapshot of it as one image file to `path` of this machine."""
+
+    def examine(self, volume: Volume, reference: str) -> Adopted:
+        """Say what `adopt` with the same arguments would do; changes nothing, raises what it would raise."""
+
+    def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
+        """Make what is called `reference` (a name of `inventory`) the volume, copying no data.
+
+        `volume.virtual_bytes` may be 0: as many as there are. `volume.format` decides where storage leaves
+        a doubt. Something that bears the volume's own name comes with its snapshots; their ids stay.
+        Raises NotFoundError, ConflictError (in use, or in doubt), InvalidInputError, CorruptError.
+        """
+
+    def release(self, volume: Volume, attempt: Attempt) -> str:
+        """Leave the volume to somebody else, whole and with nothing pending; return its reference."""
+
+    def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Give the volume its own copy of what it shares with the one it was made from.
+
+        Raises ConflictError while volumes made from this one share its storage.
+        """
+
+    def shorten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Merge the hidden layers that nobody needs; at most `Attempt.io_bytes_per_s`. Stops on request."""
 
     def open_data(
         self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False
@@ -217,6 +301,15 @@ class Backend(Protocol):
 
     def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
         """Compare the volume on storage with what the catalog believes; changes nothing."""
+
+    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
+        """Say what of the volume could safely be made right by what the catalog says; changes nothing."""
+
+    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
+        """Do one of `mends`; nothing if it is no longer one. Nobody may use the volume meanwhile."""
+
+    def quarantine(self, found: Found) -> str:
+        """Move something of nobody's aside, never remove it; return where it is now."""
 
     def inventory(self) -> Iterator[Found]:
         """Yield everything in every reachable pool; changes nothing."""

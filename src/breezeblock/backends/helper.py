@@ -68,7 +68,7 @@ class Server:
                 for argument in verb.arguments.decode(call.arguments)
             ]
             value = getattr(backend, call.verb)(*arguments)
-            if not isinstance(value, msgspec.Struct | list | None):
+            if not isinstance(value, msgspec.Struct | list | str | None):
                 value = list(value)
             answer = wire.Result(call.number, msgspec.Raw(msgspec.msgpack.encode(value)))
         except Exception as error:  # noqa: BLE001 - raised on the other side
@@ -86,6 +86,7 @@ class Server:
         return Attempt(
             operation_id=trying.operation_id,
             token=trying.token,
+            io_bytes_per_s=trying.io_bytes_per_s,
             progress=self._progress(number),
             cancelled=lambda: self._cancelled.get(number, False),
         )

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.files import FileBackend, Format, Provisioning
+from breezeblock.backends.file_options import Cloning, Defaults, Format, Provisioning
+from breezeblock.backends.files import FileBackend
 from breezeblock.chains import Naming
 from breezeblock.errors import ConfigError, UnavailableError
 from breezeblock.shares.mounts import source_at
@@ -39,6 +40,8 @@ class LocalConfig(
     """Use a directory only while a file system is mounted exactly there."""
     format: Format = "raw"
     provisioning: Provisioning = "thin"
+    clone: Cloning = "linked"
+    """How volumes are made from others of the same pool, where their type does not say."""
     file_mode: FileMode = "0660"
 
     def __post_init__(self) -> None:
@@ -113,6 +116,6 @@ def open_local(name: str, config: LocalConfig, _state_dir: Path) -> FileBackend:
     directories = config.pools if config.path is None else {name: config.path}
     looks = {pool: Look(Path(path)) for pool, path in directories.items()}
     places = LocalPlaces(name, looks, config.create_directories, config.must_be_mounted)
-    return FileBackend(
-        name, places, Naming(mode=int(config.file_mode, 8)), config.format, config.provisioning
-    )
+    naming = Naming(mode=int(config.file_mode, 8))
+    defaults = Defaults(format=config.format, provisioning=config.provisioning, clone=config.clone)
+    return FileBackend(name, places, naming, defaults)

@@ -36,6 +36,7 @@ from breezeblock.backends.contract import (
 )
 from breezeblock.backends.copying import copy_data
 from breezeblock.backends.sparse import FileData
+from breezeblock.backends.unable import Unable
 from breezeblock.errors import (
     CancelledOperationError,
     ConflictError,
@@ -78,7 +79,7 @@ class _State(msgspec.Struct, frozen=True):
         return {self.active.file, *(blob.file for blob in self.snapshots.values())}
 
 
-class MemoryBackend:
+class MemoryBackend(Unable):
     """Volumes as sparse files on tmpfs, every verb native."""
 
     def __init__(self, name: str, config: MemoryConfig) -> None:
@@ -200,6 +201,14 @@ class MemoryBackend:
         home, state = self._existing(source)
         blob = self._snapshot_blob(state, snapshot)
         return self._make(volume, _Blob(str(home / blob.file), blob.bytes), attempt)
+
+    def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Not offered: every volume is its own."""
+        raise UnsupportedError(f"Back end {self.name} has no linked clones, so nothing to flatten.")
+
+    def shorten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Not offered: there are no layers."""
+        raise UnsupportedError(f"Back end {self.name} has no linked clones, so nothing to shorten.")
 
     @contextmanager
     def open_data(

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.files import FileBackend, Format, Provisioning
+from breezeblock.backends.file_options import Cloning, Defaults, Format, Provisioning
+from breezeblock.backends.files import FileBackend
 from breezeblock.backends.local import AbsolutePath, FileMode
 from breezeblock.backends.parts import Parts
 from breezeblock.chains import Naming
@@ -39,6 +40,8 @@ class NfsConfig(
     """How long a mounted share may take to say how much room it has before it counts as down."""
     format: Format = "raw"
     provisioning: Provisioning = "thin"
+    clone: Cloning = "linked"
+    """How volumes are made from others of the same pool, where their type does not say."""
     file_mode: FileMode = "0660"
     isolated: bool = True
     """Do all work on a share in a helper process of its own."""
@@ -140,9 +143,9 @@ def open_nfs(name: str, config: NfsConfig, state_dir: Path) -> FileBackend:
         for share in nfs_shares(name, config)
     }
     places = NfsPlaces(name, pools)
-    return FileBackend(
-        name, places, Naming(mode=int(config.file_mode, 8)), config.format, config.provisioning
-    )
+    naming = Naming(mode=int(config.file_mode, 8))
+    defaults = Defaults(format=config.format, provisioning=config.provisioning, clone=config.clone)
+    return FileBackend(name, places, naming, defaults)
 
 
 def nfs_parts(name: str, config: NfsConfig) -> Parts | None:

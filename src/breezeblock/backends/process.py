@@ -112,7 +112,8 @@ class Helper:
         waiting = _Waiting(verb)
         attempt = next((one for one in arguments if isinstance(one, Attempt)), None)
         plain = tuple(
-            wire.Trying(one.operation_id, one.token) if isinstance(one, Attempt) else one for one in arguments
+            wire.Trying(one.operation_id, one.token, one.io_bytes_per_s) if isinstance(one, Attempt) else one
+            for one in arguments
         )
         with self._lock:
             if self._lost is not None:

@@ -11,12 +11,14 @@ from typing import Any, Protocol, TypeVar
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import (
+    Adopted,
     Backend,
     Capabilities,
     Connection,
     Data,
     Finding,
     Found,
+    Mend,
     Placement,
     Pool,
     Snapped,
@@ -118,6 +120,47 @@ class Proxy:
             lambda: self._backend.create_from_snapshot(source, snapshot, volume, next(tries)),
         )
 
+    def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
+        """See the contract."""
+        tries = _tries(attempt)
+        return self._around(
+            "import_image", lambda: self._backend.import_image(volume, path, image_format, next(tries))
+        )
+
+    def export_image(
+        self, volume: Volume, snapshot: Snapshot | None, path: str, image_format: str, attempt: Attempt
+    ) -> None:
+        """See the contract."""
+        tries = _tries(attempt)
+        self._around(
+            "export_image",
+            lambda: self._backend.export_image(volume, snapshot, path, image_format, next(tries)),
+        )
+
+    def examine(self, volume: Volume, reference: str) -> Adopted:
+        """See the contract."""
+        return self._around("examine", lambda: self._backend.examine(volume, reference))
+
+    def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
+        """See the contract."""
+        tries = _tries(attempt)
+        return self._around("adopt", lambda: self._backend.adopt(volume, reference, next(tries)))
+
+    def release(self, volume: Volume, attempt: Attempt) -> str:
+        """See the contract."""
+        tries = _tries(attempt)
+        return self._around("release", lambda: self._backend.release(volume, next(tries)))
+
+    def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """See the contract."""
+        tries = _tries(attempt)
+        return self._around("flatten", lambda: self._backend.flatten(volume, next(tries)))
+
+    def shorten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """See the contract."""
+        tries = _tries(attempt)
+        return self._around("shorten", lambda: self._backend.shorten(volume, next(tries)))
+
     def open_data(
         self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False
     ) -> AbstractContextManager[Data]:
@@ -143,6 +186,19 @@ class Proxy:
     def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
         """See the contract."""
         return self._around("check", lambda: self._backend.check(volume, snapshots))
+
+    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
+        """See the contract."""
+        return self._around("mends", lambda: self._backend.mends(volume, snapshots))
+
+    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
+        """See the contract."""
+        tries = _tries(attempt)
+        self._around("mend", lambda: self._backend.mend(volume, snapshots, mend, next(tries)))
+
+    def quarantine(self, found: Found) -> str:
+        """See the contract."""
+        return self._around("quarantine", lambda: self._backend.quarantine(found))
 
     def inventory(self) -> Iterator[Found]:
         """See the contract."""

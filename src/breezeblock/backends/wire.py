@@ -85,6 +85,7 @@ class Trying(msgspec.Struct, frozen=True):
 
     operation_id: str
     token: str
+    io_bytes_per_s: int = 0
 
 
 ToHelper = Hello | Call | Cancel

@@ -14,11 +14,13 @@ import structlog
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import (
+    Adopted,
     Capabilities,
     Connection,
     Data,
     Finding,
     Found,
+    Mend,
     Placement,
     Pool,
     Snapped,
@@ -27,6 +29,7 @@ from breezeblock.backends.contract import (
 )
 from breezeblock.backends.xenserver_config import XenServerConfig, account
 from breezeblock.backends.xenserver_pools import Pools
+from breezeblock.backends.xenserver_reports import described, examine
 from breezeblock.backends.xenserver_tags import (
     Disk,
     current,
@@ -83,12 +86,12 @@ class XenServerBackend:
             snapshots=snapshots,
             revert="any" if snapshots else "none",
             clone=any(
-                kind.clones or self._config.pools[pool].clone == "copy"
+                kind.clones or self._config.pools[pool].clone == "full"
                 for pool, kind in self._pools.kinds.items()
             ),
             create_from_snapshot=snapshots,
             max_virtual_bytes=max(kind.max_bytes for kind in kinds),
-            options={"clone": ("fast", "copy")},
+            options={"clone": ("linked", "full")},
         )
 
     def stats(self) -> list[Pool]:
@@ -198,6 +201,36 @@ class XenServerBackend:
         self._check_asked(volume)
         return self._from(source, lambda view: self._snapshot(view, snapshot), volume, attempt)
 
+    def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
+        """Refuse: `breezeblock xenserver import` streams an image into an SR."""
+        raise UnsupportedError(f"Back end {self.name} takes images by 'breezeblock xenserver import' only.")
+
+    def export_image(
+        self, volume: Volume, snapshot: Snapshot | None, path: str, image_format: str, attempt: Attempt
+    ) -> None:
+        """Refuse: `breezeblock xenserver export` streams a disk out of an SR."""
+        raise UnsupportedError(f"Back end {self.name} gives images by 'breezeblock xenserver export' only.")
+
+    def examine(self, volume: Volume, reference: str) -> Adopted:
+        """Refuse, as `adopt` does."""
+        raise UnsupportedError(f"Back end {self.name} cannot adopt disks yet.")
+
+    def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
+        """Refuse: disks that were made elsewhere are not taken over yet."""
+        raise UnsupportedError(f"Back end {self.name} cannot adopt disks yet.")
+
+    def release(self, volume: Volume, attempt: Attempt) -> str:
+        """Refuse, as `adopt` does."""
+        raise UnsupportedError(f"Back end {self.name} cannot release disks yet.")
+
+    def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Refuse: a disk may be deleted whatever was cloned from it; clone it in full to part them."""
+        raise UnsupportedError(f"Back end {self.name} leaves sharing to XenServer.")
+
+    def shorten(self, volume: Volume, attempt: Attempt) -> Placement:
+        """Refuse: the SR merges its base copies by itself."""
+        raise UnsupportedError(f"Back end {self.name} leaves merging to XenServer.")
+
     def open_data(
         self, volume: Volume, snapshot: Snapshot | None = None, *, writable: bool = False
     ) -> AbstractContextManager[Data]:
@@ -232,10 +265,10 @@ class XenServerBackend:
         except NotFoundError as error:
             return [Finding(subject=volume.id, problem=error.message, remedy=error.remedy)]
         held = snapshots_of(view, volume.id)
-        found = _examine(volume.id, disk.vdi, volume.virtual_bytes)
+        found = examine(volume.id, disk.vdi, volume.virtual_bytes)
         for item in snapshots:
             if item.id in held:
-                found += _examine(item.id, held[item.id].vdi, item.virtual_bytes)
+                found += examine(item.id, held[item.id].vdi, item.virtual_bytes)
             else:
                 found.append(Finding(subject=item.id, problem="Its disk is missing.", remedy="Delete it."))
         unknown = held.keys() - {item.id for item in snapshots}
@@ -251,13 +284,24 @@ class XenServerBackend:
             )
         return found
 
+    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
+        """Offer none: XenServer mends its SRs itself."""
+        return []
+
+    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
+        """Do nothing, as nothing is offered."""
+
+    def quarantine(self, found: Found) -> str:
+        """Refuse: a disk of nobody's is the pool administrator's to judge."""
+        raise UnsupportedError(f"Back end {self.name} moves no disks aside.")
+
     def inventory(self) -> Iterator[Found]:
         """Yield every disk of our SRs: ours, base copies, and strangers'."""
         view = self._shop.mirror.look()
         srs, now = self._pools.all_refs(view), current(view)
         for ref, vdi in view.vdis.items():
             if vdi.SR in srs:
-                yield _found(now, srs[vdi.SR], Disk(ref, vdi))
+                yield described(now, srs[vdi.SR], Disk(ref, vdi))
 
     def sweep(self, live_operations: frozenset[str]) -> list[str]:
         """Remove unpublished and former disks of operations that are over; drop stale marks."""
@@ -294,13 +338,13 @@ class XenServerBackend:
         sr_ref, sr = self._pools.sr(view, volume.pool)
         kind = self._pools.kind(volume.pool)
         how = volume.options.get("clone", self._pools.config[volume.pool].clone)
-        if how == "copy":
+        if how == "full":
             size = max(volume.virtual_bytes, origin.vdi.virtual_size)
             return _placement(self._shop.copy(origin, sr_ref, volume.id, size, attempt, wipe=not kind.zeroed))
         if sr_ref != origin.vdi.SR or not kind.clones or "VDI_CLONE" not in view.features(sr):
             raise UnsupportedError(
                 f"SR {sr.name_label} of type {sr.type} cannot clone {origin.vdi.uuid} without copying it.",
-                remedy="Ask for a full copy: clone = copy in the volume type or the pool.",
+                remedy="Ask for a full copy: clone = full in the volume type or the pool.",
             )
         allow_snapshot(view, origin, kind)
         size = max(volume.virtual_bytes, origin.vdi.virtual_size)
@@ -367,34 +411,3 @@ def _all_of(view: View, volume_id: str) -> list[Disk]:
 
 def _placement(vdi: Vdi) -> Placement:
     return Placement(locator=vdi.uuid, format=vdi.sm_config.get("image-format", "raw"))
-
-
-def _examine(subject: str, vdi: Vdi, virtual_bytes: int) -> list[Finding]:
-    if vdi.missing:
-        return [Finding(subject=subject, problem=f"Disk {vdi.uuid} has no data.", remedy="Restore it.")]
-    if vdi.virtual_size < virtual_bytes:
-        text = f"Disk {vdi.uuid} has {vdi.virtual_size} bytes, not {virtual_bytes}."
-        return [Finding(subject=subject, problem=text, remedy="Extend the volume.")]
-    return []
-
-
-def _found(now: Mapping[str, Disk], pool: str, disk: Disk) -> Found:
-    kind: Literal["volume", "snapshot", "metadata", "temporary", "foreign"] = "foreign"
-    volume: str | None = None
-    if not disk.vdi.managed:
-        kind = "metadata"
-    elif disk.published:
-        volume = disk.volume
-        newest = disk.snapshot or now[disk.volume].ref == disk.ref
-        kind = "snapshot" if disk.snapshot else "volume" if newest else "temporary"
-    elif disk.abandoned:
-        kind = "temporary"
-        volume = disk.volume if disk.draft else None
-    return Found(
-        pool=pool,
-        name=disk.vdi.uuid,
-        volume_id=volume,
-        kind=kind,
-        snapshot_id=disk.snapshot or None if volume else None,
-        allocated_bytes=disk.vdi.physical_utilisation,
-    )

@@ -13,7 +13,7 @@ from breezeblock.xenapi.session import Account
 from breezeblock.xenapi.wire import Trust
 
 Url = Annotated[str, Meta(pattern=r"^https?://[A-Za-z0-9._:\[\]-]+$", max_length=255)]
-Cloning = Literal["fast", "copy"]
+Cloning = Literal["linked", "full"]
 LOOPBACK = ("http://127.", "http://localhost", "http://[::1]")
 
 
@@ -24,8 +24,8 @@ class XenPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Its uuid, or a name that no other SR of the pool has."""
     type: str
     """Its type, such as `nfs`; `breezeblock xenserver sr-types` lists them."""
-    clone: Cloning = "fast"
-    """`fast`: a clone shares what it can, and is refused where the SR cannot. `copy`: a full copy."""
+    clone: Cloning = "linked"
+    """`linked`: a clone shares what it can, and is refused where the SR cannot. `full`: copies it all."""
     device_config: dict[str, str] = {}
     """What `breezeblock xenserver sr create` and `introduce` tell the driver."""
     secret_files: dict[str, AbsolutePath] = {}

@@ -26,6 +26,9 @@ class Orphan(msgspec.Struct, frozen=True):
 _TABLES = {"volume": volumes, "snapshot": snapshots, "attachment": attachments}
 
 
+_COUNTED = ("volumes", "snapshots", "gigabytes")
+
+
 def orphans(connection: sa.Connection) -> list[Orphan]:
     """Return the rows whose operation is not live."""
     found = []
@@ -62,6 +65,24 @@ def miscounts(connection: sa.Connection) -> list[tuple[str, int, int]]:
     return [*_pool_miscounts(connection), *_quota_miscounts(connection)]
 
 
+def mend_miscounts(connection: sa.Connection) -> None:
+    """Let every running count be the sum it stands for; only while nobody else writes."""
+    for pool in connection.execute(sa.select(pools.c.backend, pools.c.name)).all():
+        of_pool = sa.and_(volumes.c.backend == pool.backend, volumes.c.pool == pool.name)
+        held = sa.select(sa.func.coalesce(sa.func.sum(volumes.c.virtual_bytes), 0)).where(of_pool)
+        right = int(connection.execute(held).scalar_one()) + _extending(connection).get(tuple(pool), 0)
+        connection.execute(
+            sa.update(pools)
+            .where(pools.c.backend == pool.backend, pools.c.name == pool.name)
+            .values(provisioned_bytes=right)
+        )
+    for (project_id, resource), right in _quota_sums(connection).items():
+        wanted = sa.and_(quota_usages.c.project_id == project_id, quota_usages.c.resource == resource)
+        if connection.execute(sa.update(quota_usages).where(wanted).values(in_use=right)).rowcount == 0:
+            values = {"project_id": project_id, "resource": resource, "in_use": right}
+            connection.execute(sa.insert(quota_usages).values(values))
+
+
 def _in_hands(resource: str, table: sa.Table) -> sa.ColumnElement[bool]:
     # "attaching" waits for the client, not for an operation; everything else transient is an operation's.
     transient = {
@@ -87,7 +108,7 @@ def _pool_miscounts(connection: sa.Connection) -> list[tuple[str, int, int]]:
     return found
 
 
-def _quota_miscounts(connection: sa.Connection) -> list[tuple[str, int, int]]:
+def _quota_sums(connection: sa.Connection) -> dict[tuple[str, str], int]:
     expected: dict[tuple[str, str], int] = {}
 
     def add(project: str, resource: str, amount: int) -> None:
@@ -104,10 +125,16 @@ def _quota_miscounts(connection: sa.Connection) -> list[tuple[str, int, int]]:
             add(row.project_id, "gigabytes", int(row.gib))
     for operation in _live_extends(connection):
         add(operation.project_id, "gigabytes", _growth(operation) // 1024**3)
+    counted = sa.select(quota_usages.c.project_id, quota_usages.c.resource)
+    for usage in connection.execute(counted.where(quota_usages.c.resource.in_(_COUNTED))):
+        add(usage.project_id, usage.resource, 0)
+    return expected
+
+
+def _quota_miscounts(connection: sa.Connection) -> list[tuple[str, int, int]]:
+    expected = _quota_sums(connection)
     found = []
-    usages = connection.execute(
-        sa.select(quota_usages).where(quota_usages.c.resource.in_(("volumes", "snapshots", "gigabytes")))
-    ).all()
+    usages = connection.execute(sa.select(quota_usages).where(quota_usages.c.resource.in_(_COUNTED))).all()
     for usage in usages:
         right = expected.pop((usage.project_id, usage.resource), 0)
         if usage.in_use != right:

@@ -52,6 +52,13 @@ def take(
             raise OverQuotaError(_refusal(resource, amount, used, allowed[resource]))
 
 
+def count(connection: sa.Connection, project_id: str, amounts: Mapping[str, int]) -> None:
+    """Add what the project has already, whatever its limits: it was there before we knew of it."""
+    for resource, amount in sorted(amounts.items()):
+        if amount:
+            _add(connection, project_id, resource, amount, -1)
+
+
 def _add(connection: sa.Connection, project_id: str, resource: str, amount: int, limit: int) -> bool:
     if amount > 0 and 0 <= limit < amount:
         return False

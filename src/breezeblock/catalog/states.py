@@ -44,6 +44,24 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     Transition("volume", "extend", ("available",), "extending", "available", "error_extending"),
     Transition("volume", "revert", ("available",), "reverting", "available", "error"),
+    Transition(
+        "volume", "manage", (), "managing", "available", "error_managing", "a failure removes the row"
+    ),
+    Transition(
+        "volume",
+        "unmanage",
+        ("available", "error", "error_managing", "error_unmanaging"),
+        "unmanaging",
+        "",
+        "error_unmanaging",
+        "no snapshots, no attachments; the data stays",
+    ),
+    Transition("volume", "import", (), "downloading", "available", "error", "from an image"),
+    Transition(
+        "volume", "export", ("available",), "uploading", "available", note="a failure changes nothing"
+    ),
+    Transition("volume", "flatten", ("available",), "", "available", note="no clones rest on it"),
+    Transition("volume", "shorten", ("available",), "", "available"),
     Transition("volume", "reserve", ("available",), "", "reserved", note="an attachment without a connector"),
     Transition("volume", "begin_attaching", ("available",), "", "attaching", note="the old `os-reserve`"),
     Transition("volume", "attach", ("available", "reserved"), "attaching", "in-use", "error_attaching"),
@@ -54,6 +72,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(
         "snapshot", "delete", ("available", "error", "error_deleting"), "deleting", "", "error_deleting"
     ),
+    Transition("snapshot", "manage", (), "managing", "available", "error", "a failure removes the row"),
     Transition("snapshot", "revert", ("available",), "restoring", "available"),
     Transition("attachment", "connect", ("reserved",), "attaching", "attaching", "error_attaching"),
     Transition("attachment", "complete", ("attaching",), "", "attached"),

@@ -74,6 +74,8 @@ pools = sa.Table(
     _text("reason", default=""),
     sa.Column("reserved_percentage", sa.Integer, nullable=False, server_default="0"),
     sa.Column("max_over_subscription_ratio", sa.Float, nullable=False, server_default="20.0"),
+    sa.Column("used_ratio", sa.Float, nullable=False, server_default="1.0"),
+    sa.Column("max_chain_depth", sa.Integer, nullable=False, server_default="0"),  # 0 = no limit
     _text("capabilities"),  # JSON of backends.contract.Capabilities
     _text("updated_at"),
     sa.CheckConstraint("provisioned_bytes >= 0", name="provisioned"),
@@ -122,6 +124,11 @@ volumes = sa.Table(
     sa.Column("multiattach", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("snapshot_id", sa.Text, nullable=True),
     sa.Column("source_volid", sa.Text, nullable=True),
+    # As the back end told last; depth 0 = not known.
+    sa.Column("depth", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("hidden_layers", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("reclaimable_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("parent_id", sa.Text, nullable=True, index=True),  # whose storage it shares; may be gone
     _text("metadata", default="{}"),
     _text("image_metadata", default="{}"),
     sa.Column("migration_status", sa.Text, nullable=True),
@@ -135,6 +142,19 @@ volumes = sa.Table(
     sa.Index(None, "created_at", "id"),
     sa.Index(None, "backend", "pool"),
     sa.Index(None, "status"),
+)
+
+# Volumes that are gone but for what others, made from them, rest on.
+kept_volumes = sa.Table(
+    "kept_volumes",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    _text("backend"),
+    _text("pool"),
+    _text("project_id"),
+    sa.Column("name", sa.Text, nullable=True),
+    sa.Column("parent_id", sa.Text, nullable=True, index=True),
+    _text("deleted_at"),
 )
 
 snapshots = sa.Table(

@@ -4,8 +4,12 @@ Every verb may be killed at any instruction; run again, it finishes. After a fin
 holds nothing of the volume but its images and, once a snapshot was taken, its `.info`.
 """
 
+from breezeblock.chains.adopting import Stranger, adopt, look, release
 from breezeblock.chains.chain import Chain, Layer, active, load
+from breezeblock.chains.clones import clone, flatten, removable, shorten
+from breezeblock.chains.imaging import export_image, import_image
 from breezeblock.chains.naming import Naming
+from breezeblock.chains.repairing import Mend, mend, mends, quarantine
 from breezeblock.chains.snapshots import delete_snapshot, revert, snapshot
 from breezeblock.chains.survey import Item, Problem, check, inventory, sweep
 from breezeblock.chains.volumes import copy, create, delete, extend
@@ -14,18 +18,32 @@ __all__ = [
     "Chain",
     "Item",
     "Layer",
+    "Mend",
     "Naming",
     "Problem",
+    "Stranger",
     "active",
+    "adopt",
     "check",
+    "clone",
     "copy",
     "create",
     "delete",
     "delete_snapshot",
+    "export_image",
     "extend",
+    "flatten",
+    "import_image",
     "inventory",
     "load",
+    "look",
+    "mend",
+    "mends",
+    "quarantine",
+    "release",
+    "removable",
     "revert",
+    "shorten",
     "snapshot",
     "sweep",
 ]

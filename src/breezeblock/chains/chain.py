@@ -1,12 +1,14 @@
 """One volume as it lies in its directory: a linear chain of images, and which snapshot is where.
 
+The chain of a linked clone goes on below its own first image with images of the volume that it was cloned
+from. Those are crossed into only where `.info` and the header of the first image name the same image.
+
 The format of an overlay is always qcow2. That of the image at the bottom is what the volume was created
 with and never changes; the caller remembers it. A layer's recorded backing format must agree, and
 nothing is ever probed: a raw volume in which a guest wrote a qcow2 header stays raw.
 """
 
 import os
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +41,8 @@ class Chain:
     """The layers of a volume, the active one first, and the overlay of each snapshot."""
 
     layers: tuple[Layer, ...]
+    own: tuple[Layer, ...]
+    """The first of them, which are the volume's; the rest belongs to what it was cloned from."""
     info: Info | None
     """None while no snapshot was ever taken."""
 
@@ -56,6 +60,12 @@ class Chain:
     def snapshots(self) -> dict[str, str]:
         """Per snapshot id the overlay made when it was taken."""
         return dict(self.info.snapshots) if self.info else {}
+
+    @property
+    def hidden(self) -> tuple[Layer, ...]:
+        """Return the volume's overlays that belong to no snapshot: kept, or made, for clones."""
+        recorded = set(self.snapshots.values())
+        return tuple(layer for layer in self.own[:-1] if layer.name not in recorded)
 
     def below(self, name: str) -> tuple[Layer, ...]:
         """Return the layers under the named one."""
@@ -94,8 +104,10 @@ def _describe(fd: int, name: str, image_format: str) -> Layer:
     )
 
 
-def walk(directory: Path, naming: Naming, volume_id: str, name: str, base_format: str) -> tuple[Layer, ...]:
-    """Follow the chain from the named image to its bottom.
+def walk(
+    directory: Path, naming: Naming, volume_id: str, name: str, base_format: str, parent: str | None = None
+) -> tuple[Layer, ...]:
+    """Follow the chain from the named image to its bottom; `parent` is what `.info` says of it.
 
     Raises CorruptError for a missing layer, a foreign name, a cycle, or more than MAX_DEPTH layers.
     """
@@ -103,6 +115,7 @@ def walk(directory: Path, naming: Naming, volume_id: str, name: str, base_format
         raise InvalidInputError(f"Image format {base_format[:40]!a} is none of raw, qcow2.")
     layers: list[Layer] = []
     seen: set[str] = set()
+    owner = volume_id
     expected: str | None = None
     current: str | None = name
     while current is not None:
@@ -110,14 +123,21 @@ def walk(directory: Path, naming: Naming, volume_id: str, name: str, base_format
             raise CorruptError(f"Volume {volume_id}: {current} is its own ancestor.", remedy=DOCTOR)
         if len(layers) == MAX_DEPTH:
             raise CorruptError(f"Volume {volume_id}: more than {MAX_DEPTH} layers.", remedy=DOCTOR)
-        if not naming.is_image(volume_id, current):
+        if layers and layers[-1].name == naming.volume(owner):
+            if owner != volume_id:
+                described = read_info(directory, naming, owner)
+                parent = described.parent if described else None
+            if current == parent:
+                owner = naming.owner(current) or owner
+        if not naming.is_image(owner, current):
             raise CorruptError(
                 f"Volume {volume_id}: {layers[-1].name if layers else '.info'} refers to {current}, "
                 "which is no image of this volume.",
                 remedy=DOCTOR,
             )
         seen.add(current)
-        own = base_format if current == naming.volume(volume_id) else "qcow2"
+        own = base_format if owner == volume_id else expected or base_format
+        own = own if current == naming.volume(owner) else "qcow2"
         if expected is not None and expected != own:
             raise CorruptError(
                 f"Volume {volume_id}: {layers[-1].name} records {current} as {expected}, but it is {own}.",
@@ -131,18 +151,14 @@ def walk(directory: Path, naming: Naming, volume_id: str, name: str, base_format
     return tuple(layers)
 
 
-def load(
-    directory: Path,
-    naming: Naming,
-    volume_id: str,
-    base_format: str,
-    names: Collection[str] | None = None,
-) -> Chain:
-    """Read the whole volume. `names` = what the directory holds, if the caller knows already.
+def load(directory: Path, naming: Naming, volume_id: str, base_format: str, depth: int = 0) -> Chain:
+    """Read the whole volume. `depth` = how many layers it had when a verb last told, 0 if not known.
 
-    Raises NotFoundError if nothing of it is there, CorruptError if it is not consistent.
+    A volume without `.info` that is known to have one layer is taken for whole; where that is not known,
+    the directory is listed for overlays. Raises NotFoundError if nothing of it is there, CorruptError if
+    it is not consistent.
     """
-    chain = _chain(directory, naming, volume_id, base_format, names)
+    chain = _chain(directory, naming, volume_id, base_format, depth)
     for snapshot_id, overlay in chain.snapshots.items():
         if overlay not in chain.names or not chain.below(overlay):
             raise CorruptError(
@@ -153,38 +169,52 @@ def load(
     return chain
 
 
-def _chain(
-    directory: Path, naming: Naming, volume_id: str, base_format: str, names: Collection[str] | None
-) -> Chain:
+def _chain(directory: Path, naming: Naming, volume_id: str, base_format: str, depth: int) -> Chain:
     info = read_info(directory, naming, volume_id)
     if info is None:
-        present = naming.of_volume(volume_id, files.listing(directory) if names is None else names)
-        if any(kind == "overlay" for _name, kind in present):
-            raise CorruptError(
-                f"Volume {volume_id} has snapshot overlays but no {naming.info(volume_id)}.", remedy=DOCTOR
-            )
-        if not any(kind == "volume" for _name, kind in present):
-            raise NotFoundError(f"Volume {volume_id} is not in {directory}.", remedy=DOCTOR)
+        _require_alone(directory, naming, volume_id, depth)
+    elif info.deleted is not None:
+        raise NotFoundError(f"Volume {volume_id} was deleted; clones use what is left of it.", remedy=DOCTOR)
     top = info.active if info else naming.volume(volume_id)
-    return Chain(layers=walk(directory, naming, volume_id, top, base_format), info=info)
+    layers = walk(directory, naming, volume_id, top, base_format, info.parent if info else None)
+    own = tuple(layer for layer in layers if naming.is_image(volume_id, layer.name))
+    return Chain(layers=layers, own=own, info=info)
 
 
-def active(directory: Path, naming: Naming, volume_id: str, base_format: str) -> tuple[str, str]:
+def _require_alone(directory: Path, naming: Naming, volume_id: str, depth: int) -> None:
+    """See that a volume without `.info` is there, and had none."""
+    there = files.exists(directory / naming.volume(volume_id))
+    if depth == 0 or (depth > 1 and not there):
+        present = naming.of_volume(volume_id, files.listing(directory))
+        lost = any(kind == "overlay" for _name, kind in present)
+    else:
+        lost = depth > 1
+    if lost:
+        raise CorruptError(
+            f"Volume {volume_id} has snapshot overlays but no {naming.info(volume_id)}.", remedy=DOCTOR
+        )
+    if not there:
+        raise NotFoundError(f"Volume {volume_id} is not in {directory}.", remedy=DOCTOR)
+
+
+def active(
+    directory: Path, naming: Naming, volume_id: str, base_format: str, depth: int = 0
+) -> tuple[str, str]:
     """Return (file name, format) of the image that a consumer opens. May run beside any verb."""
     with files.storage_errors(f"Volume {volume_id}"):
         for _look in range(_LOOKS - 1):
             before = read_info(directory, naming, volume_id)
             try:
-                return _active(directory, naming, volume_id, base_format)
+                return _active(directory, naming, volume_id, base_format, depth)
             except CorruptError:
                 # A verb may have re-linked the chain between two reads; it then changed one of these.
                 if read_info(directory, naming, volume_id) == before and not files.exists(
                     directory / naming.intent(volume_id)
                 ):
                     raise
-        return _active(directory, naming, volume_id, base_format)
+        return _active(directory, naming, volume_id, base_format, depth)
 
 
-def _active(directory: Path, naming: Naming, volume_id: str, base_format: str) -> tuple[str, str]:
-    top = _chain(directory, naming, volume_id, base_format, None).active
+def _active(directory: Path, naming: Naming, volume_id: str, base_format: str, depth: int) -> tuple[str, str]:
+    top = _chain(directory, naming, volume_id, base_format, depth).active
     return top.name, top.format

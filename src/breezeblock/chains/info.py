@@ -3,7 +3,9 @@
 `.info` is a JSON object: "active" names the image in use, and each snapshot's id names the overlay that
 was created when that snapshot was taken. A snapshot's data is therefore in the backing file of the
 overlay that it names. No file means no snapshots were ever taken. Unlike Cinder's it is replaced
-atomically.
+atomically, and has two keys more: "parent" names the image of another volume that this one was cloned
+from and rests on; "deleted" says that the volume is gone, and names the topmost of its images that are
+kept for the clones that rest on them.
 """
 
 import json
@@ -29,13 +31,18 @@ class Info(msgspec.Struct, frozen=True):
     active: str
     snapshots: Mapping[str, str]
     """Overlay name per snapshot id."""
+    parent: str | None = None
+    """The image of another volume that the volume's first image rests on."""
+    deleted: str | None = None
+    """The topmost image that is kept for clones; the volume itself is gone."""
 
 
 class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An edit that was begun: the overlay `top` is being merged into `base`."""
 
     verb: str = "delete_snapshot"
-    snapshot: str
+    """Or "shorten": the overlay belongs to no snapshot."""
+    snapshot: str = ""
     top: str
     base: str
 
@@ -50,6 +57,11 @@ def read_info(directory: Path, naming: Naming, volume_id: str) -> Info | None:
     active = table.pop("active", None)
     if active is None:
         raise _bad(path, "it names no active image")
+    parent, deleted = table.pop("parent", None), table.pop("deleted", None)
+    if deleted is not None and not naming.is_image(volume_id, deleted):
+        raise _bad(path, f"it keeps {deleted[:80]!a}, which is no image of this volume")
+    if parent is not None and (naming.owner(parent) or volume_id) == volume_id:
+        raise _bad(path, f"its parent {parent[:80]!a} is no image of another volume")
     for key, name in {"active": active, **table}.items():
         if not naming.is_image(volume_id, name):
             raise _bad(path, f"{key[:80]!a} names {name[:80]!a}, which is no image of this volume")
@@ -60,12 +72,17 @@ def read_info(directory: Path, naming: Naming, volume_id: str) -> Info | None:
             raise _bad(path, f"snapshot {key} names the volume's first image, which is no overlay")
     if len(set(table.values())) != len(table):
         raise _bad(path, "two snapshots name the same overlay")
-    return Info(active, table)
+    return Info(active, table, parent, deleted)
 
 
 def write_info(directory: Path, naming: Naming, volume_id: str, info: Info, attempt: Attempt) -> None:
     """Replace the volume's `.info`."""
-    content = json.dumps({"active": info.active, **info.snapshots}, indent=1, sort_keys=True)
+    table = {"active": info.active, **info.snapshots}
+    if info.parent is not None:
+        table["parent"] = info.parent
+    if info.deleted is not None:
+        table["deleted"] = info.deleted
+    content = json.dumps(table, indent=1, sort_keys=True)
     path = directory / naming.info(volume_id)
     files.replace(path, content.encode(), directory / attempt.temp_name, naming.mode)
 
@@ -78,8 +95,8 @@ def read_intent(directory: Path, naming: Naming, volume_id: str) -> Intent | Non
         return None
     intent = _decode(path, lambda: msgspec.json.decode(content, type=Intent))
     if (
-        intent.verb != "delete_snapshot"
-        or not is_id(intent.snapshot)
+        intent.verb not in {"delete_snapshot", "shorten"}
+        or is_id(intent.snapshot) != (intent.verb == "delete_snapshot")
         or not all(naming.is_image(volume_id, name) for name in (intent.top, intent.base))
         or intent.top in {intent.base, naming.volume(volume_id)}
     ):

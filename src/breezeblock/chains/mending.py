@@ -4,7 +4,9 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from breezeblock.chains import users
 from breezeblock.chains.chain import Layer, layer, walk
+from breezeblock.chains.info import Info
 from breezeblock.chains.naming import Naming
 from breezeblock.errors import BreezeblockError
 
@@ -27,8 +29,15 @@ def advice(
     looked = {name: _look(directory, naming, volume_id, name, base_format) for name in images}
     told = "; ".join(_tell(naming, volume_id, name, looked[name]) for name in images[:MAX_TOLD])
     more = f"; and {len(images) - MAX_TOLD} more" if len(images) > MAX_TOLD else ""
-    fitting = _fitting(directory, naming, volume_id, base_format, looked, snapshot_ids)
-    return f"Images here: {told}{more}. {fitting}"
+    info = fitting(directory, naming, volume_id, base_format, names, snapshot_ids)
+    if info is None:
+        return f"Images here: {told}{more}. {_unfitting(naming, volume_id, looked)}"
+    table = {"active": info.active, **info.snapshots, **({"parent": info.parent} if info.parent else {})}
+    content = json.dumps(table, sort_keys=True)
+    return (
+        f"Images here: {told}{more}. This fits them as {naming.info(volume_id)}, if nothing uses the volume: "
+        f"{content}"
+    )
 
 
 def _look(directory: Path, naming: Naming, volume_id: str, name: str, base_format: str) -> Layer | None:
@@ -48,36 +57,55 @@ def _tell(naming: Naming, volume_id: str, name: str, found: Layer | None) -> str
     return f"{name} (rests on {found.backing if own else 'something that is no image of this volume'})"
 
 
-def _fitting(
+def fitting(
     directory: Path,
     naming: Naming,
     volume_id: str,
     base_format: str,
-    looked: dict[str, Layer | None],
+    names: Collection[str],
     snapshot_ids: Collection[str],
-) -> str:
+) -> Info | None:
+    """Return the one `.info` under which all images and the catalogue's snapshots agree, if there is one."""
+    images = [name for name in names if naming.is_image(volume_id, name)]
+    looked = {name: _look(directory, naming, volume_id, name, base_format) for name in images}
     below = {found.backing for found in looked.values() if found is not None}
     chains = []
+    parent = _parent(directory, naming, volume_id)
     for top in looked.keys() - below:
         try:
-            chains.append(walk(directory, naming, volume_id, top, base_format))
+            chains.append(walk(directory, naming, volume_id, top, base_format, parent))
         except (BreezeblockError, OSError):
             continue
     whole = [chain for chain in chains if _snapshots(naming, chain).keys() == set(snapshot_ids)]
     if len(whole) != 1:
-        missing = sorted(name for name in below if name and name not in looked)
-        named = [name for name in missing if naming.is_image(volume_id, name)]
-        return (
-            f"No .info fits them: {', '.join(named)} is missing. Restore it from a copy."
-            if named
-            else "No .info fits both them and the catalogue's snapshots. Restore them from a copy."
-        )
-    (chain,) = whole
-    content = json.dumps({"active": chain[0].name, **_snapshots(naming, chain)}, sort_keys=True)
-    return f"This fits them as {naming.info(volume_id)}, if nothing uses the volume: {content}"
+        return None
+    return Info(whole[0][0].name, _snapshots(naming, whole[0]), parent)
+
+
+def _unfitting(naming: Naming, volume_id: str, looked: dict[str, Layer | None]) -> str:
+    below = {found.backing for found in looked.values() if found is not None}
+    missing = sorted(name for name in below if name and name not in looked)
+    named = [name for name in missing if naming.is_image(volume_id, name)]
+    return (
+        f"No .info fits them: {', '.join(named)} is missing. Restore it from a copy."
+        if named
+        else "No .info fits both them and the catalogue's snapshots. Restore them from a copy."
+    )
+
+
+def _parent(directory: Path, naming: Naming, volume_id: str) -> str | None:
+    """Return the image that the volume was cloned from, if both ends of the link say so."""
+    try:
+        backing = layer(directory, naming.volume(volume_id), "qcow2").backing
+        source = naming.owner(backing) if backing else None
+        said = users.of(directory, naming, source).get(volume_id) if source else None
+    except (BreezeblockError, OSError):
+        return None
+    return backing if said == backing else None
 
 
 def _snapshots(naming: Naming, chain: tuple[Layer, ...]) -> dict[str, str]:
     """Return the snapshots that a chain's names tell of: each overlay is called after its snapshot."""
-    parsed = ((naming.parse(one.name), one.name) for one in chain)
+    volume_id = naming.owner(chain[0].name)
+    parsed = ((naming.parse(one.name), one.name) for one in chain if naming.owner(one.name) == volume_id)
     return {found[2]: name for found, name in parsed if found and found[2]}

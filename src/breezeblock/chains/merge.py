@@ -1,4 +1,4 @@
-"""Deleting a snapshot: its overlay is merged into the image below, the chain re-linked, the overlay removed.
+"""Merging: an overlay goes into the image below, the chain is re-linked, the overlay removed.
 
 Several files change, so the intent is recorded first, and every later verb on the volume finishes it
 before anything else. Each step finds out whether it was done already; what no consumer can read any more
@@ -9,9 +9,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from breezeblock.attempt import Attempt
 from breezeblock.chains.chain import Layer, layer, walk
-from breezeblock.chains.info import DOCTOR, Info, Intent, read_info, write_info
+from breezeblock.chains.info import DOCTOR, Intent, read_info, write_info
 from breezeblock.chains.naming import Naming
 from breezeblock.errors import CorruptError
 from breezeblock.images import clusters, qcow2, qemu_img, raw
@@ -33,14 +35,15 @@ def finish(
     info = read_info(directory, naming, volume_id)
     if info is None:
         raise CorruptError(f"Volume {volume_id} is being merged but has no .info.", remedy=DOCTOR)
-    layers = walk(directory, naming, volume_id, info.active, base_format)
-    if info.snapshots.get(intent.snapshot) == intent.top:
-        active = info.active
-        if intent.top in {one.name for one in layers}:
-            active = _merge(directory, layers, intent, attempt, resumed=resumed)
+    layers = walk(directory, naming, volume_id, info.active, base_format, info.parent)
+    there = intent.top in {one.name for one in layers}
+    if there if intent.verb == "shorten" else info.snapshots.get(intent.snapshot) == intent.top:
+        active = _merge(directory, layers, intent, attempt, resumed=resumed) if there else info.active
         rest = {key: name for key, name in info.snapshots.items() if key != intent.snapshot}
-        write_info(directory, naming, volume_id, Info(active, rest), attempt)
-        layers = walk(directory, naming, volume_id, active, base_format)
+        merged = msgspec.structs.replace(info, active=active, snapshots=rest)
+        if merged != info:
+            write_info(directory, naming, volume_id, merged, attempt)
+        layers = walk(directory, naming, volume_id, active, base_format, info.parent)
     if intent.top in {one.name for one in layers}:
         raise CorruptError(f"Volume {volume_id} still uses {intent.top} after its merge.", remedy=DOCTOR)
     (directory / intent.top).unlink(missing_ok=True)

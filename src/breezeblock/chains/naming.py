@@ -43,6 +43,10 @@ class Naming:
         """Name the journal of an edit that touches several files; it exists only during one."""
         return self.volume(volume_id) + ".intent"
 
+    def users(self, volume_id: str) -> str:
+        """Name the directory that holds a name for each clone that rests on the volume's images."""
+        return self.volume(volume_id) + ".clones"
+
     @property
     def _suffix(self) -> str:
         return f".{self.extension}" if self.extension else ""
@@ -59,10 +63,14 @@ class Naming:
             return None
         return match[1], kind or ("overlay" if match[2] else "volume"), match[2]
 
+    def owner(self, name: str) -> str | None:
+        """Return the id of the volume whose image may be called so; None if it is no image's name."""
+        parsed = self.parse(name)
+        return parsed[0] if parsed is not None and parsed[1] in {"volume", "overlay"} else None
+
     def is_image(self, volume_id: str, name: str) -> bool:
         """Tell whether an image of this volume may be called so."""
-        parsed = self.parse(name)
-        return parsed is not None and parsed[0] == volume_id and parsed[1] in {"volume", "overlay"}
+        return self.owner(name) == volume_id
 
     def of_volume(self, volume_id: str, names: Iterable[str]) -> list[tuple[str, Kind]]:
         """Pick this volume's files out of a directory's names."""

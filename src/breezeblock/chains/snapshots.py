@@ -6,7 +6,10 @@ changes, so a caller that was killed before it could note anything still passes 
 
 from pathlib import Path
 
+import msgspec
+
 from breezeblock.attempt import Attempt
+from breezeblock.chains import users
 from breezeblock.chains.begin import begun
 from breezeblock.chains.chain import MAX_DEPTH, Chain, Layer, layer, load
 from breezeblock.chains.info import DOCTOR, Info, Intent, write_info, write_intent
@@ -27,11 +30,12 @@ def snapshot(
     attempt: Attempt,
     *,
     format: str,  # noqa: A002 - what the catalogue calls it
+    depth: int = 0,
 ) -> str:
     """Fix the volume's content of now: from here on an empty overlay takes what is written."""
     overlay = naming.overlay(volume_id, snapshot_id)
-    with begun(directory, naming, volume_id, attempt, format) as names:
-        chain = load(directory, naming, volume_id, format, names)
+    with begun(directory, naming, volume_id, attempt, format):
+        chain = load(directory, naming, volume_id, format, depth)
         if snapshot_id in chain.snapshots:
             return format
         if len(chain.layers) >= MAX_DEPTH:
@@ -39,22 +43,38 @@ def snapshot(
                 f"Volume {volume_id} has {MAX_DEPTH} layers, which is the limit.",
                 remedy="Delete snapshots of it first.",
             )
-        if overlay in names:
-            _check_leftover(directory, chain, overlay)
         check_cancelled(attempt)
-        if chain.info is None:
-            # So that overlays without .info always mean that it was lost.
-            write_info(directory, naming, volume_id, Info(chain.active.name, {}), attempt)
         virtual_bytes = max(virtual_bytes, chain.active.virtual_bytes)
-        _publish_overlay(
-            directory, naming, overlay, virtual_bytes, chain.active.name, chain.active.format, attempt
-        )
-        info = Info(overlay, {**chain.snapshots, snapshot_id: overlay})
-        write_info(directory, naming, volume_id, info, attempt)
+        put_on_top(directory, naming, volume_id, chain, overlay, virtual_bytes, attempt, snapshot_id)
         return format
 
 
-def _publish_overlay(
+def put_on_top(
+    directory: Path,
+    naming: Naming,
+    volume_id: str,
+    chain: Chain,
+    overlay: str,
+    virtual_bytes: int,
+    attempt: Attempt,
+    snapshot_id: str | None = None,
+) -> None:
+    """Make an empty overlay the active image, as the snapshot's or as nobody's."""
+    if overlay in chain.names or files.exists(directory / overlay):
+        check_leftover(directory, chain, overlay)
+    info = chain.info or Info(chain.active.name, {})
+    if chain.info is None:
+        # So that overlays without .info always mean that it was lost.
+        write_info(directory, naming, volume_id, info, attempt)
+    publish_overlay(
+        directory, naming, overlay, virtual_bytes, chain.active.name, chain.active.format, attempt
+    )
+    recorded = {**info.snapshots, snapshot_id: overlay} if snapshot_id else info.snapshots
+    info = msgspec.structs.replace(info, active=overlay, snapshots=recorded)
+    write_info(directory, naming, volume_id, info, attempt)
+
+
+def publish_overlay(
     directory: Path,
     naming: Naming,
     name: str,
@@ -63,13 +83,14 @@ def _publish_overlay(
     backing_format: str,
     attempt: Attempt,
 ) -> None:
+    """Write an overlay without data under its final name."""
     temp = directory / attempt.temp_name
     with files.fresh(temp, naming.mode) as fd:
         qcow2.create(fd, virtual_bytes, backing=backing, backing_format=backing_format)
         files.publish(fd, temp, directory / name)
 
 
-def _check_leftover(directory: Path, chain: Chain, overlay: str) -> None:
+def check_leftover(directory: Path, chain: Chain, overlay: str) -> None:
     """Accept an overlay outside the chain only if it is what a killed `snapshot` leaves: empty, linked."""
     found = layer(directory, overlay, "qcow2")
     with files.opened(directory / overlay) as fd:
@@ -88,27 +109,39 @@ def delete_snapshot(
     attempt: Attempt,
     *,
     format: str,  # noqa: A002 - what the catalogue calls it
+    depth: int = 0,
 ) -> str:
     """Forget a snapshot: what was written since it was taken moves into the image below."""
     overlay = naming.overlay(volume_id, snapshot_id)
-    with begun(directory, naming, volume_id, attempt, format) as names:
-        if not naming.of_volume(volume_id, names):
+    with begun(directory, naming, volume_id, attempt, format):
+        if not any(files.exists(directory / name) for name in _signs(naming, volume_id)):
             return format
-        chain = load(directory, naming, volume_id, format, names)
+        chain = load(directory, naming, volume_id, format, depth)
         if snapshot_id not in chain.snapshots:
-            if overlay in names:
-                _check_leftover(directory, chain, overlay)
+            if overlay not in chain.names and files.exists(directory / overlay):
+                check_leftover(directory, chain, overlay)
                 files.remove(directory / overlay)
             return format
         check_cancelled(attempt)
-        top = chain.snapshots[snapshot_id]
+        top, base = chain.snapshots[snapshot_id], chain.data(snapshot_id)[0]
+        if base.name in users.frozen(directory, naming, volume_id, chain):
+            # Clones rest on the image below, so nothing may move into it: the overlay stays, as nobody's.
+            assert chain.info is not None  # noqa: S101 - it recorded the snapshot
+            rest = {key: name for key, name in chain.snapshots.items() if key != snapshot_id}
+            left = msgspec.structs.replace(chain.info, snapshots=rest)
+            write_info(directory, naming, volume_id, left, attempt)
+            return format
         with files.opened(directory / top) as fd:
             # Once recorded, a merge must be finished: damage that would stop it is looked for before.
             clusters.validate(fd, qcow2.parse(fd))
-        intent = Intent(snapshot=snapshot_id, top=top, base=chain.data(snapshot_id)[0].name)
+        intent = Intent(snapshot=snapshot_id, top=top, base=base.name)
         write_intent(directory, naming, volume_id, intent, attempt)
         finish(directory, naming, volume_id, intent, attempt, base_format=format)
         return format
+
+
+def _signs(naming: Naming, volume_id: str) -> tuple[str, str]:
+    return naming.volume(volume_id), naming.info(volume_id)
 
 
 def revert(
@@ -120,6 +153,7 @@ def revert(
     attempt: Attempt,
     *,
     format: str,  # noqa: A002 - what the catalogue calls it
+    depth: int = 0,
 ) -> str:
     """Give the volume the content of any of its snapshots; all snapshots stay.
 
@@ -127,14 +161,14 @@ def revert(
     active image. For the newest snapshot that overlay is empty; for an older one it holds whatever
     changed between the two.
     """
-    with begun(directory, naming, volume_id, attempt, format) as names:
-        chain = load(directory, naming, volume_id, format, names)
+    with begun(directory, naming, volume_id, attempt, format):
+        chain = load(directory, naming, volume_id, format, depth)
         data, under = chain.data(snapshot_id)[0], chain.layers[1]
         virtual_bytes = max(virtual_bytes, chain.active.virtual_bytes)
         check_cancelled(attempt)
         final = directory / chain.active.name
         if data.name == under.name:
-            _publish_overlay(directory, naming, final.name, virtual_bytes, under.name, under.format, attempt)
+            publish_overlay(directory, naming, final.name, virtual_bytes, under.name, under.format, attempt)
             return format
         temp = directory / attempt.temp_name
         with files.fresh(temp, naming.mode) as fd:

@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from breezeblock.attempt import Attempt
+from breezeblock.chains import users
 from breezeblock.chains.chain import Chain, load
-from breezeblock.chains.info import DOCTOR
+from breezeblock.chains.info import DOCTOR, read_info
 from breezeblock.chains.mending import advice
 from breezeblock.chains.naming import Naming
-from breezeblock.errors import BreezeblockError, NotFoundError
+from breezeblock.chains.repairing import QUARANTINE
+from breezeblock.errors import BreezeblockError, CorruptError, NotFoundError
 from breezeblock.images import qemu_img
 from breezeblock.shares import files
+
+CINDER_MARKER = ".cinderSecureEnvIndicator"
+"""Cinder puts it at a share's root to remember how careful it is to be; it belongs to no volume."""
 
 Severity = Literal["warning", "error"]
 
@@ -30,7 +35,7 @@ class Item(NamedTuple):
     """A file in a directory of volumes."""
 
     name: str
-    kind: Literal["volume", "snapshot", "metadata", "temporary", "foreign"]
+    kind: Literal["volume", "snapshot", "layer", "kept", "metadata", "temporary", "foreign"]
     volume_id: str | None
     snapshot_id: str | None
     allocated_bytes: int
@@ -45,25 +50,31 @@ def check(
     format: str,  # noqa: A002 - what the catalogue calls it
     *,
     tables: bool = True,
+    depth: int = 0,
 ) -> list[Problem]:
-    """Compare a volume with what the catalogue believes; `tables` lets qemu-img examine every QCOW2 layer."""
+    """Compare a volume with what the catalogue believes; `tables` lets qemu-img examine every QCOW2 layer.
+
+    Overlays beside the chain are looked for only where the `depth` is not known, as that takes a listing
+    of the directory; `inventory` tells of them all at once.
+    """
     volume = f"volume {volume_id}"
     with files.storage_errors(f"Volume {volume_id}"):
         if files.exists(directory / naming.intent(volume_id)):
             text = "a snapshot deletion was cut off"
             return [Problem(volume, text, "The next operation on the volume finishes it.", "warning")]
-        names = files.listing(directory)
         try:
-            chain = load(directory, naming, volume_id, format, names)
-        except NotFoundError as error:
-            return [Problem(volume, error.message, "Restore its files, or delete the volume.", "error")]
+            chain = load(directory, naming, volume_id, format, depth)
         except BreezeblockError as error:
             remedy = error.remedy
-            if remedy == DOCTOR:
+            if remedy == DOCTOR or isinstance(error, NotFoundError):
+                names = files.listing(directory)
                 remedy = advice(directory, naming, volume_id, format, names, snapshot_ids)
             return [Problem(volume, error.message, remedy, "error")]
         found = list(_compare(volume, chain, set(snapshot_ids), virtual_bytes))
+        found += _clones(directory, naming, volume_id, chain)
+        names = files.listing(directory) if depth == 0 else []
         if any(problem.remedy == DOCTOR for problem in found):
+            names = names or files.listing(directory)
             remedy = advice(directory, naming, volume_id, format, names, snapshot_ids)
             found = [one._replace(remedy=remedy) if one.remedy == DOCTOR else one for one in found]
         for name, kind in naming.of_volume(volume_id, names):
@@ -88,9 +99,31 @@ def _compare(volume: str, chain: Chain, believed: set[str], virtual_bytes: int) 
         yield Problem(volume, text, remedy, "error" if smaller else "warning")
 
 
+def _clones(directory: Path, naming: Naming, volume_id: str, chain: Chain) -> Iterator[Problem]:
+    parent = chain.info.parent if chain.info else None
+    if parent is not None and len(chain.layers) > len(chain.own):
+        source = naming.owner(parent) or ""
+        if users.of(directory, naming, source).get(volume_id) != parent:
+            text = f"it rests on {parent}, but {naming.users(source)} does not say so"
+            remedy = f"Flatten the volume, or make the file {volume_id}@{parent} there; until then delete "
+            yield Problem(
+                f"volume {volume_id}", text, f"{remedy}no snapshot and not volume {source}.", "error"
+            )
+    for clone, image in users.of(directory, naming, volume_id).items():
+        path = directory / naming.users(volume_id) / f"{clone}@{image}"
+        try:
+            info = read_info(directory, naming, clone)
+        except CorruptError:
+            continue  # the clone's own check tells
+        if info is None or info.parent != image:
+            text = f"{path.name} freezes {image}, but volume {clone} does not rest on it"
+            remedy = f"If no operation is at work on volume {clone}, remove {path}."
+            yield Problem(f"volume {volume_id}", text, remedy, "warning")
+
+
 def _examine(directory: Path, chain: Chain) -> Iterator[Problem]:
     looking = Attempt(operation_id="check", token="0")  # noqa: S106 - it names no file
-    for image in chain.layers:
+    for image in chain.own:
         if image.format != "qcow2":
             continue
         try:
@@ -107,21 +140,69 @@ def _examine(directory: Path, chain: Chain) -> Iterator[Problem]:
 
 
 def inventory(directory: Path, naming: Naming) -> Iterator[Item]:
-    """Yield everything in the directory."""
+    """Yield everything in the directory.
+
+    "layer" is an overlay in a volume's chain that belongs to no snapshot; "kept" is what remains of a
+    deleted volume for the clones that rest on it.
+    """
+    shapes: dict[str, _Shape] = {}
     with files.storage_errors(str(directory)), os.scandir(directory) as entries:
         for entry in entries:
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            parsed = naming.parse(entry.name) if entry.is_file(follow_symlinks=False) else None
             allocated = status.st_blocks * 512
-            if parsed:
-                kind = {"volume": "volume", "overlay": "snapshot"}.get(parsed[1], "metadata")
-                yield Item(entry.name, kind, parsed[0], parsed[2], allocated)  # type: ignore[arg-type]
+            users_of = _users_of(naming, entry) if entry.is_dir(follow_symlinks=False) else None
+            parsed = naming.parse(entry.name) if entry.is_file(follow_symlinks=False) else None
+            if users_of is not None:
+                shape = shapes[users_of] = shapes.get(users_of) or _shape(directory, naming, users_of)
+                kind = "kept" if shape.kept else "metadata"
+                yield Item(entry.name, kind, users_of, None, allocated)  # type: ignore[arg-type]
+            elif parsed:
+                volume_id, sort, snapshot_id = parsed
+                if volume_id not in shapes:
+                    shapes[volume_id] = _shape(directory, naming, volume_id)
+                shape = shapes[volume_id]
+                kind = {"volume": "volume", "overlay": "snapshot"}.get(sort, "metadata")
+                if shape.kept and (entry.name in shape.kept or sort == "info"):
+                    kind, snapshot_id = "kept", None
+                elif entry.name in shape.layers:
+                    kind, snapshot_id = "layer", None
+                yield Item(entry.name, kind, volume_id, snapshot_id, allocated)  # type: ignore[arg-type]
+            elif entry.name in {CINDER_MARKER, QUARANTINE}:
+                yield Item(entry.name, "metadata", None, None, allocated)
             else:
                 ours = entry.name.startswith(files.TEMPORARY)
                 yield Item(entry.name, "temporary" if ours else "foreign", None, None, allocated)
+
+
+class _Shape(NamedTuple):
+    """What of a volume is more than its first image and its snapshots' overlays."""
+
+    layers: frozenset[str] = frozenset()
+    kept: frozenset[str] = frozenset()
+
+
+def _shape(directory: Path, naming: Naming, volume_id: str) -> _Shape:
+    try:
+        info = read_info(directory, naming, volume_id)
+    except (CorruptError, OSError):
+        return _Shape()
+    if info is None:
+        return _Shape()
+    if info.deleted is not None:
+        used = users.of(directory, naming, volume_id)
+        kept, _whole = users.images(directory, naming, volume_id, info.deleted)
+        return _Shape(kept=frozenset(kept if used else ()))
+    names, _whole = users.images(directory, naming, volume_id, info.active)
+    nobodys = set(names) - {naming.volume(volume_id), *info.snapshots.values()}
+    return _Shape(layers=frozenset(nobodys))
+
+
+def _users_of(naming: Naming, entry: "os.DirEntry[str]") -> str | None:
+    owner = naming.owner(entry.name.removesuffix(".clones"))
+    return owner if owner is not None and entry.name == naming.users(owner) else None
 
 
 def sweep(directory: Path, live_operations: Collection[str]) -> list[str]:

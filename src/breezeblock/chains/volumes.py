@@ -4,11 +4,16 @@
 """
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
+import msgspec
+
 from breezeblock.attempt import Attempt
+from breezeblock.chains import users
 from breezeblock.chains.begin import begun, tidied
 from breezeblock.chains.chain import FORMATS, Layer, layer, load
+from breezeblock.chains.info import Info, read_info, read_intent, write_info
 from breezeblock.chains.merge import grow
 from breezeblock.chains.naming import Naming
 from breezeblock.errors import CorruptError, InvalidInputError
@@ -30,8 +35,8 @@ def create(
     """Make an empty volume; `thick` reserves its space."""
     check_size(virtual_bytes, format)
     final = directory / naming.volume(volume_id)
-    with files.storage_errors(f"Volume {volume_id}"):
-        if _is_there(directory, naming, volume_id, tidied(directory, attempt), virtual_bytes, format):
+    with tidied(directory, volume_id, attempt):
+        if is_there(directory, naming, volume_id, virtual_bytes, format):
             return format
         check_cancelled(attempt)
         temp = directory / attempt.temp_name
@@ -60,37 +65,122 @@ def check_size(virtual_bytes: int, image_format: str) -> None:
         )
 
 
-def _is_there(
-    directory: Path, naming: Naming, volume_id: str, names: list[str], virtual_bytes: int, image_format: str
-) -> bool:
+def is_there(directory: Path, naming: Naming, volume_id: str, virtual_bytes: int, image_format: str) -> bool:
     """Tell whether an earlier attempt published the new volume; CorruptError if something else did."""
-    own = naming.of_volume(volume_id, names)
+    name, *beside = naming.volume(volume_id), naming.info(volume_id), naming.intent(volume_id)
+    own = [one for one in (name, *beside) if files.exists(directory / one)]
     if not own:
         return False
-    name = naming.volume(volume_id)
-    if [found for found, _kind in own] == [name]:
+    if own == [name]:
         found = layer(directory, name, image_format)
         if found.virtual_bytes == virtual_bytes and found.backing is None:
             return True
     raise CorruptError(
-        f"{directory} holds {', '.join(sorted(found for found, _kind in own))} already, which is not the "
-        f"new volume of {virtual_bytes} bytes.",
+        f"{directory} holds {', '.join(own)} already, which is not the new volume of {virtual_bytes} bytes.",
         remedy="Move the foreign files away, then repeat.",
     )
 
 
-def delete(directory: Path, naming: Naming, volume_id: str, attempt: Attempt) -> None:
-    """Remove every file of the volume, and what earlier attempts of the operation left."""
-    with files.storage_errors(f"Volume {volume_id}"):
-        own = naming.of_volume(volume_id, tidied(directory, attempt))
-        for name, _kind in own:
-            files.exists(directory / name)
-        # Images before what describes them: a deletion that is cut off stays recognisable as one.
-        order = ("overlay", "volume", "info", "intent")
-        for name, _kind in sorted(own, key=lambda one: order.index(one[1])):
-            (directory / name).unlink(missing_ok=True)
-        if own:
-            files.sync_directory(directory)
+def delete(
+    directory: Path,
+    naming: Naming,
+    volume_id: str,
+    attempt: Attempt,
+    *,
+    depth: int = 0,
+    snapshots: Collection[str] = (),
+) -> None:
+    """Remove every file of the volume but the images that clones rest on, and what earlier attempts left.
+
+    Those images keep their names; `.info` then says that the volume is gone. The last clone's deletion
+    removes them. `snapshots` = ids whose overlays may lie beside the chain. The files are found by
+    following the chain; a volume that is not whole, or whose `depth` is not known, is looked for in a
+    listing.
+    """
+    with tidied(directory, volume_id, attempt):
+        info, whole = _looked_at(directory, naming, volume_id)
+        if not users.nobody(directory, naming, volume_id):
+            kept = _retire(directory, naming, volume_id, info, attempt)
+            if not users.nobody(directory, naming, volume_id):
+                _remove(directory, naming, volume_id, info, set(kept), snapshots, whole=True)
+                return
+        _remove(directory, naming, volume_id, info, set(), snapshots, whole=whole and depth > 0)
+        if info is not None and info.parent is not None:
+            _forget_parent(directory, naming, volume_id, info.parent)
+        for name in (naming.info(volume_id), naming.intent(volume_id)):
+            files.remove(directory / name)
+
+
+def _looked_at(directory: Path, naming: Naming, volume_id: str) -> tuple[Info | None, bool]:
+    """Return `.info`, and whether the chain is all there."""
+    try:
+        info = read_info(directory, naming, volume_id)
+        read_intent(directory, naming, volume_id)
+    except CorruptError:
+        return None, False
+    top = info.active if info else naming.volume(volume_id)
+    return info, users.images(directory, naming, volume_id, top)[1]
+
+
+def _retire(
+    directory: Path, naming: Naming, volume_id: str, info: Info | None, attempt: Attempt
+) -> list[str]:
+    """Write down that the volume is gone but for what its clones need; return the images kept."""
+    top = info.deleted or info.active if info else naming.volume(volume_id)
+    names, whole = users.images(directory, naming, volume_id, top)
+    used = set(users.of(directory, naming, volume_id).values())
+    unreadable = info is None and files.exists(directory / naming.info(volume_id))
+    if unreadable or not whole or not used <= set(names):
+        raise CorruptError(
+            f"Volume {volume_id} is damaged and clones rest on it: what they need cannot be told.",
+            remedy="`breezeblock doctor` says what is missing. Delete the clones first, or restore it.",
+        )
+    kept = names[min((names.index(name) for name in used), default=len(names) - 1) :]
+    if info is None or info.deleted is None:
+        retired = msgspec.structs.replace(info or Info(top, {}), snapshots={}, deleted=kept[0])
+        write_info(directory, naming, volume_id, retired, attempt)
+    return kept
+
+
+def _remove(
+    directory: Path,
+    naming: Naming,
+    volume_id: str,
+    info: Info | None,
+    kept: set[str],
+    snapshots: Collection[str],
+    *,
+    whole: bool,
+) -> None:
+    """Remove the volume's images; what describes them stays, so that a deletion is recognised as one."""
+    names = [naming.volume(volume_id), *(naming.overlay(volume_id, one) for one in snapshots)]
+    if info is not None:
+        names += users.images(directory, naming, volume_id, info.active)[0]
+    try:
+        intent = read_intent(directory, naming, volume_id)
+        names += [intent.top] if intent else []
+    except CorruptError:
+        whole = False
+    if not whole:
+        present = naming.of_volume(volume_id, files.listing(directory))
+        names += [name for name, kind in present if kind in {"volume", "overlay"}]
+    names = [name for name in sorted(set(names), reverse=True) if name not in kept]
+    for name in (*names, naming.info(volume_id), naming.intent(volume_id)):
+        files.exists(directory / name)  # refuses what is no file before anything is removed
+    users.remove(directory, names)
+
+
+def _forget_parent(directory: Path, naming: Naming, volume_id: str, parent: str) -> None:
+    """Let go of the image that the volume rested on, and of what a cloning that was cut off made there."""
+    source = naming.owner(parent) or ""
+    made = naming.overlay(source, volume_id)
+    if files.exists(directory / made):
+        info = read_info(directory, naming, source)
+        if info is not None and info.deleted is None:
+            names, whole = users.images(directory, naming, source, info.active)
+            if whole and made not in names:
+                files.remove(directory / made)
+    users.release(directory, naming, parent, volume_id)
 
 
 def extend(
@@ -101,11 +191,12 @@ def extend(
     attempt: Attempt,
     *,
     format: str,  # noqa: A002 - what the catalogue calls it
+    depth: int = 0,
 ) -> str:
     """Grow the active image; the layers of snapshots keep their length."""
     check_size(virtual_bytes, format)
-    with begun(directory, naming, volume_id, attempt, format) as names:
-        chain = load(directory, naming, volume_id, format, names)
+    with begun(directory, naming, volume_id, attempt, format):
+        chain = load(directory, naming, volume_id, format, depth)
         below = chain.layers[1].virtual_bytes if len(chain.layers) > 1 else 0
         check_cancelled(attempt)
         grow(directory, chain.active, virtual_bytes, below, attempt)
@@ -123,6 +214,7 @@ def copy(
     attempt: Attempt,
     *,
     source_format: str,
+    source_depth: int = 0,
     format: str = "raw",  # noqa: A002 - what the catalogue calls it
 ) -> str:
     """Make a volume with the content of another one, or of a snapshot of it; zeros beyond its end.
@@ -131,20 +223,19 @@ def copy(
     """
     check_size(virtual_bytes, format)
     final = directory / naming.volume(volume_id)
-    with files.storage_errors(f"Volume {volume_id}"):
-        if _is_there(directory, naming, volume_id, tidied(directory, attempt), virtual_bytes, format):
+    with tidied(directory, volume_id, attempt):
+        if is_there(directory, naming, volume_id, virtual_bytes, format):
             return format
-    with begun(source_directory, naming, source_id, attempt, source_format) as names:
-        chain = load(source_directory, naming, source_id, source_format, names)
-        layers = chain.layers if snapshot_id is None else chain.data(snapshot_id)
-    if layers[0].virtual_bytes > virtual_bytes:
-        raise InvalidInputError(
-            f"{virtual_bytes} bytes are too few: the source has {layers[0].virtual_bytes}."
-        )
-    with files.storage_errors(f"Volume {volume_id}"):
+        with begun(source_directory, naming, source_id, attempt, source_format):
+            chain = load(source_directory, naming, source_id, source_format, source_depth)
+            layers = chain.layers if snapshot_id is None else chain.data(snapshot_id)
+        if layers[0].virtual_bytes > virtual_bytes:
+            raise InvalidInputError(
+                f"{virtual_bytes} bytes are too few: the source has {layers[0].virtual_bytes}."
+            )
         temp = directory / attempt.temp_name
         with files.fresh(temp, naming.mode) as fd:
-            if format == "raw" and flatten(source_directory, layers, fd, attempt):
+            if format == "raw" and lay_flat(source_directory, layers, fd, attempt):
                 raw.grow(fd, virtual_bytes)
             else:
                 qemu_img.convert(source_directory / layers[0].name, layers[0].format, temp, format, attempt)
@@ -154,7 +245,7 @@ def copy(
     return format
 
 
-def flatten(directory: Path, layers: tuple[Layer, ...], target: int, attempt: Attempt) -> bool:
+def lay_flat(directory: Path, layers: tuple[Layer, ...], target: int, attempt: Attempt) -> bool:
     """Write what the layers read as into an empty raw image; False if only qemu-img can (nothing written).
 
     The bottom image is copied, sharing blocks where the file system can; each layer above is then laid

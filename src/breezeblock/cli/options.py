@@ -57,3 +57,8 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask before data is lost, where somebody can answer; a script has decided already."""
     if not yes and sys.stdin.isatty():
         typer.confirm(question, abort=True, err=True)
+
+
+def agreed(question: str, *, yes: bool) -> bool:
+    """Ask before one step of several; a script has decided already."""
+    return yes or not sys.stdin.isatty() or typer.confirm(question, err=True)

@@ -17,6 +17,8 @@ from breezeblock.cli import (
     volumes,
     xenserver,
 )
+from breezeblock.cli import imaging as _imaging  # noqa: F401 - adds commands to volumes
+from breezeblock.cli import managing as _managing  # noqa: F401 - adds commands to volumes and pools
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -91,11 +91,21 @@ def doctor(
     config: options.Config = None,
     as_json: options.Json = False,
     limit: Annotated[int, typer.Option(min=1, help="Print at most so many findings.")] = 100,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First mend what can be mended safely; the service is stopped.")
+    ] = False,
+    yes: options.Yes = False,
 ) -> None:
-    """Compare catalog and storage; say what is wrong and what would mend it. Changes nothing."""
+    """Compare catalog and storage; say what is wrong and what would mend it.
+
+    Changes nothing without --repair. With it, each step is told before it is done, and nothing is removed
+    but unfinished work of our own: strangers' files are moved to .breezeblock-quarantine in their pool.
+    """
     from breezeblock.app import doctor as examining
     from breezeblock.cli import output
 
+    if repair:
+        _repair(load(config), yes=yes)
     report = examining.examine(load(config))
     if as_json:
         output.as_json(report)
@@ -103,6 +113,22 @@ def doctor(
         _tell(report, limit)
     if report.findings:
         raise typer.Exit(exits.Exit.FINDINGS)
+
+
+def _repair(config: "Config", *, yes: bool) -> None:
+    from breezeblock.app import repair
+    from breezeblock.cli import output
+    from breezeblock.errors import BreezeblockError
+
+    with repair.prepared(config) as steps:
+        for step in steps:
+            output.say(f"MEND: {output.plain(step.text)}")
+            if not options.agreed("Do it?", yes=yes):
+                continue
+            try:
+                step.do()
+            except BreezeblockError as error:
+                output.say(f"  it could not be done: {output.plain(str(error))}")
 
 
 def _tell(report: Any, limit: int) -> None:

@@ -4,9 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
-from breezeblock.cli import options
+from breezeblock.cli import options, trees
 
 app = typer.Typer(name="volume", no_args_is_help=True, help="Volumes: list, make, change, delete.")
+
+app.command()(trees.tree)
+app.command()(trees.flatten)
+app.command()(trees.shorten)
 
 Name = Annotated[str, typer.Argument(metavar="VOLUME", help="Name or id.", show_default=False)]
 

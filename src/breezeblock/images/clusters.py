@@ -7,6 +7,7 @@ zeros.
 
 import os
 import sys
+import time
 from array import array
 from collections import deque
 from collections.abc import Iterator
@@ -171,6 +172,8 @@ def commit_to_raw(fd: int, header: Header, target: int, attempt: Attempt) -> Non
             length = min(raw.SLICE_BYTES, run.length - start)
             move(fd, header, run, start, target, run.offset + start, length)
             attempt.progress(run.offset + start, header.virtual_bytes)
+            if attempt.io_bytes_per_s and run.kind is Kind.DATA:
+                time.sleep(length / attempt.io_bytes_per_s)
 
 
 def move(fd: int, header: Header, run: Run, start: int, target: int, offset: int, length: int) -> None:

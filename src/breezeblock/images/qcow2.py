@@ -32,6 +32,7 @@ _NAME_SLOTS = (2048, 3072)
 _MAX_NAME = 1023
 _MAX_REFTABLE_BYTES = 8 << 20
 _BARE_NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9._-]*\Z")
+_PATH = re.compile(rb"(?:/[A-Za-z0-9._/+@,-]*/)?[A-Za-z0-9_][A-Za-z0-9._-]*\Z")
 _FORMATS = {"raw", "qcow2"}
 
 
@@ -76,8 +77,12 @@ def _bad(problem: str, offset: int) -> CorruptError:
     )
 
 
-def parse(fd: int) -> Header:
-    """Read and check the header; CorruptError says what is wrong at which offset."""
+def parse(fd: int, *, foreign: bool = False) -> Header:
+    """Read and check the header; CorruptError says what is wrong at which offset.
+
+    `foreign`: accept a backing file named by a path, and one whose format is not recorded, so that an
+    image can be taken over. The name is then only text: nothing may be opened by it.
+    """
     file_bytes = os.fstat(fd).st_size
     head = os.pread(fd, 4096, 0)
     if len(head) < _V2.size or head[:4] != MAGIC:
@@ -115,8 +120,8 @@ def parse(fd: int) -> Header:
     if limit > len(head):
         head = os.pread(fd, min(1 << cluster_bits, 1 << 16), 0)
     backing_format, format_offset, end = _parse_extensions(head, header_bytes, min(limit, len(head)))
-    backing = _parse_name(fd, name_offset, name_length)
-    if backing is not None and backing_format is None:
+    backing = _parse_name(fd, name_offset, name_length, _PATH if foreign else _BARE_NAME)
+    if backing is not None and backing_format is None and not foreign:
         raise _bad("the backing file's format is not recorded", header_bytes)
     return Header(
         version=version,
@@ -196,13 +201,13 @@ def _parse_extensions(head: bytes, offset: int, limit: int) -> tuple[str | None,
     return backing_format, format_offset, min(offset, limit)
 
 
-def _parse_name(fd: int, offset: int, length: int) -> str | None:
+def _parse_name(fd: int, offset: int, length: int, allowed: re.Pattern[bytes]) -> str | None:
     if not offset or not length:
         return None
     if length > _MAX_NAME:
         raise _bad(f"a backing file name of {length} bytes is over the limit of {_MAX_NAME}", 16)
     name = os.pread(fd, length, offset)
-    if len(name) != length or not _BARE_NAME.match(name):
+    if len(name) != length or not allowed.match(name):
         raise _bad(f"the backing file {name[:80]!a} is not a bare file name", offset)
     return name.decode("ascii")
 

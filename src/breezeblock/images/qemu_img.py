@@ -65,7 +65,8 @@ _BROKEN = (
 
 def commit(top: Path, attempt: Attempt, limits: Limits = LIMITS) -> None:
     """Write what the QCOW2 layer `top` holds into its backing file; `top` itself stays as it is."""
-    _run(["commit", "-p", "-d", "-t", "writeback", "-f", "qcow2", str(top)], attempt, limits)
+    budget = ["-r", str(attempt.io_bytes_per_s)] if attempt.io_bytes_per_s else []
+    _run(["commit", "-p", "-d", *budget, "-t", "writeback", "-f", "qcow2", str(top)], attempt, limits)
 
 
 def rebase(image: Path, backing: str, backing_format: str, attempt: Attempt, limits: Limits = LIMITS) -> None:

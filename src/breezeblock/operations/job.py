@@ -16,6 +16,7 @@ from breezeblock.catalog import operations, pools, rows, tables
 from breezeblock.catalog.database import Database
 from breezeblock.engine.port import Json, Steps
 from breezeblock.errors import CancelledOperationError, NotFoundError, UnavailableError
+from breezeblock.images import remote
 
 LOOK_INTERVAL_S = 0.5
 """How often long work looks for a cancel request and writes down its progress."""
@@ -31,6 +32,8 @@ class Environment:
     database: Database
     backends: Mapping[str, Backend]
     message_ttl_s: int
+    images: remote.Policy = remote.NOTHING
+    """What images may be brought from and to; nothing unless configured."""
     patient: frozenset[str] = frozenset()
     """Back ends whose operations wait while their pool is down."""
     look: Callable[[str], None] = lambda _backend: None
@@ -95,6 +98,7 @@ class Job:
             locator=row.locator,
             format=row.format,
             options=self.arguments.get("options", {}),
+            depth=row.depth,
         )
 
     def snapshot(self, snapshot_id: str | None = None) -> Snapshot:

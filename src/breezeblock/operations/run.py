@@ -5,7 +5,7 @@ by the operation's id, so that doing either again changes nothing. Until publish
 takes the work back; a killed process takes up the course where its last recorded step ended.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Verb:
 
 def execute(
     environment: Environment,
-    verbs: dict[str, Verb],
+    verbs: Mapping[str, Verb],
     executor: str,
     operation_id: str,
     attempt: int,
@@ -76,7 +76,7 @@ def _run(job: Job, verb: Verb) -> None:
         log.info("operation.done", kind=job.row.kind, resource=job.row.resource_id)
 
 
-def give_up(environment: Environment, verbs: dict[str, Verb], operation_id: str, attempt: int) -> None:
+def give_up(environment: Environment, verbs: Mapping[str, Verb], operation_id: str, attempt: int) -> None:
     """End an operation at which the process died again and again: it must not die of it for ever."""
     with environment.database.read() as connection:
         row = operations.get(connection, operation_id)
@@ -87,7 +87,7 @@ def give_up(environment: Environment, verbs: dict[str, Verb], operation_id: str,
 
 
 def cancel_queued(
-    connection: sa.Connection, environment: Environment, verbs: dict[str, Verb], row: Row
+    connection: sa.Connection, environment: Environment, verbs: Mapping[str, Verb], row: Row
 ) -> bool:
     """End an operation that nobody has begun, inside a transaction; False when it is no longer so."""
     if row.state != "queued" or row.attempts:

@@ -1,16 +1,19 @@
 """The table of operations: for each kind its work, its undo, and what becomes of the rows."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
+from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Connection, Placement, Snapped
-from breezeblock.catalog import pools, quotas, rows, tables, types
+from breezeblock.catalog import families, pools, quotas, rows, tables, types
 from breezeblock.catalog.clock import now
 from breezeblock.catalog.states import transition
 from breezeblock.engine.port import Json
+from breezeblock.errors import ConflictError
 from breezeblock.operations.job import Job
 from breezeblock.operations.run import Verb
 
@@ -55,12 +58,22 @@ def _create_from_snapshot(job: Job) -> Json:
     )
 
 
-def _remove_new(job: Job) -> None:
+def remove_new(job: Job) -> None:
+    """Take back a volume that was being made."""
     job.undo("remove", lambda attempt: job.backend.delete(job.volume(), attempt))
 
 
-def _publish_new(connection: sa.Connection, job: Job, result: Json) -> None:
+def publish_new(connection: sa.Connection, job: Job, result: Json) -> None:
+    """Make a new volume visible where its back end has put it."""
     placement = msgspec.convert(result, Placement)
+    if placement.parent and job.arguments.get("source_volid"):
+        # It went on in a new layer; what exactly it looks like, its next operation finds out.
+        source = tables.volumes
+        connection.execute(
+            sa.update(source)
+            .where(source.c.id == placement.parent, source.c.depth < placement.depth)
+            .values(depth=placement.depth, hidden_layers=source.c.hidden_layers + 1)
+        )
     rows.finish(
         connection,
         tables.volumes,
@@ -68,16 +81,19 @@ def _publish_new(connection: sa.Connection, job: Job, result: Json) -> None:
         job.id,
         status="available",
         launched_at=now(),
-        locator=placement.locator,
-        format=placement.format,
+        **columns_of(placement),
     )
 
 
 def _delete(job: Job) -> Json:
-    return job.step("delete", lambda attempt: job.backend.delete(job.volume(), attempt))
+    with job.environment.database.read() as connection:
+        snapshots = tuple(row.id for row in rows.snapshots_of(connection, job.row.volume_id))
+    volume = msgspec.structs.replace(job.volume(), snapshots=snapshots)
+    return job.step("delete", lambda attempt: job.backend.delete(volume, attempt))
 
 
-def _publish_deleted(connection: sa.Connection, job: Job, _result: Json) -> None:
+def publish_deleted(connection: sa.Connection, job: Job, _result: Json) -> None:
+    """Forget a volume with its snapshots, and give back what they were counted as."""
     row = rows.one(connection, tables.volumes, job.row.resource_id)
     if row is None or row.op_id != job.id:
         return
@@ -92,7 +108,8 @@ def _publish_deleted(connection: sa.Connection, job: Job, _result: Json) -> None
     pools.provision(connection, row.backend, row.pool, -row.virtual_bytes)
     connection.execute(sa.delete(tables.snapshots).where(tables.snapshots.c.volume_id == row.id))
     connection.execute(sa.delete(tables.attachments).where(tables.attachments.c.volume_id == row.id))
-    rows.remove(connection, tables.volumes, row.id, job.id)
+    if rows.remove(connection, tables.volumes, row.id, job.id):
+        families.deleted(connection, row)
 
 
 def _fail_deleted(connection: sa.Connection, job: Job) -> None:
@@ -119,8 +136,7 @@ def _publish_extended(connection: sa.Connection, job: Job, result: Json) -> None
         job.id,
         status="available",
         virtual_bytes=job.arguments["virtual_bytes"],
-        locator=placement.locator,
-        format=placement.format,
+        **columns_of(placement),
     )
 
 
@@ -147,8 +163,7 @@ def _publish_reverted(connection: sa.Connection, job: Job, result: Json) -> None
         job.row.resource_id,
         job.id,
         status="available",
-        locator=placement.locator,
-        format=placement.format,
+        **columns_of(placement),
     )
     rows.finish(connection, tables.snapshots, job.arguments["snapshot_id"], job.id, status="available")
 
@@ -158,10 +173,50 @@ def _fail_reverted(connection: sa.Connection, job: Job) -> None:
     rows.finish(connection, tables.snapshots, job.arguments["snapshot_id"], job.id, status="available")
 
 
+def _flatten(job: Job) -> Json:
+    return job.step("flatten", lambda attempt: _plain(job.backend.flatten(job.volume(), attempt)))
+
+
+def _publish_flattened(connection: sa.Connection, job: Job, result: Json) -> None:
+    before = rows.one(connection, tables.volumes, job.row.resource_id)
+    where = columns_of(msgspec.convert(result, Placement))
+    if rows.finish(connection, tables.volumes, job.row.resource_id, job.id, **where) and before is not None:
+        families.released(connection, before.parent_id)
+
+
+def _shorten(job: Job) -> Json:
+    budget = job.arguments.get("io_bytes_per_s", 0)
+
+    def work(attempt: Attempt) -> Json:
+        return _plain(job.backend.shorten(job.volume(), replace(attempt, io_bytes_per_s=budget)))
+
+    return job.step("shorten", work)
+
+
+def _publish_shortened(connection: sa.Connection, job: Job, result: Json) -> None:
+    where = columns_of(msgspec.convert(result, Placement))
+    rows.finish(connection, tables.volumes, job.row.resource_id, job.id, **where)
+
+
+def _fail_unchanged(connection: sa.Connection, job: Job) -> None:
+    rows.finish(connection, tables.volumes, job.row.resource_id, job.id)
+
+
 # ── snapshots ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _snapshot(job: Job) -> Json:
+    most = job.arguments.get("max_depth", 0)
+    if most and job.volume().depth >= most:
+        shortened = msgspec.convert(_shorten(job), Placement)
+        with job.environment.database.write() as connection:
+            _place(connection, job.row.volume_id, shortened)
+        if shortened.depth >= most:
+            raise ConflictError(
+                f"Volume {job.row.volume_id} is read through {shortened.depth} layers, its pool allows "
+                f"{most}, and none of them can be merged.",
+                remedy="Delete snapshots of it, or flatten it if it is a clone.",
+            )
     return job.step(
         "snapshot",
         lambda attempt: msgspec.to_builtins(job.backend.snapshot(job.volume(), job.snapshot(), attempt)),
@@ -280,7 +335,19 @@ def _plain(placement: Placement) -> Json:
 
 
 def _place(connection: sa.Connection, volume_id: str, placement: Placement) -> None:
-    rows.update(connection, tables.volumes, volume_id, locator=placement.locator, format=placement.format)
+    rows.update(connection, tables.volumes, volume_id, **columns_of(placement))
+
+
+def columns_of(placement: Placement) -> dict[str, Any]:
+    """Return what a volume's row keeps of where it is."""
+    return {
+        "locator": placement.locator,
+        "format": placement.format,
+        "depth": placement.depth,
+        "hidden_layers": placement.hidden_layers,
+        "reclaimable_bytes": placement.reclaimable_bytes,
+        "parent_id": placement.parent or None,
+    }
 
 
 def _fail_row(table: sa.Table, resource: Any, verb: str) -> Callable[[sa.Connection, Job], None]:
@@ -293,17 +360,19 @@ def _fail_row(table: sa.Table, resource: Any, verb: str) -> Callable[[sa.Connect
 
 
 VERBS: dict[str, Verb] = {
-    "create_volume": Verb(_create, _publish_new, _fail_row(tables.volumes, "volume", "create"), _remove_new),
-    "clone_volume": Verb(_clone, _publish_new, _fail_row(tables.volumes, "volume", "clone"), _remove_new),
+    "create_volume": Verb(_create, publish_new, _fail_row(tables.volumes, "volume", "create"), remove_new),
+    "clone_volume": Verb(_clone, publish_new, _fail_row(tables.volumes, "volume", "clone"), remove_new),
     "create_volume_from_snapshot": Verb(
         _create_from_snapshot,
-        _publish_new,
+        publish_new,
         _fail_row(tables.volumes, "volume", "create_from_snapshot"),
-        _remove_new,
+        remove_new,
     ),
-    "delete_volume": Verb(_delete, _publish_deleted, _fail_deleted),
+    "delete_volume": Verb(_delete, publish_deleted, _fail_deleted),
     "extend_volume": Verb(_extend, _publish_extended, _fail_extended),
     "revert_volume": Verb(_revert, _publish_reverted, _fail_reverted),
+    "flatten_volume": Verb(_flatten, _publish_flattened, _fail_unchanged),
+    "shorten_volume": Verb(_shorten, _publish_shortened, _fail_unchanged),
     "create_snapshot": Verb(
         _snapshot, _publish_snapshot, _fail_row(tables.snapshots, "snapshot", "create"), _undo_snapshot
     ),

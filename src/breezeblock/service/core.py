@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from breezeblock.catalog.database import Database
 from breezeblock.errors import ForbiddenError
+from breezeblock.images.remote import NOTHING, Policy
 
 GIB = 1024**3
 
@@ -41,6 +42,8 @@ class Settings:
     default_volume_type: str = "__DEFAULT__"
     quota: Mapping[str, int] = field(default_factory=dict)
     """Default hard limits by resource (volumes, snapshots, gigabytes, per_volume_gigabytes …); -1 = none."""
+    images: Policy = NOTHING
+    """What users may name as an image's address."""
     message_ttl_s: int = 30 * 24 * 3600
     connect_timeout_s: float = 60.0
     """How long an attachment request waits for its worker."""

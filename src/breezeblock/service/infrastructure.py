@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from breezeblock.catalog import infrastructure
+from breezeblock.catalog import families, infrastructure
 from breezeblock.catalog import pools as pool_rows
 from breezeblock.service.core import Caller, Service
 
@@ -19,6 +19,13 @@ def pools(service: Service, caller: Caller) -> Sequence[Row]:
     caller.require_admin("scheduler_extension:scheduler_stats:get_pools")
     with service.database.read() as connection:
         return pool_rows.all_pools(connection)
+
+
+def chains(service: Service, caller: Caller) -> dict[tuple[str, str], families.Chains]:
+    """Return how the chains of each (back end, pool) are (admin)."""
+    caller.require_admin("scheduler_extension:scheduler_stats:get_pools")
+    with service.database.read() as connection:
+        return families.of_pools(connection)
 
 
 def services(service: Service, caller: Caller) -> list[tuple[Row, str]]:

@@ -9,7 +9,7 @@ from breezeblock.catalog import operations, pools, rows, tables
 from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
 from breezeblock.operations.job import Environment
 from breezeblock.operations.run import cancel_queued
-from breezeblock.operations.verbs import VERBS
+from breezeblock.operations.table import VERBS
 from breezeblock.service.core import Caller, Service
 
 Row = sa.Row[Any]
@@ -57,7 +57,7 @@ def cancel(service: Service, caller: Caller, operation_id: str) -> None:
     One that nobody has begun ends at once, also where no worker is left that could begin it.
     """
     get(service, caller, operation_id)
-    environment = Environment(service.database, {}, service.settings.message_ttl_s)
+    environment = Environment(service.database, {}, service.settings.message_ttl_s, service.settings.images)
     with service.database.write() as connection:
         row = operations.get(connection, operation_id)
         if row is not None and cancel_queued(connection, environment, VERBS, row):

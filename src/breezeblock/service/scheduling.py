@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from breezeblock.backends.contract import Capabilities
 from breezeblock.catalog import pools
-from breezeblock.errors import InvalidInputError
+from breezeblock.errors import ConflictError, InvalidInputError
 from breezeblock.operations.job import OPTION_SCOPE
 from breezeblock.service.core import GIB
 
@@ -46,6 +46,27 @@ def options(extra_specs: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def clone_options(
+    connection: sa.Connection, specs: Mapping[str, str], place: tuple[str, str], depth: int
+) -> dict[str, str]:
+    """Return the options of a volume that is made from another of `depth` layers (0: of none).
+
+    Where the pool allows no deeper chain, it is copied, unless its type says that it must not be.
+    """
+    wanted = options(specs)
+    pool = pools.get(connection, *place)
+    if not depth or pool is None or not pool.max_chain_depth or not capabilities(pool).linked_clones:
+        return wanted
+    if depth < pool.max_chain_depth:
+        return wanted
+    if wanted.get("clone") == "linked":
+        raise ConflictError(
+            f"Invalid volume: the source is read through {depth} layers, as many as its pool allows, and the "
+            "volume type asks for a linked clone. Delete snapshots of the source or flatten it first."
+        )
+    return {**wanted, "clone": "full"}
+
+
 def promised_limit(pool: sa.Row[Any]) -> int | None:
     """Return how many bytes may be promised to volumes of a pool; None where nothing is known."""
     if pool.total_bytes is None:
@@ -72,11 +93,20 @@ def refusal(pool: sa.Row[Any], virtual_bytes: int, extra_specs: Mapping[str, str
             f" (total {_gib(pool.total_bytes)}, reserved {pool.reserved_percentage} %,"
             f" over-subscription {pool.max_over_subscription_ratio:g})"
         )
-    if pool.free_bytes is not None and pool.total_bytes is not None:
-        reserved = pool.total_bytes * pool.reserved_percentage // 100
-        needed = virtual_bytes if not capabilities(pool).thin else 0
-        if pool.free_bytes - reserved <= needed:
-            return f"{_gib(pool.free_bytes)} are free, {_gib(reserved)} of them reserved"
+    return _full(pool, virtual_bytes)
+
+
+def _full(pool: sa.Row[Any], virtual_bytes: int) -> str:
+    """Say whether what is really free does not suffice; thin volumes need something, thick ones all."""
+    if pool.free_bytes is None or pool.total_bytes is None:
+        return ""
+    reserved = pool.total_bytes * pool.reserved_percentage // 100
+    needed = virtual_bytes if not capabilities(pool).thin else 0
+    if pool.free_bytes - reserved <= needed:
+        return f"{_gib(pool.free_bytes)} are free, {_gib(reserved)} of them reserved"
+    used = pool.total_bytes - pool.free_bytes
+    if used + needed > pool.total_bytes * pool.used_ratio:
+        return f"{_gib(used)} of {_gib(pool.total_bytes)} are in use, {pool.used_ratio:.0%} may be"
     return ""
 
 
@@ -136,8 +166,13 @@ def _matches(wanted: str, have: str) -> bool:
 
 
 def _room(pool: sa.Row[Any]) -> int:
+    """Say how much more could be promised: as the limit has it, and as what is really free allows."""
     limit = promised_limit(pool)
-    return (1 << 62) if limit is None else limit - pool.provisioned_bytes
+    if limit is None or pool.free_bytes is None:
+        return 1 << 62
+    reserved = pool.total_bytes * pool.reserved_percentage // 100
+    ratio = pool.max_over_subscription_ratio if capabilities(pool).thin else 1.0
+    return min(limit - int(pool.provisioned_bytes), int((pool.free_bytes - reserved) * ratio))
 
 
 def _gib(amount: int) -> str:

@@ -5,14 +5,14 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from breezeblock.catalog import pools, quotas, rows, tables, types
+from breezeblock.catalog import families, pools, quotas, rows, tables, types
 from breezeblock.catalog.clock import new_id, now
 from breezeblock.catalog.states import ADMIN_SNAPSHOT_STATES, transition
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError
 from breezeblock.operations.verbs import quota_amounts
-from breezeblock.service import queue, scheduling
+from breezeblock.service import queue, scheduling, volumes
 from breezeblock.service.core import Caller, Service
-from breezeblock.service.volumes import require_status, visible
+from breezeblock.service.volumes import require_status
 
 Row = sa.Row[Any]
 
@@ -33,7 +33,7 @@ def create(service: Service, caller: Caller, new: NewSnapshot) -> str:
     snapshot_id = new_id()
     with service.database.write() as connection:
         operation_id = queue.number(connection)
-        volume = visible(connection, caller, new.volume_id)
+        volume = volumes.visible(connection, caller, new.volume_id)
         if volume.status != "available":
             raise ConflictError(
                 f"Invalid volume: Volume {volume.id} status must be available, but current status is: "
@@ -42,6 +42,9 @@ def create(service: Service, caller: Caller, new: NewSnapshot) -> str:
         pool = pools.get(connection, volume.backend, volume.pool)
         if pool is not None and not scheduling.capabilities(pool).snapshots:
             raise InvalidInputError(f"Back end {volume.backend} cannot take snapshots.")
+        most = 0 if pool is None else pool.max_chain_depth
+        if most and volume.depth >= most:
+            _require_room(connection, volume)
         amounts = quota_amounts(
             types.name(connection, volume.volume_type_id), snapshots=1, virtual_bytes=volume.virtual_bytes
         )
@@ -70,15 +73,32 @@ def create(service: Service, caller: Caller, new: NewSnapshot) -> str:
             volume_id=volume.id,
             resource_type="snapshot",
             resource_id=snapshot_id,
+            arguments={"max_depth": most},
         )
     service.wake()
     return snapshot_id
 
 
+def _require_room(connection: sa.Connection, volume: Row) -> None:
+    """Raise ConflictError unless the chain, which is as deep as it may be, can be shortened."""
+    if volume.hidden_layers and not families.has_children(connection, volume.id):
+        return  # the operation does that first
+    number = len(rows.snapshots_of(connection, volume.id))
+    why = f"it has {number} snapshots"
+    if volume.hidden_layers:
+        why += f" and {volume.hidden_layers} layers that its clones need"
+    if volume.parent_id:
+        why += f", and it rests on volume {volume.parent_id}"
+    raise ConflictError(
+        f"Invalid volume: Volume {volume.id} is read through {volume.depth} layers, as many as its pool "
+        f"allows: {why}. Delete snapshots{' or flatten it' if volume.parent_id else ''} first."
+    )
+
+
 def get(service: Service, caller: Caller, snapshot_id: str) -> Row:
     """Return a snapshot that the caller may see."""
     with service.database.read() as connection:
-        return _visible(connection, caller, snapshot_id)
+        return visible(connection, caller, snapshot_id)
 
 
 def delete(service: Service, caller: Caller, snapshot_id: str, *, force: bool = False) -> None:
@@ -86,7 +106,7 @@ def delete(service: Service, caller: Caller, snapshot_id: str, *, force: bool = 
     step = transition("snapshot", "delete")
     with service.database.write() as connection:
         operation_id = queue.number(connection)
-        row = _visible(connection, caller, snapshot_id)
+        row = visible(connection, caller, snapshot_id)
         volume = rows.one(connection, tables.volumes, row.volume_id)
         assert volume is not None  # noqa: S101 - the foreign key
         if volume.status in {"in-use", "attaching", "detaching"}:
@@ -132,11 +152,12 @@ def reset_status(service: Service, caller: Caller, snapshot_id: str, status: str
     if status not in ADMIN_SNAPSHOT_STATES:
         raise InvalidInputError(f"Invalid snapshot status: '{status}'.")
     with service.database.write() as connection:
-        _visible(connection, caller, snapshot_id)
+        visible(connection, caller, snapshot_id)
         rows.update(connection, tables.snapshots, snapshot_id, status=status, updated_at=now())
 
 
-def _visible(connection: sa.Connection, caller: Caller, snapshot_id: str) -> Row:
+def visible(connection: sa.Connection, caller: Caller, snapshot_id: str) -> Row:
+    """Return a snapshot that the caller may see, inside a transaction."""
     row = rows.one(connection, tables.snapshots, snapshot_id)
     if row is None or not (caller.is_admin or row.project_id == caller.project_id):
         raise NotFoundError(f"Snapshot {snapshot_id} could not be found.")

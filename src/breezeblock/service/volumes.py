@@ -16,6 +16,15 @@ from breezeblock.service.core import GIB, Caller, Service
 Row = sa.Row[Any]
 
 
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an image is, and what it is."""
+
+    url: str
+    format: str
+    checksum: str = ""
+    """`sha256:…` or `sha512:…`; empty: none is known."""
+
+
 class NewVolume(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for; at most one of the sources."""
 
@@ -27,6 +36,7 @@ class NewVolume(msgspec.Struct, frozen=True, kw_only=True):
     """Id or name."""
     snapshot_id: str | None = None
     source_volid: str | None = None
+    image: Image | None = None
     availability_zone: str | None = None
     metadata: dict[str, str] = {}
     hints: dict[str, Any] = {}
@@ -43,6 +53,7 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
     volume_type_id: str | None = None
     bootable: bool = False
     image_metadata: str = "{}"
+    depth: int = 0
 
 
 def create(service: Service, caller: Caller, new: NewVolume) -> str:
@@ -68,7 +79,7 @@ def create(service: Service, caller: Caller, new: NewVolume) -> str:
             name=new.name,
             description=new.description,
             virtual_bytes=virtual_bytes,
-            status=transition("volume", "create").during,
+            status=transition("volume", "import" if new.image else "create").during,
             op_id=operation_id,
             backend=backend,
             pool=pool,
@@ -78,11 +89,16 @@ def create(service: Service, caller: Caller, new: NewVolume) -> str:
             multiattach=new.multiattach,
             snapshot_id=new.snapshot_id,
             source_volid=new.source_volid,
+            depth=1,
             metadata=msgspec.json.encode(new.metadata).decode(),
             image_metadata=source.image_metadata,
             created_at=now(),
         )
-        arguments: dict[str, Any] = {"options": scheduling.options(specs)}
+        arguments: dict[str, Any] = {
+            "options": scheduling.clone_options(connection, specs, (backend, pool), source.depth)
+        }
+        if new.image:
+            arguments["image"] = msgspec.to_builtins(new.image)
         if new.snapshot_id:
             arguments["snapshot_id"] = new.snapshot_id
         if new.source_volid:
@@ -128,6 +144,11 @@ def delete(
         row = visible(connection, caller, volume_id)
         if rows.attachments_of(connection, [volume_id]):
             raise ConflictError(f"Invalid volume: Volume {volume_id} is still attached, detach volume first.")
+        if row.status in {"managing", "error_managing"}:
+            raise ConflictError(
+                f"Invalid volume: Volume {volume_id} is {row.status}: what is on storage is not ours yet.",
+                remedy="Cancel its operation, or unmanage it.",
+            )
         snapshots = rows.snapshots_of(connection, volume_id)
         if snapshots and not cascade:
             raise ConflictError(
@@ -312,7 +333,7 @@ def _source(connection: sa.Connection, caller: Caller, new: NewVolume) -> _Sourc
                 f"{origin.status}. Take a snapshot before it is attached, or detach it."
             )
         return _from(origin, "clone_volume", origin.virtual_bytes)
-    return _Source(kind="create_volume")
+    return _Source(kind="import_volume" if new.image else "create_volume")
 
 
 def _from(origin: Row, kind: str, virtual_bytes: int) -> _Source:
@@ -324,6 +345,7 @@ def _from(origin: Row, kind: str, virtual_bytes: int) -> _Source:
         volume_type_id=origin.volume_type_id,
         bootable=origin.bootable,
         image_metadata=origin.image_metadata,
+        depth=origin.depth,
     )
 
 

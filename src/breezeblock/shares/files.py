@@ -7,10 +7,14 @@ or attack, and is refused before anything is read from it.
 """
 
 import errno
+import fcntl
 import os
+import re
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from breezeblock.errors import BreezeblockError, CorruptError, NoSpaceError, UnavailableError
@@ -18,6 +22,13 @@ from breezeblock.errors import BreezeblockError, CorruptError, NoSpaceError, Una
 TEMPORARY = ".tmp-"
 """How every temporary name begins; `Attempt.temp_name` continues it."""
 
+_held: ContextVar[frozenset[tuple[Path, str]]] = ContextVar("_held", default=frozenset())
+"""The notes that this thread's verbs hold, and for which attempt."""
+
+_F_OFD_GETLK = 36
+_FLOCK = struct.Struct("hhqqi4x")
+_MAX_NOTE = 1 << 16
+_TOKEN = re.compile(r"[0-9A-Za-z._]{1,128}\Z")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FOREIGN = {errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR, errno.ENOTDIR}
 
@@ -89,6 +100,20 @@ def exists(path: Path) -> bool:
     if not stat.S_ISREG(status.st_mode):
         raise _foreign(path)
     return True
+
+
+def held(fd: int) -> bool:
+    """Tell whether another program has the image open, by the locks that QEMU takes on it.
+
+    False where the file system has no locks to ask about.
+    """
+    # QEMU (block/file-posix.c) marks each permission by a read lock on one byte from 100 and from 200 on.
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 100, 200, 0)
+    try:
+        answer = fcntl.fcntl(fd, _F_OFD_GETLK, asked)
+    except OSError:
+        return False
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 def listing(directory: Path) -> list[str]:
@@ -176,15 +201,39 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-def drop_temporaries(directory: Path, names: list[str], operation_id: str, keep: str = "") -> list[str]:
-    """Remove what other attempts of the operation left among `names`; return the names removed.
+@contextmanager
+def noted(directory: Path, operation_id: str, token: str) -> Iterator[None]:
+    """Hold a verb that makes temporary files in the directory; first remove what earlier attempts left.
 
-    An earlier attempt that is frozen rather than dead then finds its work gone, and cannot publish it.
+    Their names are known without listing the directory: each attempt writes its token into the
+    operation's note first, and the attempt that ends removes the note. An earlier attempt that is frozen
+    rather than dead finds its work gone when it wakes up, and cannot publish it. A note lost in a power
+    failure costs a file that the sweep at the next start removes.
     """
-    gone = []
-    for name in names:
-        if name.startswith(f"{TEMPORARY}{operation_id}-") and name != keep:
+    note = directory / f"{TEMPORARY}{operation_id}-attempts"
+    held = _held.get()
+    if (note, token) in held:  # one verb within another
+        yield
+        return
+    tokens = (read_small(note, _MAX_NOTE) or b"").decode("ascii", "replace").split()
+    for earlier in tokens:  # perhaps with our own token: a helper process that was killed, and called again
+        if _TOKEN.match(earlier):
             with suppress(FileNotFoundError, IsADirectoryError):
-                (directory / name).unlink()
-                gone.append(name)
-    return gone
+                (directory / f"{TEMPORARY}{operation_id}-{earlier}").unlink()
+    if token not in tokens:
+        with opened(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o660) as fd:
+            os.write(fd, f"{token}\n".encode())
+    before = _held.set(held | {(note, token)})
+    try:
+        yield
+    except BaseException:
+        # The note goes only with the work: a server that was away may have kept it from being removed.
+        with suppress(OSError):
+            (directory / f"{TEMPORARY}{operation_id}-{token}").unlink(missing_ok=True)
+            note.unlink()
+        raise
+    else:
+        with suppress(OSError):
+            note.unlink()
+    finally:
+        _held.reset(before)

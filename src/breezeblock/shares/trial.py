@@ -27,7 +27,7 @@ import msgspec
 from breezeblock.errors import BreezeblockError
 from breezeblock.shares import files
 
-Outcome = Literal["good", "lacking", "broken", "unknown"]
+Outcome = Literal["good", "lacking", "broken"]
 MIB = 1 << 20
 PATIENCE_S = 60.0
 TICK_S = 0.02
@@ -104,7 +104,7 @@ def _permissions(views: Views) -> str:
     found = path.stat()
     if stat.S_IMODE(found.st_mode) != 0o660:
         raise Broken(f"a file made with mode 0660 has {stat.S_IMODE(found.st_mode):04o}")
-    squashed = "" if found.st_uid == os.geteuid() else f" (user {os.geteuid()} is squashed)"
+    squashed = "" if found.st_uid == os.geteuid() else " (we are squashed)"
     return f"mode 0660, owner {found.st_uid}:{found.st_gid}{squashed}"
 
 
@@ -326,8 +326,7 @@ def _unlinked(views: Views) -> str:
         path.unlink()
         if os.pread(fd, 100, 0) != b"still here":
             raise Broken("an open file lost its content when its name was removed")
-    left = [name for name in files.listing(views.here) if name.startswith(".nfs")]
-    if left:
+    if left := [name for name in files.listing(views.here) if name.startswith(".nfs")]:
         raise Broken(f"{left[0]} stays behind after a removed file was closed")
     return "an open file outlives its name, and leaves nothing"
 

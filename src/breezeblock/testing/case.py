@@ -1,6 +1,6 @@
 """One promise of the contract, and the list of them all.
 
-The cases themselves stand in `volumes`, `snapshots` and `reading`.
+The cases themselves stand in `volumes`, `snapshots`, `linked` and `reading`.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ _cases: list[Case] = []
 
 def cases() -> tuple[Case, ...]:
     """Return every case."""
-    for module in ("volumes", "snapshots", "reading"):  # each registers its own
+    for module in ("volumes", "snapshots", "linked", "reading"):  # each registers its own
         import_module(f"breezeblock.testing.{module}")
     return tuple(_cases)
 
@@ -85,6 +85,7 @@ def _refuses(lab: Lab, verb: str) -> None:
         "create_from_snapshot": lambda: backend.create_from_snapshot(
             disk.volume, snapshot, other.volume, attempt()
         ),
+        "linked_clones": lambda: backend.flatten(disk.volume, attempt()),
         "data": read,
     }
     raises(UnsupportedError, calls[verb], f"{verb}, which is not declared,")

@@ -50,7 +50,9 @@ class Disk:
 
     def placed(self, placement: Placement) -> None:
         """Remember where the volume is now."""
-        self.volume = msgspec.structs.replace(self.volume, locator=placement.locator, format=placement.format)
+        self.volume = msgspec.structs.replace(
+            self.volume, locator=placement.locator, format=placement.format, depth=placement.depth
+        )
 
     def at(self, index: int) -> Snapshot:
         """Return one of the snapshots, 0 being the oldest."""
@@ -79,7 +81,7 @@ class Lab:
         """Think of a volume that the back end has not heard of."""
         size = units * self.unit
         volume = Volume(
-            id=str(uuid4()), virtual_bytes=size, pool=self.pool, options=dict(self.storage.options)
+            id=str(uuid4()), virtual_bytes=size, pool=self.pool, options=dict(self.storage.options), depth=1
         )
         return Disk(volume, bytearray(size))
 
@@ -150,6 +152,15 @@ class Lab:
         held = disk.snapshots[snapshot.id][1]
         disk.content[:] = held + bytes(disk.volume.virtual_bytes - len(held))
 
+    def flatten(self, disk: Disk) -> None:
+        """Flatten a volume."""
+        disk.placed(self.backend.flatten(disk.volume, attempt()))
+
+    def shorten(self, disk: Disk) -> None:
+        """Shorten a volume's chain, where the back end has such."""
+        if self.able.linked_clones:
+            disk.placed(self.backend.shorten(disk.volume, attempt()))
+
     def derived(self, disk: Disk, content: bytes, placement: Placement) -> None:
         """Note that a volume was made from content that is known."""
         disk.placed(placement)
@@ -163,12 +174,17 @@ class Lab:
 
     def verify(self, *disks: Disk) -> None:
         """Compare these volumes (none named: all) and their snapshots with the model, and `check` them."""
+        self.compare(*disks)
+        for disk in disks or tuple(self.disks):
+            self.verify_clean(disk)
+
+    def compare(self, *disks: Disk) -> None:
+        """Compare these volumes (none named: all) and their snapshots with the model."""
         for disk in disks or tuple(self.disks):
             self._same(f"Volume {disk.volume.id}", self.storage.read(disk.volume), disk.content)
             for snapshot, content in disk.snapshots.values():
                 held = self.storage.read(disk.volume, snapshot)
                 self._same(f"Snapshot {snapshot.id}", held, content)
-            self.verify_clean(disk)
 
     def verify_clean(self, disk: Disk) -> None:
         """Have the back end check the volume: it must find nothing wrong."""

@@ -5,15 +5,15 @@ may be left. Both with a fresh `Attempt` of the same operation, on a back end op
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Backend, Capabilities
-from breezeblock.testing.kill import Line, Outcome, run_killed_at, trace_lines
-from breezeblock.testing.lab import Lab, Storage, attempt
+from breezeblock.testing.kill import Moment, Outcome, run_killed_at, trace_lines
+from breezeblock.testing.lab import Disk, Lab, Storage, attempt
+from breezeblock.testing.linked import clone, clone_of_snapshot
 
 Ending = Literal["rerun", "undo"]
 Act = Callable[[Backend, Attempt], Any]
@@ -83,31 +83,27 @@ def kill_everywhere(
     lines = _round(storage, scenario, ending, None)
     assert isinstance(lines, list)
     killed = 0
-    for number in choose(lines, stride=stride, repeats=repeats):
+    for moment in choose(lines, stride=stride, repeats=repeats):
         try:
-            killed += _round(storage, scenario, ending, number) is Outcome.KILLED
+            killed += _round(storage, scenario, ending, moment) is Outcome.KILLED
         except Exception as error:
-            file, line = lines[number]
             raise AssertionError(
-                f"{scenario}: killed before line {line} of {file} (executed line {number} of {len(lines)}), "
-                f"then {ending}: {error}"
+                f"{scenario}: killed before line {moment.line} of {moment.file} (run {moment.times} times "
+                f"before), then {ending}: {error}"
             ) from error
     return Report(lines=len(lines), kills=killed, seconds=time.monotonic() - begun)
 
 
-def choose(lines: Sequence[Line], *, stride: int, repeats: int) -> list[int]:
-    """Return the indexes of the executed lines to kill before."""
-    seen: Counter[Line] = Counter()
-    early = []
-    for number, line in enumerate(lines):
-        seen[line] += 1
-        if seen[line] <= repeats:
-            early.append(number)
-    return sorted({*early[::stride], *range(len(lines))[:1], *range(len(lines))[-1:]})
+def choose(lines: Sequence[Moment], *, stride: int, repeats: int) -> list[Moment]:
+    """Return the moments to kill at."""
+    early = [moment for moment in lines if moment.times < repeats]
+    return list(dict.fromkeys((*lines[:1], *early[::stride], *lines[-1:])))
 
 
-def _round(storage: Storage, scenario: Scenario, ending: Ending, line: int | None) -> Outcome | list[Line]:
-    """Run the scenario once, killed before `line`. Without one, run it whole and return its lines."""
+def _round(
+    storage: Storage, scenario: Scenario, ending: Ending, moment: Moment | None
+) -> Outcome | list[Moment]:
+    """Run the scenario once, killed at `moment`. Without one, run it whole and return its lines."""
     lab = Lab(storage)
     try:
         step = scenario.prepare(lab)
@@ -123,11 +119,11 @@ def _round(storage: Storage, scenario: Scenario, ending: Ending, line: int | Non
         def opening() -> None:
             opened.append(storage.open())
 
-        outcome: Outcome | list[Line]
-        if line is None:
+        outcome: Outcome | list[Moment]
+        if moment is None:
             outcome = trace_lines(act, storage.packages, before=opening)
         else:
-            outcome = run_killed_at(act, storage.packages, line, before=opening)
+            outcome = run_killed_at(act, storage.packages, moment, before=opening)
         lab.backend = storage.open()
         again = attempt(begun.operation_id)
         if ending == "rerun":
@@ -284,3 +280,101 @@ def _create_from_snapshot(lab: Lab) -> Step:
         accept=lambda placement: lab.derived(disk, content, placement),
         undo=lambda backend, now: backend.delete(disk.volume, now),
     )
+
+
+def _clone_linked(*, snapshot: bool, written: bool) -> Callable[[Lab], Step]:
+    def prepare(lab: Lab) -> Step:
+        source, disk = lab.create(), lab.new(2)
+        lab.snapshots(source, 1)
+        sibling = clone(lab, source)
+        if written:
+            lab.write(source, 4096)
+        origin, content = source.snapshots[source.at(0).id]
+
+        def act(backend: Backend, now: Attempt) -> Any:
+            if snapshot:
+                return backend.create_from_snapshot(source.volume, origin, disk.volume, now)
+            return backend.clone(source.volume, disk.volume, now)
+
+        def undone(_none: object) -> None:
+            lab.write(sibling, 8192)
+            lab.shorten(source)
+
+        return Step(
+            act=act,
+            accept=lambda made: lab.derived(disk, content if snapshot else bytes(source.content), made),
+            undo=lambda backend, now: backend.delete(disk.volume, now),
+            undone=undone,
+        )
+
+    prepare.__name__ = f"clone_linked_of_{'snapshot' if snapshot else 'volume'}{'_written' * written}"
+    return prepare
+
+
+def _related(lab: Lab) -> tuple[Disk, Disk, Disk]:
+    source = lab.create()
+    lab.snapshots(source, 2)
+    of_snapshot = clone_of_snapshot(lab, source, 0)
+    lab.write(source, 4096)
+    lab.write(of_snapshot, 8192)
+    of_clone = clone(lab, of_snapshot)
+    lab.write(of_clone, 0)
+    return source, of_snapshot, of_clone
+
+
+def _delete_related(which: int, name: str, *before: int) -> Callable[[Lab], Step]:
+    def prepare(lab: Lab) -> Step:
+        disks = _related(lab)
+        for index in before:
+            lab.delete(disks[index])
+        lab.disks.remove(disks[which])
+        return Step(
+            act=lambda backend, now: backend.delete(disks[which].volume, now),
+            accept=lambda _none: None if lab.disks else lab.verify_nothing_left(),
+        )
+
+    prepare.__name__ = f"delete_{name}"
+    return prepare
+
+
+def _on_related(which: int, name: str, *before: int) -> Callable[[Lab], Step]:
+    def prepare(lab: Lab) -> Step:
+        disks = _related(lab)
+        for index in before:
+            lab.delete(disks[index])
+        disk = disks[which]
+        return Step(act=lambda backend, now: getattr(backend, name)(disk.volume, now), accept=disk.placed)
+
+    prepare.__name__ = f"{name}_related"
+    return prepare
+
+
+for _snapshot, _written in ((True, False), (False, False), (False, True)):
+    _scenario("linked_clones", undoable=True)(_clone_linked(snapshot=_snapshot, written=_written))
+_scenario("linked_clones")(_delete_related(0, "parent_of_clones"))
+_scenario("linked_clones")(_delete_related(1, "clone_between"))
+_scenario("linked_clones")(_delete_related(2, "last_clone", 0, 1))
+_scenario("linked_clones")(_on_related(2, "flatten", 0, 1))
+_scenario("linked_clones")(_on_related(0, "shorten", 2, 1))
+
+
+@_scenario("linked_clones")
+def _delete_snapshot_under_clone(lab: Lab) -> Step:
+    source, *_clones = _related(lab)
+    snapshot = source.at(0)
+
+    def accept(placement: Any) -> None:
+        source.placed(placement)
+        del source.snapshots[snapshot.id]
+
+    return Step(act=lambda backend, now: backend.delete_snapshot(source.volume, snapshot, now), accept=accept)
+
+
+@_scenario("linked_clones")
+def _shorten_what_is_hidden(lab: Lab) -> Step:
+    source, of_snapshot, of_clone = _related(lab)
+    for one in [source.at(0), source.at(1)]:
+        lab.delete_snapshot(source, one)
+    lab.delete(of_clone)
+    lab.delete(of_snapshot)
+    return Step(act=lambda backend, now: backend.shorten(source.volume, now), accept=source.placed)

@@ -1,6 +1,8 @@
 """Long calls as tasks: waited for by events, with progress and cancelling."""
 
+import math
 import re
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -44,15 +46,23 @@ def wait(
     *,
     cancelled: Callable[[], bool] | None = None,
     progress: Callable[[float], None] | None = None,
+    limit_s: float = math.inf,
 ) -> Task:
-    """Return the task when it has ended."""
-    token, asked = "", False
+    """Return the task when it has ended. Raises UnavailableError if it was forgotten, or after `limit_s`."""
+    token, asked, end = "", False, time.monotonic() + limit_s
     while True:
+        if time.monotonic() > end:
+            raise UnavailableError(f"A task of XenServer did not end within {limit_s:g} seconds.")
         if cancelled and not asked and cancelled():
             asked = True
             with suppress(BreezeblockError):  # it may be over, or not be of the kind that stops
                 session.call("task.cancel", ref)
-        batch = decode(session.call("event.from", [f"task/{ref}"], token, 1.0 if cancelled else 20.0), Batch)
+        batch = decode(
+            session.call(
+                "event.from", [f"task/{ref}"], token, 1.0 if cancelled or limit_s < math.inf else 20.0
+            ),
+            Batch,
+        )
         token = batch.token
         for event in batch.events:
             if event.ref != ref:

@@ -5,6 +5,7 @@ have the SR plugged sends the client to one that has.
 """
 
 import http.client
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal
@@ -23,6 +24,8 @@ from breezeblock.xenapi.wire import Wire
 Format = Literal["raw", "vhd", "qcow2"]
 CHUNK_BYTES = 1 << 20
 MAX_REDIRECTS = 3
+VERDICT_S = 30.0
+"""How long a task may take to fail once its connection broke."""
 
 
 def export(session: Session, vdi: str, image_format: Format, *, base: str = "") -> Iterator[bytes]:
@@ -45,7 +48,8 @@ def export(session: Session, vdi: str, image_format: Format, *, base: str = "") 
             broken = error
         finally:
             reply.close()
-        tasks.outcome(tasks.wait(session, task), "export")
+        limit = VERDICT_S if broken else math.inf
+        tasks.outcome(tasks.wait(session, task, limit_s=limit), "export")
         if broken or (length is not None and done < length):
             raise UnavailableError(f"An export ended after {done} of {length} bytes.") from broken
 
@@ -75,7 +79,8 @@ def put(
             connection.close()
         if isinstance(broken, BreezeblockError):
             raise broken
-        tasks.outcome(tasks.wait(session, task), "import")
+        limit = VERDICT_S if broken else math.inf
+        tasks.outcome(tasks.wait(session, task, limit_s=limit), "import")
         if broken:
             raise UnavailableError(f"An import ended early: {broken}.") from broken
 
@@ -140,7 +145,8 @@ def _open(session: Session, verb: str, path: str, query: dict[str, str]) -> http
             return reply
         connection.close()
         if reply.status != http.client.FOUND:
-            tasks.outcome(tasks.wait(session, query["task_id"]), "export")
+            if reply.status not in {http.client.UNAUTHORIZED, http.client.FORBIDDEN}:  # those know no task
+                tasks.outcome(tasks.wait(session, query["task_id"], limit_s=VERDICT_S), "export")
             raise UnavailableError(f"{wire.url} answered {path} with HTTP {reply.status}.")
         wire = session.other(urlsplit(reply.headers["Location"]).hostname or "")
     raise UnavailableError(f"{path} was redirected more than {MAX_REDIRECTS} times.")

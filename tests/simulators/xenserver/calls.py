@@ -117,11 +117,9 @@ def _permit(pool: Pool, session: str, name: str) -> None:
 
 def method_names() -> list[str]:
     """Return every method there is."""
-    generic = [
-        f"{cls}.{verb}"
-        for cls in CLASSES
-        for verb in ("get_record", "get_all", "get_all_records", "get_by_uuid")
-    ]
+    verbs = ("get_record", "get_all", "get_all_records", "get_by_uuid")
+    hidden = {"session.get_all", "session.get_all_records"}
+    generic = {f"{cls}.{verb}" for cls in CLASSES for verb in verbs} - hidden
     getters = [f"{cls}.get_{field}" for cls, fields in CLASSES.items() for field in fields]
     return sorted({*load(), *generic, *getters, *(f"Async.{name}" for name in load()), "system.listMethods"})
 

@@ -1,0 +1,352 @@
+"""Taking over volumes that somebody else wrote: Cinder's NFS driver, or an operator by hand.
+
+Cinder's chains have our names and our `.info`, but more forms: headers that name the image below by a
+path, or without its format, and lengths that are no whole GiB. `look` reads all of that, changing
+nothing; `adopt` edits headers until the chain is one of ours. No data is copied, and what an edit
+was cut off in is simply taken over again.
+
+The format of an image without a name of its own in a header above it is never probed: a guest may have
+written a QCOW2 header onto its raw disk. It follows from the file's length, which no guest can change;
+where that leaves a doubt, the caller must say it.
+"""
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from breezeblock.attempt import Attempt
+from breezeblock.chains.begin import begun
+from breezeblock.chains.chain import FORMATS, MAX_DEPTH, Layer, load
+from breezeblock.chains.info import DOCTOR, Info, read_info, read_intent
+from breezeblock.chains.merge import grow
+from breezeblock.chains.naming import Naming
+from breezeblock.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
+from breezeblock.images import qcow2, qemu_img
+from breezeblock.shares import files
+
+GIB = 1 << 30
+_CINDER_DIRECTORY = re.compile(r"/(?:[^/]+/)*[0-9a-f]{32,64}\Z")
+_BARE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranger:
+    """A volume that can be taken over."""
+
+    format: str
+    """Of the image that the volume begins with."""
+    virtual_bytes: int
+    """What it will have: whole GiB, as the API tells sizes."""
+    snapshots: tuple[tuple[str, int], ...]
+    """Id and virtual bytes of each, the oldest first."""
+    layers: tuple[Layer, ...]
+    """The active one first; backing names without their directories."""
+    edits: tuple[str, ...]
+    """What `adopt` will change, a sentence each; empty for a volume that is as we would have left it."""
+
+
+def look(
+    directory: Path,
+    naming: Naming,
+    volume_id: str,
+    reference: str,
+    *,
+    format: str = "",  # noqa: A002 - what the catalogue calls it
+    virtual_bytes: int = 0,
+) -> Stranger:
+    """Say what `adopt` with the same arguments would do; changes nothing.
+
+    Raises NotFoundError, ConflictError where it must not be done now, CorruptError where it cannot.
+    """
+    if format and format not in FORMATS:
+        raise InvalidInputError(f"Image format {format[:40]!a} is none of raw, qcow2.")
+    with files.storage_errors(f"{directory}/{reference[:300]}"):
+        if reference == naming.volume(volume_id):
+            return _look_at_chain(directory, naming, volume_id, format, virtual_bytes)
+        return _look_at_file(directory, naming, volume_id, reference, format, virtual_bytes)
+
+
+def adopt(
+    directory: Path,
+    naming: Naming,
+    volume_id: str,
+    reference: str,
+    attempt: Attempt,
+    *,
+    format: str = "",  # noqa: A002 - what the catalogue calls it
+    virtual_bytes: int = 0,
+) -> Stranger:
+    """Make the file `reference`, or the chain of that name, the volume; return what it now is.
+
+    `format` decides where the evidence leaves a doubt. `virtual_bytes`: at least so many; whole GiB.
+    """
+    final = naming.volume(volume_id)
+    if reference != final:
+        with files.storage_errors(f"Volume {volume_id}"):
+            # A file published by an attempt that was killed is a chain of our name by now.
+            if not files.exists(directory / final):
+                found = look(
+                    directory, naming, volume_id, reference, format=format, virtual_bytes=virtual_bytes
+                )
+                _edit(directory, naming, found, attempt)
+                with files.opened(directory / reference) as fd:
+                    files.publish(fd, directory / reference, directory / final)
+                format = found.format  # noqa: A001 - what the catalogue calls it
+    found = look(directory, naming, volume_id, final, format=format, virtual_bytes=virtual_bytes)
+    with files.storage_errors(f"Volume {volume_id}"):
+        _edit(directory, naming, found, attempt)
+        if files.exists(directory / naming.info(volume_id)):
+            _own_mode(directory / naming.info(volume_id), naming.mode)
+    with begun(directory, naming, volume_id, attempt, found.format):
+        chain = load(directory, naming, volume_id, found.format)
+    if set(chain.snapshots) != {snapshot_id for snapshot_id, _bytes in found.snapshots}:
+        raise CorruptError(f"Volume {volume_id} was changed while it was being taken over.", remedy=DOCTOR)
+    return look(directory, naming, volume_id, final, format=found.format, virtual_bytes=virtual_bytes)
+
+
+def release(
+    directory: Path,
+    naming: Naming,
+    volume_id: str,
+    attempt: Attempt,
+    *,
+    format: str,  # noqa: A002 - what the catalogue calls it
+) -> None:
+    """Finish an edit that was cut off, so that the files alone tell all; they stay where they are."""
+    with begun(directory, naming, volume_id, attempt, format):
+        load(directory, naming, volume_id, format)
+
+
+def _look_at_chain(
+    directory: Path, naming: Naming, volume_id: str, said: str, virtual_bytes: int
+) -> Stranger:
+    info = read_info(directory, naming, volume_id)
+    top = info.active if info else naming.volume(volume_id)
+    if info is None:
+        present = {kind for _name, kind in naming.of_volume(volume_id, files.listing(directory))}
+        if "overlay" in present:
+            raise CorruptError(
+                f"Volume {volume_id} has snapshot overlays but no {naming.info(volume_id)}.", remedy=DOCTOR
+            )
+        if "volume" not in present:
+            raise NotFoundError(f"There is no volume {volume_id} in {directory}.")
+    if info is not None and (info.parent or info.deleted):
+        return _look_at_clone(directory, naming, volume_id, virtual_bytes)
+    walked, edits = _walk(directory, naming, volume_id, top, said)
+    snapshots = dict((info or Info(top, {})).snapshots)
+    intent = read_intent(directory, naming, volume_id)
+    if intent:
+        snapshots.pop(intent.snapshot, None)  # its deletion was promised, and is finished first
+    names = [one.name for one in walked]
+    for snapshot_id, overlay in snapshots.items():
+        if overlay not in names[:-1]:
+            raise CorruptError(
+                f"Volume {volume_id}: overlay {overlay} of snapshot {snapshot_id} is not in the chain "
+                "or has nothing below it.",
+                remedy=DOCTOR,
+            )
+    order = sorted(snapshots, key=lambda one: names.index(snapshots[one]), reverse=True)
+    held = ((one, _whole_gib(walked[names.index(snapshots[one]) + 1].virtual_bytes)) for one in order)
+    base_format = walked[-1].format if walked[-1].name == naming.volume(volume_id) else "qcow2"
+    return _stranger(walked, base_format, tuple(held), edits, virtual_bytes)
+
+
+def _look_at_clone(directory: Path, naming: Naming, volume_id: str, virtual_bytes: int) -> Stranger:
+    """Look at a volume that shares another one's storage: only we make those, so nothing is edited.
+
+    Raises NotFoundError for what is kept of a deleted volume because its clones rest on it.
+    """
+    chain = load(directory, naming, volume_id, "qcow2")
+    for one in chain.own:
+        with files.opened(directory / one.name) as fd:
+            _require_free(fd, one.name)
+    order = sorted(chain.snapshots, key=lambda one: chain.names.index(chain.snapshots[one]), reverse=True)
+    held = tuple((one, _whole_gib(chain.data(one)[0].virtual_bytes)) for one in order)
+    return _stranger(chain.layers, "qcow2", held, (), virtual_bytes)
+
+
+def _look_at_file(
+    directory: Path, naming: Naming, volume_id: str, reference: str, said: str, virtual_bytes: int
+) -> Stranger:
+    if not _BARE.match(reference) or naming.parse(reference) or reference.startswith(files.TEMPORARY):
+        raise InvalidInputError(
+            f"{reference[:300]!a} cannot be taken over as a new volume.",
+            remedy="Name a file of the pool's own directory; a volume-<id> keeps its id.",
+        )
+    own = naming.of_volume(volume_id, files.listing(directory))
+    if own:
+        raise ConflictError(f"Volume {volume_id} is in {directory} already: {own[0][0]}.")
+    try:
+        with files.opened(directory / reference) as fd:
+            _require_free(fd, reference)
+            plain = os.pread(fd, 4, 0) != qcow2.MAGIC
+            kind = said or ("raw" if plain else _doubt(reference))
+            found, _header = _layer(fd, reference, kind)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"There is no {reference} in {directory}.") from error
+    if found.backing is not None:
+        raise InvalidInputError(
+            f"{reference} rests on another image, which would have to be taken over with it.",
+            remedy="Flatten it first (`qemu-img convert`), or import it as an image.",
+        )
+    edits = (f"{reference} is renamed to {naming.volume(volume_id)}",)
+    return _stranger((found,), kind, (), edits, virtual_bytes)
+
+
+def _stranger(
+    layers: tuple[Layer, ...],
+    base_format: str,
+    snapshots: tuple[tuple[str, int], ...],
+    edits: tuple[str, ...],
+    virtual_bytes: int,
+) -> Stranger:
+    has = layers[0].virtual_bytes
+    wanted = _whole_gib(max(has, virtual_bytes, 1))
+    if has != wanted:
+        edits = (*edits, f"{layers[0].name} grows from {has} to {wanted} bytes")
+    return Stranger(format=base_format, virtual_bytes=wanted, snapshots=snapshots, layers=layers, edits=edits)
+
+
+def _walk(
+    directory: Path, naming: Naming, volume_id: str, top: str, said: str
+) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+    """Follow the chain as `chain.walk` does, accepting what `adopt` can mend; return that too."""
+    layers: list[Layer] = []
+    edits: list[str] = []
+    current: str | None = top
+    recorded: str | None = None
+    while current is not None:
+        if len(layers) == MAX_DEPTH or any(one.name == current for one in layers):
+            raise CorruptError(f"Volume {volume_id}: its chain comes back to {current}.", remedy=DOCTOR)
+        if not naming.is_image(volume_id, current):
+            raise CorruptError(
+                f"Volume {volume_id}: {layers[-1].name} rests on {current}, which is no image of it.",
+                remedy=DOCTOR,
+            )
+        try:
+            with files.opened(directory / current) as fd:
+                _require_free(fd, current)
+                if current == naming.volume(volume_id):
+                    kind = recorded or _evidence(fd, current, said)
+                else:
+                    kind = "qcow2"
+                if recorded not in {None, kind}:
+                    raise _disagreement(volume_id, layers[-1].name, current, recorded, kind)
+                found, header = _layer(fd, current, kind)
+        except FileNotFoundError as error:
+            raise CorruptError(f"Volume {volume_id}: image {current} is missing.", remedy=DOCTOR) from error
+        if layers and recorded is None:
+            edits.append(f"{layers[-1].name} is told that {current} is {kind}")
+            layers[-1] = replace(layers[-1], backing_format=kind)
+        if header is not None and found.backing != header.backing:
+            edits.append(f"{current} is told that its backing file {found.backing} is in its own directory")
+        layers.append(found)
+        current, recorded = found.backing, found.backing_format
+    return tuple(layers), tuple(edits)
+
+
+def _disagreement(volume_id: str, above: str, name: str, recorded: str | None, kind: str) -> CorruptError:
+    return CorruptError(
+        f"Volume {volume_id}: {above} records {name} as {recorded}, but it is {kind}.", remedy=DOCTOR
+    )
+
+
+def _layer(fd: int, name: str, image_format: str) -> tuple[Layer, qcow2.Header | None]:
+    status = os.fstat(fd)
+    allocated = status.st_blocks * 512
+    if image_format == "raw":
+        return Layer(name=name, format="raw", virtual_bytes=status.st_size, allocated_bytes=allocated), None
+    try:
+        header = qcow2.parse(fd, foreign=True)
+    except CorruptError as error:
+        raise CorruptError(f"{name}: {error.message}", remedy=error.remedy) from error
+    found = Layer(
+        name=name,
+        format="qcow2",
+        virtual_bytes=header.virtual_bytes,
+        allocated_bytes=allocated,
+        backing=_in_own_directory(name, header.backing),
+        backing_format=header.backing_format,
+    )
+    return found, header
+
+
+def _in_own_directory(name: str, backing: str | None) -> str | None:
+    """Return a backing file's bare name; a path must be one that Cinder gave to a share."""
+    if backing is None or "/" not in backing:
+        return backing
+    parent, _slash, bare = backing.rpartition("/")
+    if not _CINDER_DIRECTORY.match(parent):
+        raise CorruptError(
+            f"{name} rests on {backing[:200]!a}, which is outside its directory.",
+            remedy="Only the path of the same share below Cinder's mount base (…/<hash of the share>/) is "
+            "taken for the file beside it. If it is, `qemu-img rebase -u -F FORMAT -b NAME` says so.",
+        )
+    return bare
+
+
+def _evidence(fd: int, name: str, said: str) -> str:
+    """Tell raw from qcow2 by what no guest can have written; where that does not tell, by what was said.
+
+    Cinder and we make raw volumes of whole GiB, so an image of another length is none.
+    """
+    if os.pread(fd, 4, 0) != qcow2.MAGIC:
+        return "raw"
+    if os.fstat(fd).st_size % GIB:
+        return "qcow2"
+    return said or _doubt(name)
+
+
+def _doubt(name: str) -> str:
+    raise ConflictError(
+        f"{name} begins like a QCOW2 image, but may be a raw disk onto which a guest wrote that.",
+        remedy="Say which it is (`--format raw` or `--format qcow2`; `format` in the API's reference).",
+    )
+
+
+def _require_free(fd: int, name: str) -> None:
+    if files.held(fd):
+        raise ConflictError(
+            f"{name} is open in another program (QEMU's lock is on it).",
+            remedy="Detach the volume, or stop its guest; then repeat.",
+        )
+
+
+def _whole_gib(virtual_bytes: int) -> int:
+    return -(-virtual_bytes // GIB) * GIB
+
+
+# ── edits ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _edit(directory: Path, naming: Naming, found: Stranger, attempt: Attempt) -> None:
+    for image in found.layers:
+        _own_mode(directory / image.name, naming.mode)
+        if image.backing is not None:
+            _link(directory, image, attempt)
+    below = found.layers[1].virtual_bytes if len(found.layers) > 1 else 0
+    grow(directory, found.layers[0], found.virtual_bytes, below, attempt)
+
+
+def _own_mode(path: Path, mode: int) -> None:
+    """Close a file that everybody may write, if it is ours; whom it else belongs to still needs it so."""
+    with files.opened(path) as fd:
+        status = os.fstat(fd)
+        if status.st_uid == os.geteuid() and status.st_mode & 0o002:
+            os.fchmod(fd, mode)
+
+
+def _link(directory: Path, image: Layer, attempt: Attempt) -> None:
+    """Let the header name the image below as our own headers do."""
+    assert image.backing is not None  # noqa: S101 - the caller has looked
+    assert image.backing_format is not None  # noqa: S101 - `_walk` fills it in
+    path = directory / image.name
+    with files.opened(path, os.O_RDWR) as fd:
+        header = qcow2.parse(fd, foreign=True)
+        if (header.backing, header.backing_format) == (image.backing, image.backing_format):
+            return
+        if qcow2.reparent(fd, header, image.backing, image.backing_format):
+            return
+    qemu_img.relink(path, image.backing, image.backing_format, attempt)
+    files.sync_file(path)

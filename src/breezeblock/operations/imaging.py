@@ -1,0 +1,108 @@
+"""Operations that bring images in and out."""
+
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from breezeblock.attempt import Attempt
+from breezeblock.catalog import rows, tables
+from breezeblock.engine.port import Json
+from breezeblock.images import inspection, remote
+from breezeblock.operations.job import Job
+from breezeblock.operations.run import Verb
+from breezeblock.operations.verbs import publish_new, remove_new
+
+SUFFIX = ".image"
+
+
+def sweep(policy: remote.Policy, live: frozenset[str]) -> list[str]:
+    """Remove what operations that are not alive left in the scratch directory; return the names."""
+    gone = []
+    for path in sorted(Path(policy.scratch).glob(f"*{SUFFIX}*")):
+        if path.name.partition(SUFFIX)[0] not in live:
+            path.unlink(missing_ok=True)
+            gone.append(path.name)
+    return gone
+
+
+def _scratch(job: Job) -> Path:
+    directory = Path(job.environment.images.scratch)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory / f"{job.id}{SUFFIX}"
+
+
+def _drop(job: Job) -> None:
+    path = _scratch(job)
+    for one in path.parent.glob(f"{path.name}*"):
+        one.unlink(missing_ok=True)
+
+
+def _import(job: Job) -> Json:
+    asked = job.arguments["image"]
+
+    def bring(attempt: Attempt) -> Json:
+        path = _scratch(job)
+        remote.fetch(asked["url"], path, job.environment.images, attempt)
+        if asked["checksum"]:
+            remote.verify(path, asked["checksum"], attempt)
+        made = job.backend.import_image(job.volume(), str(path), asked["format"], attempt)
+        return msgspec.to_builtins(made)
+
+    done = job.step("import", bring)
+    _drop(job)
+    return done
+
+
+def _publish_imported(connection: sa.Connection, job: Job, result: Json) -> None:
+    publish_new(connection, job, result)
+    _forget_address(connection, job)
+
+
+def _undo_import(job: Job) -> None:
+    _drop(job)
+    remove_new(job)
+
+
+def _fail_imported(connection: sa.Connection, job: Job) -> None:
+    rows.finish(connection, tables.volumes, job.row.resource_id, job.id, status="error")
+    _forget_address(connection, job)
+
+
+def _export(job: Job) -> Json:
+    asked = job.arguments["image"]
+
+    def bring(attempt: Attempt) -> Json:
+        path = _scratch(job)
+        job.backend.export_image(job.volume(), None, str(path), asked["format"], attempt)
+        remote.send(path, asked["url"], job.environment.images, attempt)
+
+    job.step("export", bring)
+    _drop(job)
+    return None
+
+
+def _publish_exported(connection: sa.Connection, job: Job, _result: Json) -> None:
+    rows.finish(connection, tables.volumes, job.row.resource_id, job.id, status="available")
+    _forget_address(connection, job)
+
+
+def _fail_exported(connection: sa.Connection, job: Job) -> None:
+    # The volume was only read.
+    rows.finish(connection, tables.volumes, job.row.resource_id, job.id, status=job.row.previous_status)
+    _forget_address(connection, job)
+
+
+def _forget_address(connection: sa.Connection, job: Job) -> None:
+    """Keep of the address what is no secret: a signed one may be good for hours yet."""
+    image = {**job.arguments["image"], "url": remote.shown(job.arguments["image"]["url"])}
+    text = msgspec.json.encode({**job.arguments, "image": image}).decode()
+    table = tables.operations
+    connection.execute(sa.update(table).where(table.c.id == job.id).values(arguments=text))
+
+
+VERBS: dict[str, Verb] = {
+    "import_volume": Verb(_import, _publish_imported, _fail_imported, _undo_import),
+    "export_volume": Verb(_export, _publish_exported, _fail_exported, _drop),
+}
+FORMATS = inspection.FORMATS
