@@ -195,12 +195,12 @@ def test_what_was_taken_over_is_used_on(share: Share) -> None:
         for disk in share.disks.values():
             volumes.delete(service, ME, disk.id, cascade=True)
             until(volumes.get, service, ME, disk.id, gone=True)
-        for copy in copies:
-            share.verify_disk(copy, share.pool)
+        for taken in copies:
+            share.verify_disk(taken, share.pool)
         assert doctor.examine(share.config).findings == []
-        for copy in copies:
-            volumes.delete(service, ME, copy.id)
-            until(volumes.get, service, ME, copy.id, gone=True)
+        for taken in copies:
+            volumes.delete(service, ME, taken.id)
+            until(volumes.get, service, ME, taken.id, gone=True)
     assert {path.name for path in share.pool.iterdir()} == {MARKER}
 
 

@@ -12,12 +12,13 @@ where that leaves a doubt, the caller must say it.
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from breezeblock.attempt import Attempt
 from breezeblock.chains.begin import begun
-from breezeblock.chains.chain import FORMATS, MAX_DEPTH, Layer, load
+from breezeblock.chains.chain import FORMATS, MAX_DEPTH, Chain, Layer, load
 from breezeblock.chains.info import DOCTOR, Info, read_info, read_intent
 from breezeblock.chains.merge import grow
 from breezeblock.chains.naming import Naming
@@ -44,6 +45,11 @@ class Stranger:
     """The active one first; backing names without their directories."""
     edits: tuple[str, ...]
     """What `adopt` will change, a sentence each; empty for a volume that is as we would have left it."""
+    hidden: tuple[Layer, ...] = ()
+    """Those of its own layers that belong to no snapshot."""
+    ancestors: tuple[tuple[str, bool], ...] = ()
+    """Of a linked clone: the ids of the volumes that it looks through, nearest first, and whether each is
+    gone but for what its clones need."""
 
 
 def look(
@@ -149,7 +155,9 @@ def _look_at_chain(
     order = sorted(snapshots, key=lambda one: names.index(snapshots[one]), reverse=True)
     held = ((one, _whole_gib(walked[names.index(snapshots[one]) + 1].virtual_bytes)) for one in order)
     base_format = walked[-1].format if walked[-1].name == naming.volume(volume_id) else "qcow2"
-    return _stranger(walked, base_format, tuple(held), edits, virtual_bytes)
+    found = _stranger(walked, base_format, tuple(held), edits, virtual_bytes)
+    hidden = tuple(one for one in walked[:-1] if one.name not in snapshots.values())
+    return replace(found, hidden=hidden)
 
 
 def _look_at_clone(directory: Path, naming: Naming, volume_id: str, virtual_bytes: int) -> Stranger:
@@ -163,7 +171,15 @@ def _look_at_clone(directory: Path, naming: Naming, volume_id: str, virtual_byte
             _require_free(fd, one.name)
     order = sorted(chain.snapshots, key=lambda one: chain.names.index(chain.snapshots[one]), reverse=True)
     held = tuple((one, _whole_gib(chain.data(one)[0].virtual_bytes)) for one in order)
-    return _stranger(chain.layers, "qcow2", held, (), virtual_bytes)
+    found = _stranger(chain.layers, "qcow2", held, (), virtual_bytes)
+    return replace(found, hidden=chain.hidden, ancestors=tuple(_ancestors(directory, naming, chain)))
+
+
+def _ancestors(directory: Path, naming: Naming, chain: Chain) -> Iterator[tuple[str, bool]]:
+    owners = dict.fromkeys(naming.owner(one.name) for one in chain.layers[len(chain.own) :])
+    for owner in filter(None, owners):
+        info = read_info(directory, naming, owner)
+        yield owner, info is not None and info.deleted is not None
 
 
 def _look_at_file(
