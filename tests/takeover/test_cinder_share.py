@@ -324,7 +324,7 @@ def test_killed_at_any_time_it_completes_when_run_again(share: Share) -> None:
     share.command("pool", "list", "--help")
     whole = time.monotonic() - whole
     kills = 0
-    for step in range(1, 13):
+    for step in range(2, 13, 3):
         process = subprocess.Popen(
             [*COMMAND, "pool", "adopt", "local", "--project", PROJECT, "--yes"],
             env={**os.environ, "BREEZEBLOCK_CONFIG": str(share.data / "breezeblock.toml")},

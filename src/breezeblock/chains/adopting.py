@@ -68,9 +68,16 @@ def look(
     if format and format not in FORMATS:
         raise InvalidInputError(f"Image format {format[:40]!a} is none of raw, qcow2.")
     with files.storage_errors(f"{directory}/{reference[:300]}"):
-        if reference == naming.volume(volume_id):
+        final = naming.volume(volume_id)
+        if reference == final or _was_renamed(directory, reference, final):
             return _look_at_chain(directory, naming, volume_id, format, virtual_bytes)
         return _look_at_file(directory, naming, volume_id, reference, format, virtual_bytes)
+
+
+def _was_renamed(directory: Path, reference: str, final: str) -> bool:
+    """Tell whether an attempt before this one has given the file its new name already."""
+    _require_bare(reference)
+    return files.exists(directory / final) and not os.path.lexists(directory / reference)
 
 
 def adopt(
@@ -185,11 +192,8 @@ def _ancestors(directory: Path, naming: Naming, chain: Chain) -> Iterator[tuple[
 def _look_at_file(
     directory: Path, naming: Naming, volume_id: str, reference: str, said: str, virtual_bytes: int
 ) -> Stranger:
-    if not _BARE.match(reference) or naming.parse(reference) or reference.startswith(files.TEMPORARY):
-        raise InvalidInputError(
-            f"{reference[:300]!a} cannot be taken over as a new volume.",
-            remedy="Name a file of the pool's own directory; a volume-<id> keeps its id.",
-        )
+    if naming.parse(reference):
+        raise _no_reference(reference)
     own = naming.of_volume(volume_id, files.listing(directory))
     if own:
         raise ConflictError(f"Volume {volume_id} is in {directory} already: {own[0][0]}.")
@@ -208,6 +212,18 @@ def _look_at_file(
         )
     edits = (f"{reference} is renamed to {naming.volume(volume_id)}",)
     return _stranger((found,), kind, (), edits, virtual_bytes)
+
+
+def _require_bare(reference: str) -> None:
+    if not _BARE.match(reference):
+        raise _no_reference(reference)
+
+
+def _no_reference(reference: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{reference[:300]!a} cannot be taken over as a new volume.",
+        remedy="Name a file of the pool's own directory; a volume-<id> keeps its id.",
+    )
 
 
 def _stranger(

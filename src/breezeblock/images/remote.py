@@ -226,10 +226,24 @@ def send(source: Path, url: str, policy: Policy, attempt: Attempt) -> None:
             pass
 
 
+def abandon(url: str, policy: Policy, operation_id: str) -> None:
+    """Remove what attempts of an operation left unfinished where they sent something to."""
+    try:
+        parts = _parsed(url, policy)
+        if parts.scheme == "file":
+            _sweep(local_path(parts, policy), operation_id)
+    except InvalidInputError:
+        return  # it was refused before anything was written
+
+
+def _sweep(target: Path, operation_id: str) -> None:
+    for old in target.parent.glob(f".tmp-{operation_id}-*"):
+        old.unlink(missing_ok=True)
+
+
 def _copy_out(source: Path, target: Path, attempt: Attempt) -> None:
     temp = target.with_name(attempt.temp_name)
-    for old in target.parent.glob(f".tmp-{attempt.operation_id}-*"):
-        old.unlink(missing_ok=True)
+    _sweep(target, attempt.operation_id)
     try:
         with source.open("rb") as file, temp.open("x+b") as new:
             raw.copy(file.fileno(), new.fileno(), attempt)
