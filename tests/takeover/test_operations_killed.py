@@ -114,7 +114,8 @@ def file_managed(place: Place, volume_id: str) -> None:
 def file_not_managed(place: Place, volume_id: str) -> None:
     """Cancelled in time, nothing was done; later, it bears its new name; in neither case it is gone."""
     if volume(place, volume_id) == "available":
-        return file_managed(place, volume_id)
+        file_managed(place, volume_id)
+        return
     assert volume(place, volume_id) is None
     (name,) = names(place) - CHAIN
     assert name in {"disk.raw", f"volume-{volume_id}"}
@@ -169,7 +170,8 @@ def brought_in(place: Place, volume_id: str) -> None:
 
 def not_brought_in(place: Place, volume_id: str) -> None:
     if volume(place, volume_id) == "available":
-        return brought_in(place, volume_id)
+        brought_in(place, volume_id)
+        return
     assert volume(place, volume_id) == "error"
     assert names(place) == {"disk.raw", *CHAIN}
 
@@ -200,7 +202,8 @@ def exported(place: Place, volume_id: str) -> None:
 
 def not_exported(place: Place, volume_id: str) -> None:
     if list(place.out.iterdir()):
-        return exported(place, volume_id)
+        exported(place, volume_id)
+        return
     assert volume(place, volume_id) == "available"
 
 
