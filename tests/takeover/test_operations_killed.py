@@ -29,6 +29,7 @@ PACKAGES = (
     "breezeblock.operations",
     "breezeblock.chains",
     "breezeblock.images.remote",
+    "breezeblock.images.s3",
     "breezeblock.images.qcow2",
     "breezeblock.shares.files",
     "breezeblock.catalog.rows",
@@ -229,7 +230,7 @@ def test_killed_before_any_line(place: Place, tmp_path: Path, name: str, ending:
     for number in range(0, len(lines), max(1, len(lines) // ROUNDS)):
         one = place.copy(tmp_path / str(number))
         volume_id = one.promise(lambda service, one=one: case.ask(service, one))  # type: ignore[misc]
-        killed += run_killed_at(one.work, PACKAGES, number) is Outcome.KILLED
+        killed += run_killed_at(one.work, PACKAGES, lines[number]) is Outcome.KILLED
         one.work(cancel=ending == "cancel")
         (case.done if ending == "rerun" else case.cancelled)(one, volume_id)
         assert one.scratch == []

@@ -240,7 +240,7 @@ def test_killed_before_any_line_it_completes_when_run_again(lost: Lost, tmp_path
     killed = 0
     for number in range(0, len(lines), len(lines) // 30):
         one = lost.at(tmp_path / f"{number}.db")
-        killed += run_killed_at(one.rebuild, packages, number) is Ended.KILLED
+        killed += run_killed_at(one.rebuild, packages, lines[number]) is Ended.KILLED
         assert {outcome.state for outcome in one.rebuild().values()} <= {"added", "known"}
         one.whole()
     assert killed > 20

@@ -9,6 +9,7 @@ from breezeblock.attempt import Attempt
 from breezeblock.catalog import rows, tables
 from breezeblock.engine.port import Json
 from breezeblock.images import inspection, remote
+from breezeblock.images.addresses import Policy, shown
 from breezeblock.operations.job import Job
 from breezeblock.operations.run import Verb
 from breezeblock.operations.verbs import publish_new, remove_new
@@ -17,7 +18,7 @@ from breezeblock.shares import files
 SUFFIX = ".image"
 
 
-def sweep(policy: remote.Policy, live: frozenset[str]) -> list[str]:
+def sweep(policy: Policy, live: frozenset[str]) -> list[str]:
     """Remove what operations that are not alive left in the scratch directory; return the names."""
     gone = []
     scratch = Path(policy.scratch)
@@ -92,7 +93,7 @@ def _export(job: Job) -> Json:
 
 
 def _undo_export(job: Job) -> None:
-    remote.abandon(job.arguments["image"]["url"], job.environment.images, job.id)
+    remote.abandon(_scratch(job), job.arguments["image"]["url"], job.environment.images, job.id)
     _drop(job)
 
 
@@ -109,7 +110,7 @@ def _fail_exported(connection: sa.Connection, job: Job) -> None:
 
 def _forget_address(connection: sa.Connection, job: Job) -> None:
     """Keep of the address what is no secret: a signed one may be good for hours yet."""
-    image = {**job.arguments["image"], "url": remote.shown(job.arguments["image"]["url"])}
+    image = {**job.arguments["image"], "url": shown(job.arguments["image"]["url"])}
     text = msgspec.json.encode({**job.arguments, "image": image}).decode()
     table = tables.operations
     connection.execute(sa.update(table).where(table.c.id == job.id).values(arguments=text))
