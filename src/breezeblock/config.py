@@ -85,11 +85,24 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How often pools are looked at."""
 
 
+class S3Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[images.s3]`: the S3 service that `s3://BUCKET/KEY` means."""
+
+    endpoint: Annotated[str, Meta(pattern=r"^https?://[A-Za-z0-9._:\[\]-]+$", max_length=255)]
+    """Its address without a path; buckets are named in the path."""
+    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}$")] = "us-east-1"
+    """What requests are signed for."""
+    credentials_file: Annotated[str, Meta(pattern=r"^/")]
+    """File of two lines: the access key's id, and its secret. Read whenever it is needed."""
+    buckets: tuple[Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")], ...]
+    """Buckets that users may name. Everything in them is every user's to read and to replace."""
+
+
 class ImagesSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[images]`: what volumes may be made from, and where they may be written to as images."""
 
-    schemes: tuple[Literal["https", "http", "file"], ...] = ("https",)
-    """Addresses that users may name. `file` needs `directories` too."""
+    schemes: tuple[Literal["https", "http", "file", "s3"], ...] = ("https",)
+    """Addresses that users may name. `file` needs `directories` too, `s3` the section `[images.s3]`."""
     directories: tuple[Annotated[str, Meta(pattern=r"^/")], ...] = ()
     """Directories of the worker's machine below which `file:` may read and write."""
     private_addresses: bool = False
@@ -100,6 +113,7 @@ class ImagesSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     timeout_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
     """Seconds without a byte after which a server counts as gone."""
     max_redirects: Annotated[int, Meta(ge=0, le=10)] = 3
+    s3: S3Section | None = None
     scratch_dir: Annotated[str, Meta(pattern=r"^(/.*)?$")] = ""
     """Where images are kept while they are converted; empty: `images` in service.state_dir."""
 

@@ -12,6 +12,13 @@ class Site:
     content: bytes = b""
     break_off_at: int | None = None
     """Answer so many bytes of the first request only."""
+    break_off_always: bool = False
+    ignores_conditions: bool = False
+    """Give any range, whatever the tag that the client has."""
+    changes_to: bytes = b""
+    """Be this from the second request on."""
+    tag: str = '"v1"'
+    asked: int = 0
     url: str = ""
     ranges: list[str] = field(default_factory=list)
     received: dict[str, bytes] = field(default_factory=dict)
@@ -37,9 +44,12 @@ def serving_images(content: bytes) -> Iterator[Site]:
             if self.path != "/image":
                 self.send_error(404)
                 return
+            site.asked += 1
+            if site.asked == 2 and site.changes_to:
+                site.content, site.tag = site.changes_to, '"v2"'
             wanted = self.headers.get("Range", "")
             start = 0
-            if wanted and self.headers.get("If-Range") == '"v1"':
+            if wanted.endswith("-") and (site.ignores_conditions or self.headers.get("If-Range") == site.tag):
                 start = int(wanted.removeprefix("bytes=").removesuffix("-"))
                 site.ranges.append(wanted)
             body = site.content[start:]
@@ -47,11 +57,12 @@ def serving_images(content: bytes) -> Iterator[Site]:
             if start:
                 total = len(site.content)
                 self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-            self.send_header("ETag", '"v1"')
+            self.send_header("ETag", site.tag)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if site.break_off_at is not None:
-                body, site.break_off_at = body[: site.break_off_at], None
+                body = body[: site.break_off_at]
+                site.break_off_at = site.break_off_at if site.break_off_always else None
                 self.close_connection = True
             self.wfile.write(body)
 

@@ -18,7 +18,7 @@ from breezeblock.errors import (
     NoSpaceError,
     UnavailableError,
 )
-from breezeblock.images import remote
+from breezeblock.images import addresses, remote
 
 CONTENT = os.urandom(3 << 20)
 ATTEMPT = Attempt(operation_id="o", token="t")
@@ -31,9 +31,9 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def policy(tmp_path: Path) -> remote.Policy:
+def policy(tmp_path: Path) -> addresses.Policy:
     (tmp_path / "allowed").mkdir()
-    return remote.Policy(
+    return addresses.Policy(
         schemes=("http", "https", "file"),
         directories=(str(tmp_path / "allowed"),),
         private_addresses=True,
@@ -42,7 +42,7 @@ def policy(tmp_path: Path) -> remote.Policy:
     )
 
 
-def test_it_is_fetched_with_progress(site: Site, policy: remote.Policy, tmp_path: Path) -> None:
+def test_it_is_fetched_with_progress(site: Site, policy: addresses.Policy, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     attempt = Attempt(operation_id="o", token="t", progress=lambda done, total: told.append((done, total)))
     remote.fetch(f"{site.url}/image", tmp_path / "x", policy, attempt)
@@ -53,19 +53,66 @@ def test_it_is_fetched_with_progress(site: Site, policy: remote.Policy, tmp_path
         remote.verify(tmp_path / "x", f"sha512:{'0' * 128}", ATTEMPT)
 
 
-def test_it_goes_on_where_it_broke_off(site: Site, policy: remote.Policy, tmp_path: Path) -> None:
+def test_it_goes_on_where_it_broke_off(site: Site, policy: addresses.Policy, tmp_path: Path) -> None:
     site.break_off_at = 2 << 20
-    with pytest.raises(UnavailableError):
-        remote.fetch(f"{site.url}/image", tmp_path / "x", policy, ATTEMPT)
-    have = (tmp_path / "x").stat().st_size
-    assert 0 < have <= 2 << 20
     remote.fetch(f"{site.url}/image", tmp_path / "x", policy, ATTEMPT)
-    assert site.ranges == [f"bytes={have}-"]
+    assert site.ranges == [f"bytes={(2 << 20) - 1}-"]
+    assert (tmp_path / "x").read_bytes() == CONTENT
+    # By an attempt that has it all already: the last byte is asked for again.
+    remote.fetch(f"{site.url}/image", tmp_path / "x", policy, ATTEMPT)
+    assert site.ranges[1:] == [f"bytes={len(CONTENT) - 1}-"]
     assert (tmp_path / "x").read_bytes() == CONTENT
 
 
+def test_it_gives_up_where_nothing_comes(
+    site: Site, policy: addresses.Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PAUSE_S", 0.01)
+    site.break_off_always = True
+    site.break_off_at = 0
+    with pytest.raises(UnavailableError, match="broke off"):
+        remote.fetch(f"{site.url}/image", tmp_path / "x", policy, ATTEMPT)
+    assert site.asked == remote.MAX_TRIES
+
+
+def test_it_stops_in_the_middle(site: Site, policy: addresses.Policy, tmp_path: Path) -> None:
+    went: list[int] = []
+    attempt = Attempt(
+        operation_id="o",
+        token="t",
+        progress=lambda done, _total: went.append(done),
+        cancelled=lambda: bool(went),
+    )
+    with pytest.raises(CancelledOperationError):
+        remote.fetch(f"{site.url}/image", tmp_path / "x", policy, attempt)
+    assert 0 < (tmp_path / "x").stat().st_size < len(CONTENT)
+
+
+def test_an_image_that_changed_while_it_was_fetched_is_fetched_whole(
+    site: Site, policy: addresses.Policy, tmp_path: Path
+) -> None:
+    """Also from a server that gives the range asked for whatever the tag."""
+    site.break_off_at = 2 << 20
+    site.ignores_conditions = True
+    site.changes_to = os.urandom(len(CONTENT))
+    remote.fetch(f"{site.url}/image", tmp_path / "x", policy, ATTEMPT)
+    assert (tmp_path / "x").read_bytes() == site.changes_to
+
+
+def test_the_source_tells_whether_it_changed(site: Site, policy: addresses.Policy, tmp_path: Path) -> None:
+    assert remote.validator(f"{site.url}/image", policy) == '"v1"'
+    with pytest.raises(InvalidInputError):
+        remote.validator(f"{site.url}/absent", policy)
+    path = tmp_path / "allowed" / "image"
+    path.write_bytes(b"one")
+    before = remote.validator(f"file://{path}", policy)
+    assert remote.validator(f"file://{path}", policy) == before
+    path.write_bytes(b"two")
+    assert remote.validator(f"file://{path}", policy) != before
+
+
 def test_another_image_under_the_address_is_fetched_whole(
-    site: Site, policy: remote.Policy, tmp_path: Path
+    site: Site, policy: addresses.Policy, tmp_path: Path
 ) -> None:
     (tmp_path / "x").write_bytes(b"old")
     (tmp_path / "x.tag").write_text('"v0"')
@@ -73,13 +120,13 @@ def test_another_image_under_the_address_is_fetched_whole(
     assert (tmp_path / "x").read_bytes() == CONTENT
 
 
-def test_it_stops_when_cancelled(site: Site, policy: remote.Policy, tmp_path: Path) -> None:
+def test_it_stops_when_cancelled(site: Site, policy: addresses.Policy, tmp_path: Path) -> None:
     attempt = Attempt(operation_id="o", token="t", cancelled=lambda: True)
     with pytest.raises(CancelledOperationError):
         remote.fetch(f"{site.url}/image", tmp_path / "x", policy, attempt)
 
 
-def test_an_image_over_the_limit_is_refused(site: Site, policy: remote.Policy, tmp_path: Path) -> None:
+def test_an_image_over_the_limit_is_refused(site: Site, policy: addresses.Policy, tmp_path: Path) -> None:
     small = msgspec.structs.replace(policy, max_bytes=1 << 20)
     with pytest.raises(NoSpaceError):
         remote.fetch(f"{site.url}/image", tmp_path / "x", small, ATTEMPT)
@@ -89,7 +136,7 @@ def test_an_image_over_the_limit_is_refused(site: Site, policy: remote.Policy, t
 
 
 def test_addresses_of_this_network_are_refused_unless_allowed(
-    site: Site, policy: remote.Policy, tmp_path: Path
+    site: Site, policy: addresses.Policy, tmp_path: Path
 ) -> None:
     public = msgspec.structs.replace(policy, private_addresses=False)
     port = urllib.parse.urlsplit(site.url).port
@@ -101,7 +148,7 @@ def test_addresses_of_this_network_are_refused_unless_allowed(
 
 
 def test_redirections_are_followed_a_little_and_never_to_files(
-    site: Site, policy: remote.Policy, tmp_path: Path
+    site: Site, policy: addresses.Policy, tmp_path: Path
 ) -> None:
     remote.fetch(f"{site.url}/to//image", tmp_path / "x", policy, ATTEMPT)
     assert (tmp_path / "x").read_bytes() == CONTENT
@@ -129,14 +176,14 @@ def test_redirections_are_followed_a_little_and_never_to_files(
         "",
     ],
 )
-def test_odd_addresses_are_refused(url: str, policy: remote.Policy) -> None:
+def test_odd_addresses_are_refused(url: str, policy: addresses.Policy) -> None:
     with pytest.raises(InvalidInputError) as refused:
-        remote.check(url, policy)
+        addresses.check(url, policy)
     assert "secret" not in str(refused.value)
 
 
 def test_files_are_read_and_written_below_allowed_directories_only(
-    policy: remote.Policy, tmp_path: Path
+    policy: addresses.Policy, tmp_path: Path
 ) -> None:
     allowed, outside = tmp_path / "allowed", tmp_path / "outside"
     outside.write_bytes(b"outside")
@@ -159,7 +206,7 @@ def test_files_are_read_and_written_below_allowed_directories_only(
     assert outside.read_bytes() == b"outside"
 
 
-def test_it_is_sent(site: Site, policy: remote.Policy, tmp_path: Path) -> None:
+def test_it_is_sent(site: Site, policy: addresses.Policy, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(CONTENT)
     remote.send(tmp_path / "x", f"{site.url}/upload", policy, ATTEMPT)
     assert site.received == {"/upload": CONTENT}

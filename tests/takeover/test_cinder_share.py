@@ -148,6 +148,8 @@ def until(look: Any, *arguments: Any, gone: bool = False) -> None:
 
 
 def test_everything_is_taken_over_as_it_is(share: Share) -> None:
+    # A file's blocks count only once they are written: a file system adds its own to them then.
+    subprocess.run(["sync", *share.pool.iterdir()], check=True)
     before = {path.name: (path.stat().st_ino, path.stat().st_blocks) for path in share.pool.iterdir()}
     planned = share.adopt("--dry-run")
     assert {one["state"] for one in planned} == {"to add"}
@@ -176,24 +178,30 @@ def test_what_was_taken_over_is_used_on(share: Share) -> None:
             write(share.pool / told["active"], "qcow2", 0, 77)
             disk.content[0] = 77
         share.verify(share.pool)
+        copies: list[Disk] = []
         for disk in share.disks.values():
             oldest = next(iter(disk.snapshots))
             copy = volumes.create(service, ME, volumes.NewVolume(snapshot_id=oldest))
             until(volumes.get, service, ME, copy)
-            share.verify_disk(Disk(copy, content=disk.snapshots[oldest]), share.pool)
+            copies.append(Disk(copy, content=disk.snapshots[oldest]))
+            share.verify_disk(copies[-1], share.pool)
             snapshots.delete(service, ME, oldest)
             until(snapshots.get, service, ME, oldest, gone=True)
             del disk.snapshots[oldest]
             volumes.extend(service, ME, disk.id, 3 * GIB)
             until(volumes.get, service, ME, disk.id)
         share.verify(share.pool)
+        # The copies rest on what Cinder wrote; they keep it when its volumes go, and take it along.
         for disk in share.disks.values():
             volumes.delete(service, ME, disk.id, cascade=True)
             until(volumes.get, service, ME, disk.id, gone=True)
-    left = {
-        path.name for path in share.pool.iterdir() if any(d.id in path.name for d in share.disks.values())
-    }
-    assert left == set()
+        for taken in copies:
+            share.verify_disk(taken, share.pool)
+        assert doctor.examine(share.config).findings == []
+        for taken in copies:
+            volumes.delete(service, ME, taken.id)
+            until(volumes.get, service, ME, taken.id, gone=True)
+    assert {path.name for path in share.pool.iterdir()} == {MARKER}
 
 
 def test_old_chains_that_name_the_image_below_by_its_path(
@@ -316,7 +324,7 @@ def test_killed_at_any_time_it_completes_when_run_again(share: Share) -> None:
     share.command("pool", "list", "--help")
     whole = time.monotonic() - whole
     kills = 0
-    for step in range(1, 13):
+    for step in range(2, 13, 3):
         process = subprocess.Popen(
             [*COMMAND, "pool", "adopt", "local", "--project", PROJECT, "--yes"],
             env={**os.environ, "BREEZEBLOCK_CONFIG": str(share.data / "breezeblock.toml")},

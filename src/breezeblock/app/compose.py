@@ -11,7 +11,7 @@ from breezeblock.backends.decorators import wrap
 from breezeblock.catalog import migrate
 from breezeblock.catalog.database import Database
 from breezeblock.config import Config, PoolPolicy, split_policy
-from breezeblock.images.remote import Policy
+from breezeblock.images.addresses import S3, Policy
 from breezeblock.service.core import Service, Settings
 
 
@@ -51,6 +51,7 @@ def image_policy(config: Config) -> Policy:
         max_bytes=images.max_bytes,
         timeout_s=images.timeout_s,
         max_redirects=images.max_redirects,
+        s3=S3(**msgspec.structs.asdict(images.s3)) if images.s3 else None,
         scratch=images.scratch_dir or f"{config.service.state_dir}/images",
     )
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from breezeblock.app.known import KnownSnapshot, KnownVolume
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Adopted, Backend, Volume
-from breezeblock.catalog import identity, pools, quotas, rows, survey, tables, types
+from breezeblock.catalog import families, identity, pools, quotas, rows, survey, tables, types
 from breezeblock.catalog.clock import now, ordered_id
 from breezeblock.catalog.database import Database
 from breezeblock.config import Config, PoolPolicy
@@ -28,7 +28,7 @@ from breezeblock.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from breezeblock.operations.adopting import add_snapshots, as_json
+from breezeblock.operations.adopting import add_kept, add_snapshots, as_json
 from breezeblock.operations.verbs import GIB, columns_of, quota_amounts
 
 NOBODY = "0" * 32
@@ -100,12 +100,13 @@ class Takeover:
             return self._outcome(volume_id, "left", reason=str(error))
 
     def _present(self) -> list[str]:
-        found = self._backend.inventory()
-        return sorted({item.volume_id for item in found if item.pool == self._pool and item.volume_id})
+        found = [item for item in self._backend.inventory() if item.pool == self._pool and item.volume_id]
+        # What is kept of a deleted volume is entered with those that rest on it.
+        kept = {item.volume_id for item in found if item.kind == "kept"}
+        return sorted({item.volume_id for item in found if item.volume_id} - kept)
 
     def _look(self, volume_id: str) -> Outcome:
-        with self._database.read() as connection:
-            known = survey.one(connection, volume_id)
+        known = self._known(volume_id)
         if known is not None:
             return self._look_again(known)
         found = self._backend.examine(self._asked(volume_id), f"volume-{volume_id}")
@@ -113,22 +114,28 @@ class Takeover:
         return self._outcome(volume_id, "to add", found)
 
     def _look_again(self, known: survey.Believed) -> Outcome:
-        """Look whether a volume of the catalog has snapshots that the catalog lacks: it may be a copy."""
+        """Look whether a volume of the catalog has what the catalog lacks: that may be an old copy."""
         volume_id = known.volume.id
         if known.busy or (known.volume.backend, known.volume.pool) != (self._backend.name, self._pool):
             return self._outcome(volume_id, "known")
         try:
-            found = self._backend.examine(self._asked(volume_id), f"volume-{volume_id}")
+            found = self._backend.examine(self._asked(volume_id, known), f"volume-{volume_id}")
         except BreezeblockError:
             return self._outcome(volume_id, "known")  # what is wrong with it is the doctor's to say
-        more = {one.id for one in found.snapshots} - {row.id for row in known.snapshots}
+        with self._database.read() as connection:
+            more = (
+                {one.id for one in found.snapshots} - {row.id for row in known.snapshots}
+                or (found.volume.parent or None) != known.volume.parent_id
+                or any(one.gone and not families.one_kept(connection, one.id) for one in found.ancestors)
+            )
         return self._outcome(volume_id, "to add" if more else "known", found)
 
     def _take(self, volume_id: str) -> Outcome:
+        known = self._known(volume_id)
         outcome = self._look(volume_id)
         if outcome.state != "to add":
             return outcome
-        asked, reference = self._asked(volume_id), f"volume-{volume_id}"
+        asked, reference = self._asked(volume_id, known), f"volume-{volume_id}"
         if self._wishes.edit:
             attempt = Attempt(operation_id=ordered_id(), token=secrets.token_hex(4))
             found = self._backend.adopt(asked, reference, attempt)
@@ -136,10 +143,16 @@ class Takeover:
             found = self._backend.examine(asked, reference)
         try:
             with self._database.write() as connection:
+                if survey.one(connection, volume_id) != known:
+                    return self._outcome(volume_id, "known", found)  # an operation was at work on it
                 self._enter(connection, asked, found)
         except IntegrityError:
             return self._outcome(volume_id, "known", found)  # somebody else entered it just now
         return msgspec.structs.replace(self._outcome(volume_id, "added", found), edits=outcome.edits)
+
+    def _known(self, volume_id: str) -> survey.Believed | None:
+        with self._database.read() as connection:
+            return survey.one(connection, volume_id)
 
     def _check(self, volume_id: str, found: Adopted) -> None:
         """Raise the reason why a volume that the catalog lacks may not be entered."""
@@ -166,8 +179,9 @@ class Takeover:
                 remedy="Give --project, or a --list that names it.",
             )
 
-    def _asked(self, volume_id: str) -> Volume:
-        return Volume(id=volume_id, virtual_bytes=0, pool=self._pool, format=self._wishes.format)
+    def _asked(self, volume_id: str, known: survey.Believed | None = None) -> Volume:
+        said = known.volume.format if known else self._wishes.format
+        return Volume(id=volume_id, virtual_bytes=0, pool=self._pool, format=said)
 
     def _project(self, volume_id: str) -> str:
         told = self._wishes.volumes.get(volume_id)
@@ -180,8 +194,11 @@ class Takeover:
         if row is None:
             self._enter_volume(connection, asked, found)
             row = rows.one(connection, tables.volumes, asked.id)
+        else:
+            rows.update(connection, tables.volumes, asked.id, **columns_of(found.volume))
         assert row is not None  # noqa: S101 - it was inserted
         add_snapshots(connection, row, found.snapshots, snapshots)
+        add_kept(connection, row, found.ancestors)
 
     def _enter_volume(self, connection: sa.Connection, asked: Volume, found: Adopted) -> None:
         told = self._wishes.volumes.get(asked.id) or KnownVolume(id=asked.id)

@@ -93,6 +93,14 @@ class Snapped(msgspec.Struct, frozen=True, kw_only=True):
     locator: str = ""
 
 
+class Ancestor(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume whose storage another one shares."""
+
+    id: str
+    gone: bool
+    """It was deleted; what is left of it is there for those that share it."""
+
+
 class Adopted(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of `adopt`: what the service must remember of a volume that was there before."""
 
@@ -100,6 +108,8 @@ class Adopted(msgspec.Struct, frozen=True, kw_only=True):
     virtual_bytes: int
     snapshots: tuple[Snapshot, ...] = ()
     """The oldest first."""
+    ancestors: tuple[Ancestor, ...] = ()
+    """`volume.parent`, what that one shares storage with, and so on."""
     edits: tuple[str, ...] = ()
     """From `examine`: what `adopt` would change on storage, a sentence each."""
 

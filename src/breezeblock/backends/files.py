@@ -18,6 +18,7 @@ from breezeblock.attempt import Attempt
 from breezeblock.backends import file_options
 from breezeblock.backends.contract import (
     Adopted,
+    Ancestor,
     Capabilities,
     Connection,
     Data,
@@ -243,7 +244,12 @@ class FileBackend:
     def _adopted(self, volume: Volume, found: chains.Stranger) -> Adopted:
         return Adopted(
             volume=Placement(
-                locator=self.places.locator(volume.pool), format=found.format, depth=len(found.layers)
+                locator=self.places.locator(volume.pool),
+                format=found.format,
+                depth=len(found.layers),
+                hidden_layers=len(found.hidden),
+                reclaimable_bytes=sum(layer.allocated_bytes for layer in found.hidden),
+                parent=found.ancestors[0][0] if found.ancestors else "",
             ),
             virtual_bytes=found.virtual_bytes,
             snapshots=tuple(
@@ -251,6 +257,7 @@ class FileBackend:
                 for snapshot_id, virtual_bytes in found.snapshots
             ),
             edits=found.edits,
+            ancestors=tuple(Ancestor(id=id_, gone=gone) for id_, gone in found.ancestors),
         )
 
     def flatten(self, volume: Volume, attempt: Attempt) -> Placement:

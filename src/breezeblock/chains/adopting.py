@@ -12,12 +12,13 @@ where that leaves a doubt, the caller must say it.
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from breezeblock.attempt import Attempt
 from breezeblock.chains.begin import begun
-from breezeblock.chains.chain import FORMATS, MAX_DEPTH, Layer, load
+from breezeblock.chains.chain import FORMATS, MAX_DEPTH, Chain, Layer, load
 from breezeblock.chains.info import DOCTOR, Info, read_info, read_intent
 from breezeblock.chains.merge import grow
 from breezeblock.chains.naming import Naming
@@ -44,6 +45,11 @@ class Stranger:
     """The active one first; backing names without their directories."""
     edits: tuple[str, ...]
     """What `adopt` will change, a sentence each; empty for a volume that is as we would have left it."""
+    hidden: tuple[Layer, ...] = ()
+    """Those of its own layers that belong to no snapshot."""
+    ancestors: tuple[tuple[str, bool], ...] = ()
+    """Of a linked clone: the ids of the volumes that it looks through, nearest first, and whether each is
+    gone but for what its clones need."""
 
 
 def look(
@@ -62,9 +68,16 @@ def look(
     if format and format not in FORMATS:
         raise InvalidInputError(f"Image format {format[:40]!a} is none of raw, qcow2.")
     with files.storage_errors(f"{directory}/{reference[:300]}"):
-        if reference == naming.volume(volume_id):
+        final = naming.volume(volume_id)
+        if reference == final or _was_renamed(directory, reference, final):
             return _look_at_chain(directory, naming, volume_id, format, virtual_bytes)
         return _look_at_file(directory, naming, volume_id, reference, format, virtual_bytes)
+
+
+def _was_renamed(directory: Path, reference: str, final: str) -> bool:
+    """Tell whether an attempt before this one has given the file its new name already."""
+    _require_bare(reference)
+    return files.exists(directory / final) and not os.path.lexists(directory / reference)
 
 
 def adopt(
@@ -149,7 +162,9 @@ def _look_at_chain(
     order = sorted(snapshots, key=lambda one: names.index(snapshots[one]), reverse=True)
     held = ((one, _whole_gib(walked[names.index(snapshots[one]) + 1].virtual_bytes)) for one in order)
     base_format = walked[-1].format if walked[-1].name == naming.volume(volume_id) else "qcow2"
-    return _stranger(walked, base_format, tuple(held), edits, virtual_bytes)
+    found = _stranger(walked, base_format, tuple(held), edits, virtual_bytes)
+    hidden = tuple(one for one in walked[:-1] if one.name not in snapshots.values())
+    return replace(found, hidden=hidden)
 
 
 def _look_at_clone(directory: Path, naming: Naming, volume_id: str, virtual_bytes: int) -> Stranger:
@@ -163,17 +178,22 @@ def _look_at_clone(directory: Path, naming: Naming, volume_id: str, virtual_byte
             _require_free(fd, one.name)
     order = sorted(chain.snapshots, key=lambda one: chain.names.index(chain.snapshots[one]), reverse=True)
     held = tuple((one, _whole_gib(chain.data(one)[0].virtual_bytes)) for one in order)
-    return _stranger(chain.layers, "qcow2", held, (), virtual_bytes)
+    found = _stranger(chain.layers, "qcow2", held, (), virtual_bytes)
+    return replace(found, hidden=chain.hidden, ancestors=tuple(_ancestors(directory, naming, chain)))
+
+
+def _ancestors(directory: Path, naming: Naming, chain: Chain) -> Iterator[tuple[str, bool]]:
+    owners = dict.fromkeys(naming.owner(one.name) for one in chain.layers[len(chain.own) :])
+    for owner in filter(None, owners):
+        info = read_info(directory, naming, owner)
+        yield owner, info is not None and info.deleted is not None
 
 
 def _look_at_file(
     directory: Path, naming: Naming, volume_id: str, reference: str, said: str, virtual_bytes: int
 ) -> Stranger:
-    if not _BARE.match(reference) or naming.parse(reference) or reference.startswith(files.TEMPORARY):
-        raise InvalidInputError(
-            f"{reference[:300]!a} cannot be taken over as a new volume.",
-            remedy="Name a file of the pool's own directory; a volume-<id> keeps its id.",
-        )
+    if naming.parse(reference):
+        raise _no_reference(reference)
     own = naming.of_volume(volume_id, files.listing(directory))
     if own:
         raise ConflictError(f"Volume {volume_id} is in {directory} already: {own[0][0]}.")
@@ -192,6 +212,18 @@ def _look_at_file(
         )
     edits = (f"{reference} is renamed to {naming.volume(volume_id)}",)
     return _stranger((found,), kind, (), edits, virtual_bytes)
+
+
+def _require_bare(reference: str) -> None:
+    if not _BARE.match(reference):
+        raise _no_reference(reference)
+
+
+def _no_reference(reference: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{reference[:300]!a} cannot be taken over as a new volume.",
+        remedy="Name a file of the pool's own directory; a volume-<id> keeps its id.",
+    )
 
 
 def _stranger(

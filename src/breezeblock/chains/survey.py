@@ -195,8 +195,9 @@ def _shape(directory: Path, naming: Naming, volume_id: str) -> _Shape:
         used = users.of(directory, naming, volume_id)
         kept, _whole = users.images(directory, naming, volume_id, info.deleted)
         return _Shape(kept=frozenset(kept if used else ()))
-    names, _whole = users.images(directory, naming, volume_id, info.active)
-    nobodys = set(names) - {naming.volume(volume_id), *info.snapshots.values()}
+    names, whole = users.images(directory, naming, volume_id, info.active)
+    first = names[-1:] if whole else []
+    nobodys = set(names) - {*first, naming.volume(volume_id), *info.snapshots.values()}
     return _Shape(layers=frozenset(nobodys))
 
 

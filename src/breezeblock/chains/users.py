@@ -114,7 +114,9 @@ def release(directory: Path, naming: Naming, image: str, clone_id: str) -> None:
 def images(directory: Path, naming: Naming, volume_id: str, top: str) -> tuple[list[str], bool]:
     """Return the volume's own images from `top` downwards, and whether the first one was reached.
 
-    A deletion that was cut off leaves gaps, so what cannot be read ends the walk and is no error.
+    The first one is not always called `volume-<id>`: Cinder, deleting a snapshot under a guest, may have
+    merged that upwards into an overlay. A deletion that was cut off leaves gaps, so what cannot be read
+    ends the walk and is no error.
     """
     names: list[str] = []
     current: str | None = top
@@ -129,7 +131,7 @@ def images(directory: Path, naming: Naming, volume_id: str, top: str) -> tuple[l
                 current = qcow2.parse(fd).backing
         except CorruptError:
             return names, False
-    return names, False
+    return names, bool(names) and current is None
 
 
 def remove(directory: Path, names: Iterable[str]) -> None:

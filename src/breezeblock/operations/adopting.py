@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from breezeblock.backends.contract import Snapshot
-from breezeblock.catalog import quotas, rows, tables, types
-from breezeblock.catalog.clock import later
+from breezeblock.backends.contract import Ancestor, Snapshot
+from breezeblock.catalog import families, quotas, rows, tables, types
+from breezeblock.catalog.clock import later, now
 from breezeblock.operations.verbs import quota_amounts
 
 
@@ -49,6 +49,27 @@ def add_snapshots(
         name = types.name(connection, volume.volume_type_id)
         amounts = quota_amounts(name, snapshots=1, virtual_bytes=snapshot.virtual_bytes)
         quotas.count(connection, volume.project_id, amounts)
+        added += 1
+    return added
+
+
+def add_kept(connection: sa.Connection, volume: sa.Row[Any], ancestors: tuple[Ancestor, ...]) -> int:
+    """Add what the catalog lacks of deleted volumes that this one rests on; return how many there were."""
+    added = 0
+    for place, one in enumerate(ancestors):
+        known = families.one_kept(connection, one.id) or rows.one(connection, tables.volumes, one.id)
+        if not one.gone or known is not None:
+            continue
+        rows.insert(
+            connection,
+            tables.kept_volumes,
+            id=one.id,
+            backend=volume.backend,
+            pool=volume.pool,
+            project_id=volume.project_id,  # whose it was is not known; those who rest on it need it
+            parent_id=ancestors[place + 1].id if place + 1 < len(ancestors) else None,
+            deleted_at=now(),
+        )
         added += 1
     return added
 

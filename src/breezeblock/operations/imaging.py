@@ -9,18 +9,21 @@ from breezeblock.attempt import Attempt
 from breezeblock.catalog import rows, tables
 from breezeblock.engine.port import Json
 from breezeblock.images import inspection, remote
+from breezeblock.images.addresses import Policy, shown
 from breezeblock.operations.job import Job
 from breezeblock.operations.run import Verb
 from breezeblock.operations.verbs import publish_new, remove_new
+from breezeblock.shares import files
 
 SUFFIX = ".image"
 
 
-def sweep(policy: remote.Policy, live: frozenset[str]) -> list[str]:
+def sweep(policy: Policy, live: frozenset[str]) -> list[str]:
     """Remove what operations that are not alive left in the scratch directory; return the names."""
     gone = []
-    for path in sorted(Path(policy.scratch).glob(f"*{SUFFIX}*")):
-        if path.name.partition(SUFFIX)[0] not in live:
+    scratch = Path(policy.scratch)
+    for path in sorted({*scratch.glob(f"*{SUFFIX}*"), *scratch.glob(f"{files.TEMPORARY}*")}):
+        if not any(operation in path.name for operation in live):
             path.unlink(missing_ok=True)
             gone.append(path.name)
     return gone
@@ -34,8 +37,9 @@ def _scratch(job: Job) -> Path:
 
 def _drop(job: Job) -> None:
     path = _scratch(job)
-    for one in path.parent.glob(f"{path.name}*"):
-        one.unlink(missing_ok=True)
+    for pattern in (f"{path.name}*", f"{files.TEMPORARY}{job.id}-*"):
+        for one in path.parent.glob(pattern):
+            one.unlink(missing_ok=True)
 
 
 def _import(job: Job) -> Json:
@@ -74,12 +78,23 @@ def _export(job: Job) -> Json:
 
     def bring(attempt: Attempt) -> Json:
         path = _scratch(job)
-        job.backend.export_image(job.volume(), None, str(path), asked["format"], attempt)
+        if not path.exists():
+            # Written once: a second image of some formats would not have the same bytes, and the one
+            # that an attempt before this one has brought out could not be told from a stranger's.
+            part = path.with_name(f"{path.name}.part")
+            job.backend.export_image(job.volume(), None, str(part), asked["format"], attempt)
+            files.sync_file(part)
+            part.rename(path)
         remote.send(path, asked["url"], job.environment.images, attempt)
 
     job.step("export", bring)
     _drop(job)
     return None
+
+
+def _undo_export(job: Job) -> None:
+    remote.abandon(_scratch(job), job.arguments["image"]["url"], job.environment.images, job.id)
+    _drop(job)
 
 
 def _publish_exported(connection: sa.Connection, job: Job, _result: Json) -> None:
@@ -95,7 +110,7 @@ def _fail_exported(connection: sa.Connection, job: Job) -> None:
 
 def _forget_address(connection: sa.Connection, job: Job) -> None:
     """Keep of the address what is no secret: a signed one may be good for hours yet."""
-    image = {**job.arguments["image"], "url": remote.shown(job.arguments["image"]["url"])}
+    image = {**job.arguments["image"], "url": shown(job.arguments["image"]["url"])}
     text = msgspec.json.encode({**job.arguments, "image": image}).decode()
     table = tables.operations
     connection.execute(sa.update(table).where(table.c.id == job.id).values(arguments=text))
@@ -103,6 +118,6 @@ def _forget_address(connection: sa.Connection, job: Job) -> None:
 
 VERBS: dict[str, Verb] = {
     "import_volume": Verb(_import, _publish_imported, _fail_imported, _undo_import),
-    "export_volume": Verb(_export, _publish_exported, _fail_exported, _drop),
+    "export_volume": Verb(_export, _publish_exported, _fail_exported, _undo_export),
 }
 FORMATS = inspection.FORMATS

@@ -16,7 +16,7 @@ from breezeblock.catalog import operations, pools, rows, tables
 from breezeblock.catalog.database import Database
 from breezeblock.engine.port import Json, Steps
 from breezeblock.errors import CancelledOperationError, NotFoundError, UnavailableError
-from breezeblock.images import remote
+from breezeblock.images.addresses import NOTHING, Policy
 
 LOOK_INTERVAL_S = 0.5
 """How often long work looks for a cancel request and writes down its progress."""
@@ -32,7 +32,7 @@ class Environment:
     database: Database
     backends: Mapping[str, Backend]
     message_ttl_s: int
-    images: remote.Policy = remote.NOTHING
+    images: Policy = NOTHING
     """What images may be brought from and to; nothing unless configured."""
     patient: frozenset[str] = frozenset()
     """Back ends whose operations wait while their pool is down."""

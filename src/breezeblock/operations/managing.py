@@ -10,7 +10,7 @@ from breezeblock.catalog import operations, pools, quotas, rows, survey, tables,
 from breezeblock.catalog.clock import now
 from breezeblock.engine.port import Json
 from breezeblock.errors import BreezeblockError, NotFoundError
-from breezeblock.operations.adopting import add_snapshots
+from breezeblock.operations.adopting import add_kept, add_snapshots
 from breezeblock.operations.job import Job
 from breezeblock.operations.run import Verb
 from breezeblock.operations.verbs import columns_of, give_back, publish_deleted, quota_amounts
@@ -78,6 +78,7 @@ def _publish_managed(connection: sa.Connection, job: Job, result: Json) -> None:
     row = rows.one(connection, tables.volumes, job.row.resource_id)
     if done and row is not None:
         add_snapshots(connection, row, found.snapshots)
+        add_kept(connection, row, found.ancestors)
 
 
 def _fail_managed(connection: sa.Connection, job: Job) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from breezeblock.catalog.database import Database
 from breezeblock.errors import ForbiddenError
-from breezeblock.images.remote import NOTHING, Policy
+from breezeblock.images.addresses import NOTHING, Policy
 
 GIB = 1024**3
 

@@ -5,7 +5,7 @@ import msgspec
 from breezeblock.catalog import pools, rows, tables
 from breezeblock.catalog.states import transition
 from breezeblock.errors import ConflictError, InvalidInputError
-from breezeblock.images import inspection, remote
+from breezeblock.images import addresses, inspection, remote
 from breezeblock.service import queue, scheduling, volumes
 from breezeblock.service.core import Caller, Service
 
@@ -48,7 +48,7 @@ def bring_out(service: Service, caller: Caller, volume_id: str, image: volumes.I
 
 
 def _check(service: Service, image: volumes.Image) -> None:
-    remote.check(image.url, service.settings.images)
+    addresses.check(image.url, service.settings.images)
     if image.format not in inspection.FORMATS:
         raise InvalidInputError(
             f"Images of format {image.format[:40]!a} are not supported; {', '.join(inspection.FORMATS)} are."

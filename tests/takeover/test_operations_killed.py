@@ -1,0 +1,243 @@
+"""Managing, bringing images in and out: killed before any line, then run again or cancelled."""
+
+import hashlib
+import json
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killed_operations import Place
+
+from breezeblock import config as configuration
+from breezeblock.app import compose, quickstart
+from breezeblock.app.worker import Worker
+from breezeblock.catalog import invariants
+from breezeblock.catalog.database import Database
+from breezeblock.engine.dbos_engine import DbosEngine
+from breezeblock.service import imaging, managing, volumes
+from breezeblock.service.core import GIB, Caller, Service
+from breezeblock.testing.kill import Outcome, run_killed_at, trace_lines
+
+ME = Caller(project_id="a" * 32, user_id="b" * 32, roles=frozenset({"admin"}), request_id="req-killed")
+OLD, SNAPSHOT = "0198aaaa-0000-4000-8000-000000000001", "0198aaaa-0000-4000-8000-000000000002"
+OURS = "0198aaaa-0000-4000-8000-000000000003"
+PACKAGES = (
+    "breezeblock.operations",
+    "breezeblock.chains",
+    "breezeblock.images.remote",
+    "breezeblock.images.s3",
+    "breezeblock.images.qcow2",
+    "breezeblock.shares.files",
+    "breezeblock.catalog.rows",
+    "breezeblock.catalog.operations",
+)
+ROUNDS = 20
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A stopped service whose pool holds a file, and a chain as Cinder writes it, of nobody's."""
+    ready = quickstart.prepare(tmp_path_factory.mktemp("killed") / "data", 18782)
+    config = configuration.load(ready.data / "breezeblock.toml", {})
+    database = compose.open_database(config)
+    backends, policies = compose.open_backends(config)
+    worker = Worker(config, database, backends, policies, DbosEngine, alone=True)
+    worker.start(lost=lambda: None)  # so that the pool is known
+    worker.stop(10.0)
+    worker.close()
+    database.dispose()
+    pool = ready.data / "pool"
+    with (pool / "disk.raw").open("wb") as file:
+        file.write(b"somebody's")
+        file.truncate(GIB)
+    with (pool / f"volume-{OLD}").open("wb") as file:
+        file.write(b"cinder's")
+        file.truncate(GIB)
+    overlay = f"volume-{OLD}.{SNAPSHOT}"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", f"volume-{OLD}", overlay, "1G"],
+        check=True,
+        cwd=pool,
+    )
+    below = f"/var/lib/cinder/mnt/{'ab' * 16}/volume-{OLD}"
+    subprocess.run(["qemu-img", "rebase", "-u", "-F", "raw", "-b", below, overlay], check=True, cwd=pool)
+    info = {"active": overlay, SNAPSHOT: overlay}
+    (pool / f"volume-{OLD}.info").write_text(json.dumps(info))
+    return Place(config)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation, and what must be there when it is done, or was cancelled."""
+
+    ask: Callable[[Service, Place], str]
+    done: Callable[[Place, str], None]
+    cancelled: Callable[[Place, str], None]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def volume(place: Place, volume_id: str) -> Any:
+    with sqlite3.connect(place.catalog) as connection:
+        row = connection.execute("SELECT status FROM volumes WHERE id = ?", (volume_id,)).fetchone()
+    connection.close()
+    return row and row[0]
+
+
+def names(place: Place) -> set[str]:
+    return {path.name for path in place.pool.iterdir()}
+
+
+CHAIN = {f"volume-{OLD}", f"volume-{OLD}.{SNAPSHOT}", f"volume-{OLD}.info"}
+
+
+def manage_file(service: Service, place: Place) -> str:
+    reference = managing.Reference(name="disk.raw")
+    return managing.manage(service, ME, managing.NewManaged(host=host(place), reference=reference))
+
+
+def host(place: Place) -> str:
+    return f"{place.config.service.name}@local#local"
+
+
+def file_managed(place: Place, volume_id: str) -> None:
+    assert volume(place, volume_id) == "available"
+    assert names(place) == {f"volume-{volume_id}", *CHAIN}
+    assert (place.pool / f"volume-{volume_id}").open("rb").read(10) == b"somebody's"
+
+
+def file_not_managed(place: Place, volume_id: str) -> None:
+    """Cancelled in time, nothing was done; later, it bears its new name; in neither case it is gone."""
+    if volume(place, volume_id) == "available":
+        file_managed(place, volume_id)
+        return
+    assert volume(place, volume_id) is None
+    (name,) = names(place) - CHAIN
+    assert name in {"disk.raw", f"volume-{volume_id}"}
+    assert (place.pool / name).open("rb").read(10) == b"somebody's"
+
+
+def manage_chain(service: Service, place: Place) -> str:
+    reference = managing.Reference(name=f"volume-{OLD}")
+    return managing.manage(service, ME, managing.NewManaged(host=host(place), reference=reference))
+
+
+def chain_is_there(place: Place, volume_id: str) -> None:
+    assert volume_id == OLD
+    assert names(place) == {"disk.raw", *CHAIN}
+    assert (place.pool / f"volume-{OLD}").open("rb").read(8) == b"cinder's"
+
+
+def chain_managed(place: Place, volume_id: str) -> None:
+    chain_is_there(place, volume_id)
+    assert volume(place, volume_id) == "available"
+    with sqlite3.connect(place.catalog) as connection:
+        assert connection.execute("SELECT id, status FROM snapshots").fetchall() == [(SNAPSHOT, "available")]
+    connection.close()
+    done = subprocess.run(
+        ["qemu-io", "-r", "-f", "qcow2", "-c", "read -v 0 8", place.pool / f"volume-{OLD}.{SNAPSHOT}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "cinder.s" in done.stdout
+
+
+def chain_not_managed(place: Place, volume_id: str) -> None:
+    chain_is_there(place, volume_id)
+    assert volume(place, volume_id) in {None, "available"}
+
+
+def bring_in(service: Service, place: Place) -> str:
+    source = place.out / "in.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", source, "64M"], check=True)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 9 1M 3M", source], check=True)
+    image = volumes.Image(url=f"file://{source}", format="qcow2", checksum=f"sha256:{digest(source)}")
+    return imaging.bring_in(service, ME, volumes.NewVolume(virtual_bytes=GIB, image=image))
+
+
+def brought_in(place: Place, volume_id: str) -> None:
+    assert volume(place, volume_id) == "available"
+    assert names(place) == {"disk.raw", *CHAIN, f"volume-{volume_id}"}
+    path = place.pool / f"volume-{volume_id}"
+    subprocess.run(["qemu-io", "-r", "-f", "raw", "-c", "read -q -P 9 1M 3M", path], check=True)
+
+
+def not_brought_in(place: Place, volume_id: str) -> None:
+    if volume(place, volume_id) == "available":
+        brought_in(place, volume_id)
+        return
+    assert volume(place, volume_id) == "error"
+    assert names(place) == {"disk.raw", *CHAIN}
+
+
+def export_as(image_format: str) -> Callable[[Service, Place], str]:
+    def ask(service: Service, place: Place) -> str:
+        volume_id = volumes.create(service, ME, volumes.NewVolume(virtual_bytes=GIB))
+        place.work()
+        with (place.pool / f"volume-{volume_id}").open("r+b") as file:
+            file.write(b"exported")
+        image = volumes.Image(url=f"file://{place.out}/image", format=image_format)
+        imaging.bring_out(service, ME, volume_id, image)
+        return volume_id
+
+    return ask
+
+
+def exported(place: Place, volume_id: str) -> None:
+    assert volume(place, volume_id) == "available"
+    assert [path.name for path in place.out.iterdir()] == ["image"]
+    kind = {b"QFI\xfb": "qcow2", b"vhdx": "vhdx"}[(place.out / "image").open("rb").read(4)]
+    subprocess.run(
+        ["qemu-img", "compare", "-q", "-f", kind, "-F", "raw", place.out / "image", f"volume-{volume_id}"],
+        check=True,
+        cwd=place.pool,
+    )
+
+
+def not_exported(place: Place, volume_id: str) -> None:
+    if list(place.out.iterdir()):
+        exported(place, volume_id)
+        return
+    assert volume(place, volume_id) == "available"
+
+
+CASES = {
+    "manage a file": Case(manage_file, file_managed, file_not_managed),
+    "manage a chain": Case(manage_chain, chain_managed, chain_not_managed),
+    "bring in": Case(bring_in, brought_in, not_brought_in),
+    "bring out qcow2": Case(export_as("qcow2"), exported, not_exported),
+    "bring out vhdx": Case(export_as("vhdx"), exported, not_exported),
+}
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("ending", ["rerun", "cancel"])
+@pytest.mark.parametrize("name", CASES)
+def test_killed_before_any_line(place: Place, tmp_path: Path, name: str, ending: str) -> None:
+    case = CASES[name]
+    once = place.copy(tmp_path / "whole")
+    volume_id = once.promise(lambda service: case.ask(service, once))
+    lines = trace_lines(once.work, PACKAGES)
+    case.done(once, volume_id)
+    killed = 0
+    for number in range(0, len(lines), max(1, len(lines) // ROUNDS)):
+        one = place.copy(tmp_path / str(number))
+        volume_id = one.promise(lambda service, one=one: case.ask(service, one))  # type: ignore[misc]
+        killed += run_killed_at(one.work, PACKAGES, lines[number]) is Outcome.KILLED
+        one.work(cancel=ending == "cancel")
+        (case.done if ending == "rerun" else case.cancelled)(one, volume_id)
+        assert one.scratch == []
+        database = Database(one.config.database.url)
+        with database.read() as connection:
+            assert invariants.miscounts(connection) == []
+            assert invariants.orphans(connection) == []
+        database.dispose()
+        subprocess.run(["rm", "-rf", one.catalog.parent], check=True)
+    assert killed > ROUNDS // 2
