@@ -25,6 +25,7 @@ def test_the_simulator_knows_every_call() -> None:
     implicit = (
         "get_record",
         "get_by_uuid",
+        "get_by_name_label",
         "get_all_records",
         "set_other",
         "add_to_other",

@@ -115,6 +115,15 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, Any]
 
 
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something `check` found: what is wrong, and what would mend it."""
+
+    subject: str
+    problem: str
+    remedy: str
+    severity: Literal["warning", "error"] = "error"
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """A place where volumes can be put, and how it is right now."""
 
@@ -125,15 +134,16 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     up: bool = True
     reason: str = ""
     """Why it is not up."""
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """Something `check` found: what is wrong, and what would mend it."""
-
-    subject: str
-    problem: str
-    remedy: str
-    severity: Literal["warning", "error"] = "error"
+    deepest_chain: int = 0
+    """The most images that any volume of it is read through; 0 where nobody looked."""
+    unmerged_images: int = 0
+    """How many images wait to be merged by the storage itself."""
+    unmerged_bytes: int = 0
+    """At most so much is free when they are."""
+    full_in_s: float | None = None
+    """When it is full if it goes on filling as it did; None where that cannot be said."""
+    findings: tuple[Finding, ...] = ()
+    """What its operator should know, for the doctor."""
 
 
 class Mend(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,11 +1,14 @@
 """The pools of a XenServer back end: each one SR, found by uuid or name, with what its kind can do."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from breezeblock.backends.contract import Pool, Volume
+from breezeblock.backends.usage import Usage, full_in_s
 from breezeblock.backends.xenserver_config import XenPool
+from breezeblock.backends.xenserver_preflight import room
+from breezeblock.backends.xenserver_reports import of_pool
 from breezeblock.backends.xenserver_tags import SELF, VOLUME
-from breezeblock.backends.xenserver_work import room
 from breezeblock.errors import (
     BreezeblockError,
     ConfigError,
@@ -13,17 +16,23 @@ from breezeblock.errors import (
     InvalidInputError,
     NotFoundError,
     UnavailableError,
+    UnsupportedError,
 )
 from breezeblock.xenapi import srkinds
 from breezeblock.xenapi.mirror import View
 from breezeblock.xenapi.records import Sr
+from breezeblock.xenapi.trees import Trees
+
+_claims: dict[str, frozenset[str]] = {}
+"""Pool of hosts to the SRs that a back end of this process saw there last."""
 
 
 class Pools:
     """Pool names to SRs."""
 
-    def __init__(self, backend: str, pools: Mapping[str, XenPool]) -> None:
+    def __init__(self, backend: str, pools: Mapping[str, XenPool], usage: Usage) -> None:
         self._backend = backend
+        self._usage = usage
         self.config = pools
         self.kinds = {pool: srkinds.find(one.type) for pool, one in pools.items()}
 
@@ -57,6 +66,7 @@ class Pools:
         sr = view.srs[refs[0]]
         if sr.type != self.kinds[pool].type and sr.type not in self.kinds[pool].aliases:
             raise ConfigError(f"Pool {pool}: SR {wanted.sr} is of type {sr.type}, not {wanted.type}.")
+        self._only_here(view, pool, sr)
         if not any(pbd.currently_attached for pbd in view.plugs(refs[0])):
             raise UnavailableError(
                 f"Pool {pool}: SR {wanted.sr} is plugged on no host.",
@@ -82,14 +92,61 @@ class Pools:
                 remedy=f"Set {marks} on it.",
             )
 
-    def describe(self, view: View, pool: str) -> Pool:
-        """Return the pool as it is in this view."""
-        try:
-            _ref, sr = self.sr(view, pool)
-        except BreezeblockError as error:
-            return Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=error.message)
-        total = sr.physical_size if sr.physical_size >= 0 else None
-        return Pool(name=pool, total_bytes=total, free_bytes=room(sr))
+    def _only_here(self, view: View, pool: str, sr: Sr) -> None:
+        """Refuse an SR that another pool of hosts has as well: two masters would write its metadata."""
+        here = next(iter(view.pools.values()))
+        _claims[here.uuid] = frozenset(one.uuid for one in view.srs.values())
+        for there, srs in _claims.items():
+            if there != here.uuid and sr.uuid in srs:
+                raise ConflictError(
+                    f"Pool {pool}: SR {sr.name_label} is in the XenServer pools {here.uuid} and {there} "
+                    "at once, whose masters destroy each other's metadata.",
+                    remedy="Stop using it, and forget it in one of the two.",
+                )
+
+    def describe(self, view: View) -> list[Pool]:
+        """Return all pools as they are in this view."""
+        trees = Trees(view)
+        used: dict[str, int] = {}
+        found: dict[str, tuple[str, Sr] | str] = {}
+        for pool in self.config:
+            try:
+                ref, sr = found[pool] = self.sr(view, pool)
+            except BreezeblockError as error:
+                found[pool] = error.message
+                continue
+            if room(sr) is not None:
+                used[pool] = sr.physical_utilisation
+        seen = self._usage.note(used)
+        pools = []
+        for pool, what in found.items():
+            if isinstance(what, str):
+                pools.append(Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=what))
+                continue
+            ref, sr = what
+            total = sr.physical_size if sr.physical_size >= 0 else None
+            full = full_in_s(seen[pool], total) if pool in seen and total is not None else None
+            mine = [vdi for vdi in view.vdis.values() if ref == vdi.SR]
+            pools.append(of_pool(pool, sr, total, room(sr), mine, trees, trees.debt(ref), full))
+        return pools
+
+    def able(
+        self, volume: Volume, what: Literal["snapshots", "clones", "extends"], verb: str
+    ) -> srkinds.SrKind:
+        """Return the volume's kind of SR. Raises UnsupportedError if it has no such verb."""
+        kind = self.kind(volume.pool)
+        if not getattr(kind, what):
+            raise UnsupportedError(
+                f"Pool {volume.pool} is an SR of type {kind.type} ({kind.title}), which has no {verb}."
+            )
+        return kind
+
+    def check_asked(self, volume: Volume, allowed: Mapping[str, tuple[str, ...]]) -> None:
+        """Raise InvalidInputError for an option or a size that cannot be had."""
+        for key, value in volume.options.items():
+            if value not in allowed.get(key, ()):
+                raise InvalidInputError(f"Back end {self._backend} has no option {key} = {value!r}.")
+        self.check_size(volume, volume.virtual_bytes)
 
     def check_size(self, volume: Volume, virtual_bytes: int) -> None:
         """Raise InvalidInputError for a size that the pool's kind does not take."""
