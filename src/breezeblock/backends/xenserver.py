@@ -283,7 +283,9 @@ class XenServerBackend(Unable):
             "vdi_uuid": disk.vdi.uuid,
         }
         if self._config.connection_type == "xensm":
-            data |= {"backend_id": self.name, "name_label": sr.name_label, "introduce_sr_keys": []}
+            told = self._config.pools[volume.pool].device_config  # secrets never stand in there
+            data = {**told, **data, "backend_id": self.name, "flavor_id": volume.pool}
+            data |= {"name_label": sr.name_label, "introduce_sr_keys": [*told, "sr_type"]}
         else:
             pool = next(iter(view.pools.values()))
             data |= {"pool_uuid": pool.uuid, "format": _placement(disk.vdi).format}
