@@ -41,8 +41,7 @@ def send(
     wanted: transfer.Format = "vhd" if kind.zeroed and vdi.virtual_size <= srkinds.VHD_MAX_BYTES else "raw"
     with _draft(path) as draft:
         if image_format != wanted or wanted == "vhd":
-            options = images.Options(creator="xen") if wanted == "vhd" else None
-            images.convert(path, draft, wanted, image_format, options, attempt)
+            images.convert(path, draft, wanted, image_format, attempt=attempt)
             path = draft
         length = path.stat().st_size
         whole = length if wanted == "vhd" else vdi.virtual_size
