@@ -56,6 +56,8 @@ class Pools:
 
         Raises UnavailableError, ConfigError.
         """
+        here = next(iter(view.pools.values())).uuid
+        _claims[here] = frozenset(one.uuid for one in view.srs.values())
         wanted = self.config[pool]
         refs = self.refs(view, pool)
         if len(refs) != 1:
@@ -66,7 +68,7 @@ class Pools:
         sr = view.srs[refs[0]]
         if sr.type != self.kinds[pool].type and sr.type not in self.kinds[pool].aliases:
             raise ConfigError(f"Pool {pool}: SR {wanted.sr} is of type {sr.type}, not {wanted.type}.")
-        self._only_here(view, pool, sr)
+        self._only_here(here, pool, sr)
         if not any(pbd.currently_attached for pbd in view.plugs(refs[0])):
             raise UnavailableError(
                 f"Pool {pool}: SR {wanted.sr} is plugged on no host.",
@@ -92,14 +94,12 @@ class Pools:
                 remedy=f"Set {marks} on it.",
             )
 
-    def _only_here(self, view: View, pool: str, sr: Sr) -> None:
+    def _only_here(self, here: str, pool: str, sr: Sr) -> None:
         """Refuse an SR that another pool of hosts has as well: two masters would write its metadata."""
-        here = next(iter(view.pools.values()))
-        _claims[here.uuid] = frozenset(one.uuid for one in view.srs.values())
-        for there, srs in _claims.items():
-            if there != here.uuid and sr.uuid in srs:
+        for there, srs in list(_claims.items()):
+            if there != here and sr.uuid in srs:
                 raise ConflictError(
-                    f"Pool {pool}: SR {sr.name_label} is in the XenServer pools {here.uuid} and {there} "
+                    f"Pool {pool}: SR {sr.name_label} is in the XenServer pools {here} and {there} "
                     "at once, whose masters destroy each other's metadata.",
                     remedy="Stop using it, and forget it in one of the two.",
                 )

@@ -26,6 +26,8 @@ class Node:
     blocks: Blocks
     parent: "Node | None" = None
     hidden: bool = False
+    deflated: bool = False
+    """Whether a thick SR keeps it without the space that nobody will write to, as it does a snapshot."""
     format: str = "vhd"
 
     def chain(self) -> Iterator["Node"]:
@@ -264,8 +266,18 @@ class LvmEngine(TreeEngine):
         return self.folder / f"VHD-{uuid}"
 
     def cost(self, node: Node) -> int:
-        """Return the whole size for a leaf, the data for a base."""
-        return node.blocks.used_bytes if node.hidden else node.virtual_bytes
+        """Return the whole size for a leaf, the data for a base or a snapshot."""
+        return node.blocks.used_bytes if node.hidden or node.deflated else node.virtual_bytes
+
+    def snapshot(self, uuid: str) -> Node:
+        """Take a snapshot, and deflate it."""
+        made = super().snapshot(uuid)
+        made.deflated = True
+        return made
+
+    def clone(self, uuid: str) -> Node:
+        """Clone an image: a leaf of the whole size."""
+        return super().snapshot(uuid)
 
     def cost_of_new(self, size: int) -> int:
         """Return the whole size."""
@@ -273,7 +285,7 @@ class LvmEngine(TreeEngine):
 
     def merge_needs(self, base: Node, child: Node) -> int:
         """Return what the base lacks of the whole size, if it becomes a leaf."""
-        if child.hidden:
+        if child.hidden or child.deflated:
             return super().merge_needs(base, child)
         return child.virtual_bytes - base.blocks.used_bytes
 

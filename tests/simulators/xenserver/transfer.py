@@ -110,11 +110,15 @@ def export_vhd(engine: Engine, uuid: str, base: str = "") -> tuple[int, Iterator
 
 
 def _differing(engine: Engine, new: Node, old: Node) -> set[int]:
-    return {
-        number
-        for number in new.data() | old.data()
-        if engine.read(new.uuid, number * BLOCK, BLOCK) != engine.read(old.uuid, number * BLOCK, BLOCK)
-    }
+    """Return the numbers of the blocks in which two disks differ."""
+    per = PART // BLOCK
+    found = set()
+    for part in {number // per for number in new.data() | old.data()}:
+        one, two = (engine.read(node.uuid, part * PART, PART) for node in (new, old))
+        for start in range(0, PART, BLOCK):
+            if one[start : start + BLOCK] != two[start : start + BLOCK]:
+                found.add((part * PART + start) // BLOCK)
+    return found
 
 
 def changed_chunks(engine: Engine, new: str, old: str, chunk_bytes: int) -> set[int]:
