@@ -48,5 +48,5 @@ lock: ## resolve requirements/*.txt anew (needs uv)
 LOCK := --universal --no-header --no-annotate --generate-hashes --python-version 3.11 --upgrade
 
 clean: ## remove what can be made again (never DATA)
-	rm -rf .venv .venv-cinder docs/_build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-cinder docs/_build dist tests/xenapi/node_modules .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
