@@ -85,13 +85,13 @@ def test_depth_and_debt_are_told_and_go_when_the_collector_works(
     assert "chain of 23" in problems
     assert "14 images wait" in problems
     labels = {"backend": "xen", "pool": "gold"}
-    assert registry.get_sample_value("breezeblock_pool_unmerged_images", labels) == 14
-    assert registry.get_sample_value("breezeblock_pool_deepest_chain", labels) == 23
+    assert registry.get_sample_value("breezeblock_storage_unmerged_images", labels) == 14
+    assert registry.get_sample_value("breezeblock_storage_deepest_chain", labels) == 23
     switch(simulator, storage.sr)
     simulator.do("collect")
     pool = only(measured)
     assert (pool.unmerged_images, pool.unmerged_bytes, pool.findings) == (0, 0, ())
-    assert registry.get_sample_value("breezeblock_pool_unmerged_bytes", labels) == 0
+    assert registry.get_sample_value("breezeblock_storage_unmerged_bytes", labels) == 0
     backend.delete(volume, attempt())
     backend.stop()
 
@@ -307,6 +307,9 @@ def test_pools_are_not_measured_together(simulator: Simulator, tmp_path: Path) -
     simulator.write(backend.create(source, attempt()).locator, 0, b"moved" * 1000)
     found: dict[str, Any] = {pool.name: pool for pool in backend.stats()}
     assert (found["gold"].deepest_chain, found["thick"].deepest_chain) == (1, 1)
+    assert found["gold"].capabilities.thin
+    assert not found["thick"].capabilities.thin
+    assert found["thick"].capabilities.facts["sr_type"] == "lvmoiscsi"
     one = snap(backend, source)
     verbs: tuple[Callable[[Volume], Placement], ...] = (
         lambda target: backend.clone(source, target, attempt()),

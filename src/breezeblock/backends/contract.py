@@ -124,6 +124,36 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     severity: Literal["warning", "error"] = "error"
 
 
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a back end can do beyond the required verbs."""
+
+    storage_protocol: str
+    """As Cinder's: `nfs`, `file`, `smbfs`, `xenserver`, `nbd` …"""
+    thin: bool = True
+    extend: bool = False
+    snapshots: bool = False
+    """`snapshot` and `delete_snapshot` of any snapshot, in any order."""
+    revert: Literal["none", "latest", "any"] = "none"
+    clone: bool = False
+    create_from_snapshot: bool = False
+    adopt: bool = False
+    """`examine`, `adopt` and `release`."""
+    repair: bool = False
+    """`mends`, `mend` and `quarantine`."""
+    images: bool = False
+    """`import_image` and `export_image`."""
+    linked_clones: bool = False
+    """`clone` and `create_from_snapshot` can share instead of copying: the option `clone` is `linked` or
+    `full`. Then `flatten` and `shorten` are there too."""
+    data: bool = False
+    """`open_data` works, so that `backends.copying` can stand in for missing verbs."""
+    max_virtual_bytes: int | None = None
+    options: Mapping[str, tuple[str, ...]] = {}
+    """Per option name the values a volume type may ask for."""
+    facts: Mapping[str, str] = {}
+    """What else a volume type's extra specs are compared with; names that no other capability has."""
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """A place where volumes can be put, and how it is right now."""
 
@@ -134,8 +164,10 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     up: bool = True
     reason: str = ""
     """Why it is not up."""
-    deepest_chain: int = 0
-    """The most images that any volume of it is read through; 0 where nobody looked."""
+    capabilities: Capabilities | None = None
+    """What this pool can do, where that differs from its back end's other pools."""
+    deepest_chain: int | None = None
+    """The most images that any volume of it is read through; None where nobody looked."""
     unmerged_images: int = 0
     """How many images wait to be merged by the storage itself."""
     unmerged_bytes: int = 0
@@ -166,34 +198,6 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """`layer`: in use, but of no snapshot. `kept`: of a deleted volume, for volumes that share it."""
     snapshot_id: str | None = None
     allocated_bytes: int = 0
-
-
-class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a back end can do beyond the required verbs."""
-
-    storage_protocol: str
-    """As Cinder's: `nfs`, `file`, `smbfs`, `xenserver`, `nbd` …"""
-    thin: bool = True
-    extend: bool = False
-    snapshots: bool = False
-    """`snapshot` and `delete_snapshot` of any snapshot, in any order."""
-    revert: Literal["none", "latest", "any"] = "none"
-    clone: bool = False
-    create_from_snapshot: bool = False
-    adopt: bool = False
-    """`examine`, `adopt` and `release`."""
-    repair: bool = False
-    """`mends`, `mend` and `quarantine`."""
-    images: bool = False
-    """`import_image` and `export_image`."""
-    linked_clones: bool = False
-    """`clone` and `create_from_snapshot` can share instead of copying: the option `clone` is `linked` or
-    `full`. Then `flatten` and `shorten` are there too."""
-    data: bool = False
-    """`open_data` works, so that `backends.copying` can stand in for missing verbs."""
-    max_virtual_bytes: int | None = None
-    options: Mapping[str, tuple[str, ...]] = {}
-    """Per option name the values a volume type may ask for."""
 
 
 class Data(Protocol):

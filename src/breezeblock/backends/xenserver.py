@@ -73,25 +73,8 @@ class XenServerBackend(Unable):
         self._shop.session.close()
 
     def capabilities(self) -> Capabilities:
-        """Say what at least one pool can do; the others refuse it by name."""
-        kinds = self._pools.kinds.values()
-        snapshots = any(kind.snapshots for kind in kinds)
-        return Capabilities(
-            storage_protocol="xenserver",
-            thin=any(kind.thin for kind in kinds),
-            extend=any(kind.extends for kind in kinds),
-            snapshots=snapshots,
-            revert="any" if snapshots else "none",
-            clone=any(
-                kind.clones or self._config.pools[pool].clone == "full"
-                for pool, kind in self._pools.kinds.items()
-            ),
-            create_from_snapshot=snapshots,
-            adopt=True,
-            images=True,
-            max_virtual_bytes=max(kind.max_bytes for kind in kinds),
-            options={"clone": ("linked", "full")},
-        )
+        """Say what at least one pool can do; `stats` tells of each, and the others refuse it by name."""
+        return self._pools.capabilities(*self._config.pools)
 
     def stats(self) -> list[Pool]:
         """Have each SR measure itself, then describe all of them from one look."""
@@ -101,10 +84,7 @@ class XenServerBackend(Unable):
                 self._measure(view, pool)
             view = self._shop.mirror.look()
         except BreezeblockError as error:
-            return [
-                Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=error.message)
-                for pool in self._config.pools
-            ]
+            return [self._pools.down(pool, error.message) for pool in self._config.pools]
         return self._pools.describe(view)
 
     def create(self, volume: Volume, attempt: Attempt) -> Placement:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from breezeblock.backends.contract import Pool, Volume
+from msgspec.structs import replace
+
+from breezeblock.backends.contract import Capabilities, Pool, Volume
 from breezeblock.backends.usage import Usage, full_in_s
 from breezeblock.backends.xenserver_config import XenPool
 from breezeblock.backends.xenserver_preflight import room
@@ -41,6 +43,35 @@ class Pools:
         if pool not in self.kinds:
             raise NotFoundError(f"Back end {self._backend} has no pool {pool!r}.")
         return self.kinds[pool]
+
+    def capabilities(self, *pools: str) -> Capabilities:
+        """Return what at least one of these pools can do; of a single one also what its SR is."""
+        kinds = [self.kinds[pool] for pool in pools]
+        snapshots = any(kind.snapshots for kind in kinds)
+        clone = any(self.kinds[one].clones or self.config[one].clone == "full" for one in pools)
+        facts = {}
+        if len(kinds) == 1:
+            facts = {
+                "sr_type": kinds[0].type,
+                "sr_shared": str(kinds[0].shared),
+                "snapshot_support": str(kinds[0].snapshots),
+                "linked_clone_support": str(kinds[0].clones),
+                "extend_support": str(kinds[0].extends),
+            }
+        return Capabilities(
+            storage_protocol="xenserver",
+            thin=any(kind.thin for kind in kinds),
+            extend=any(kind.extends for kind in kinds),
+            snapshots=snapshots,
+            revert="any" if snapshots else "none",
+            clone=clone,
+            create_from_snapshot=snapshots,
+            adopt=True,
+            images=True,
+            max_virtual_bytes=max(kind.max_bytes for kind in kinds),
+            options={"clone": ("linked", "full")},
+            facts=facts,
+        )
 
     def refs(self, view: View, pool: str) -> list[str]:
         """Return every SR that the pool's setting may mean."""
@@ -121,14 +152,20 @@ class Pools:
         pools = []
         for pool, what in found.items():
             if isinstance(what, str):
-                pools.append(Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=what))
+                pools.append(self.down(pool, what))
                 continue
             ref, sr = what
             total = sr.physical_size if sr.physical_size >= 0 else None
             full = full_in_s(seen[pool], total) if pool in seen and total is not None else None
             mine = [vdi for vdi in view.vdis.values() if ref == vdi.SR]
-            pools.append(of_pool(pool, sr, total, room(sr), mine, trees, trees.debt(ref), full))
+            seen_now = of_pool(pool, sr, total, room(sr), mine, trees, trees.debt(ref), full)
+            pools.append(replace(seen_now, capabilities=self.capabilities(pool)))
         return pools
+
+    def down(self, pool: str, reason: str) -> Pool:
+        """Return a pool that cannot be used."""
+        able = self.capabilities(pool)
+        return Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=reason, capabilities=able)
 
     def able(
         self, volume: Volume, what: Literal["snapshots", "clones", "extends"], verb: str

@@ -39,6 +39,8 @@ def add_metrics(backend: Backend, *, registry: CollectorRegistry) -> Backend:
 
 def _show(gauges: tuple[Gauge, ...], backend: str, pools: list[Pool]) -> None:
     for pool in pools:
+        if pool.deepest_chain is None:
+            continue
         full = float("nan") if pool.full_in_s is None else pool.full_in_s
         values = (pool.deepest_chain, pool.unmerged_images, pool.unmerged_bytes, full)
         for gauge, value in zip(gauges, values, strict=True):
@@ -46,7 +48,7 @@ def _show(gauges: tuple[Gauge, ...], backend: str, pools: list[Pool]) -> None:
 
 
 _GAUGES = {
-    "deepest_chain": "The most images that any volume of the pool is read through; 0: not known.",
+    "deepest_chain": "The most images that any volume of the pool is read through.",
     "unmerged_images": "Images that wait to be merged by the storage itself.",
     "unmerged_bytes": "At most so much is free when they are.",
     "full_in_seconds": "When the pool is full if it goes on filling as it did; NaN: not foreseeable.",
@@ -71,7 +73,7 @@ def _series_of(registry: CollectorRegistry) -> _Series:
                 registry=registry,
             ),
             tuple(
-                Gauge(f"breezeblock_pool_{name}", text, ("backend", "pool"), registry=registry)
+                Gauge(f"breezeblock_storage_{name}", text, ("backend", "pool"), registry=registry)
                 for name, text in _GAUGES.items()
             ),
         )
