@@ -45,7 +45,7 @@ def import_raw(caller: Caller, engine: Engine, uuid: str, stream: BinaryIO, leng
             for start in range(0, len(data), PART):
                 part = data[start : start + PART]
                 first = (offset + start) // BLOCK
-                if any(part) or held.intersection(range(first, first + PART // BLOCK)):
+                if part.count(0) < len(part) or held.intersection(range(first, first + PART // BLOCK)):
                     engine.write(uuid, offset + start, part)
         offset += len(data)
         caller.pool.provoke("importing", after=False)
