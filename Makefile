@@ -50,5 +50,5 @@ lock: ## resolve requirements/*.txt, keeping what is pinned (UPGRADE=--upgrade: 
 LOCK := --universal --no-header --no-annotate --generate-hashes --python-version 3.11 $(UPGRADE)
 
 clean: ## remove what can be made again (never DATA)
-	rm -rf .venv .venv-cinder docs/_build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-cinder docs/_build dist tests/xenapi/node_modules .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,6 +32,8 @@ for_test=(
     netbase:/etc/protocols
     git:git
     7zip:7zz
+    nodejs:node
+    npm:npm
 )
 
 there() {
@@ -128,6 +130,15 @@ if ! sha256sum --status --check "$stamp" 2> /dev/null; then
     "${pip[@]}" install --require-hashes -r requirements/build.txt -r "$locked"
     "${pip[@]}" install --no-deps --no-build-isolation --editable .
     sha256sum "${inputs[@]}" > "$stamp"
+fi
+
+# Xen Orchestra's client judges the simulated XenServer pool. Nothing that it brings is run here.
+foreign=tests/xenapi
+stamp=$foreign/node_modules/breezeblock.sha256
+if [ "$mode" = test ] && ! sha256sum --status --check "$stamp" 2> /dev/null; then
+    say "setup: installing the npm packages of $foreign"
+    npm ci --prefix "$foreign" --ignore-scripts --omit=optional --no-audit --no-fund --loglevel=error > /dev/null
+    sha256sum "$foreign"/package.json "$foreign"/package-lock.json > "$stamp"
 fi
 
 # Cinder has its own environment: it is what writes the shares that the tests take over, and its

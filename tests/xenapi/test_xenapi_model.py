@@ -25,6 +25,7 @@ def test_the_simulator_knows_every_call() -> None:
     implicit = (
         "get_record",
         "get_by_uuid",
+        "get_by_name_label",
         "get_all_records",
         "set_other",
         "add_to_other",
@@ -59,15 +60,17 @@ if VARIABLE in os.environ:
         "PBD": records.Pbd,
         "VDI": records.Vdi,
         "VBD": records.Vbd,
+        "vdi_nbd_server_info": records.NbdExport,
         "VM": records.Vm,
         "task": records.Task,
     }
 
     def test_volumes_need_no_more_than_the_role_the_page_names() -> None:
+        optional = {"VDI.revert"}  # without the role a clone takes the disk's place
         for name in METHODS:
             cls, _, verb = name.partition(".")
             message = next(item for item in MODEL[cls]["messages"] if item["name"] == verb)
-            least = "pool-operator" if cls in {"SR", "PBD", "secret"} else "vm-admin"
+            least = "pool-operator" if cls in {"SR", "PBD", "secret"} or name in optional else "vm-admin"
             assert least in message["roles"], name
 
     @pytest.mark.parametrize("cls", READ)

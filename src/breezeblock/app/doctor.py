@@ -192,8 +192,10 @@ def _storage(
     """Return how many things were seen on a back end, and the findings."""
     try:
         backend.start()
-        down = {pool.name: pool.reason for pool in backend.stats() if not pool.up}
+        pools = backend.stats()
+        down = {pool.name: pool.reason for pool in pools if not pool.up}
         findings = [_pool_down(name, pool, reason, believed.values()) for pool, reason in down.items()]
+        findings += [finding for pool in pools for finding in pool.findings]
         settled = [
             found
             for found in believed.values()

@@ -265,7 +265,7 @@ class Takeover:
                     "reason": pool.reason,
                     "reserved_percentage": policy.reserved_percentage,
                     "max_over_subscription_ratio": policy.max_over_subscription_ratio,
-                    "capabilities": as_json(self._backend.capabilities()),
+                    "capabilities": as_json(pool.capabilities or self._backend.capabilities()),
                 }
                 pools.report(connection, self._backend.name, name, values)
         return name

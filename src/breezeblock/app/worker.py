@@ -124,7 +124,7 @@ class Worker:
     def look(self, name: str) -> None:
         """Look at a back end's pools and write down what was seen."""
         backend = self._backends[name]
-        capabilities = msgspec.json.encode(backend.capabilities()).decode()
+        common = backend.capabilities()
         policy = self._policies[name]
         seen = backend.stats()
         with self._database.write() as connection:
@@ -143,7 +143,7 @@ class Worker:
                         "max_over_subscription_ratio": policy.max_over_subscription_ratio,
                         "used_ratio": policy.used_ratio,
                         "max_chain_depth": policy.max_chain_depth,
-                        "capabilities": capabilities,
+                        "capabilities": msgspec.json.encode(pool.capabilities or common).decode(),
                     },
                 )
         was_down, self._down[name] = self._down[name], {pool.name for pool in seen if not pool.up}

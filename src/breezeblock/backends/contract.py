@@ -125,18 +125,6 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, Any]
 
 
-class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """A place where volumes can be put, and how it is right now."""
-
-    name: str
-    total_bytes: int | None
-    """None where the storage does not tell."""
-    free_bytes: int | None
-    up: bool = True
-    reason: str = ""
-    """Why it is not up."""
-
-
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """Something `check` found: what is wrong, and what would mend it."""
 
@@ -144,28 +132,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     problem: str
     remedy: str
     severity: Literal["warning", "error"] = "error"
-
-
-class Mend(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that `mend` can make right without losing anything."""
-
-    name: str
-    text: str
-    """What it does, beginning with a verb."""
-    kind: str
-
-
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that `inventory` saw on storage."""
-
-    pool: str
-    name: str
-    volume_id: str | None
-    """The volume it belongs to by its name, or None for a stranger's."""
-    kind: Literal["volume", "snapshot", "layer", "kept", "metadata", "temporary", "foreign"]
-    """`layer`: in use, but of no snapshot. `kept`: of a deleted volume, for volumes that share it."""
-    snapshot_id: str | None = None
-    allocated_bytes: int = 0
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,6 +160,54 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     max_virtual_bytes: int | None = None
     options: Mapping[str, tuple[str, ...]] = {}
     """Per option name the values a volume type may ask for."""
+    facts: Mapping[str, str] = {}
+    """What else a volume type's extra specs are compared with; names that no other capability has."""
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """A place where volumes can be put, and how it is right now."""
+
+    name: str
+    total_bytes: int | None
+    """None where the storage does not tell."""
+    free_bytes: int | None
+    up: bool = True
+    reason: str = ""
+    """Why it is not up."""
+    capabilities: Capabilities | None = None
+    """What this pool can do, where that differs from its back end's other pools."""
+    deepest_chain: int | None = None
+    """The most images that any volume of it is read through; None where nobody looked."""
+    unmerged_images: int = 0
+    """How many images wait to be merged by the storage itself."""
+    unmerged_bytes: int = 0
+    """At most so much is free when they are."""
+    full_in_s: float | None = None
+    """When it is full if it goes on filling as it did; None where that cannot be said."""
+    findings: tuple[Finding, ...] = ()
+    """What its operator should know, for the doctor."""
+
+
+class Mend(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that `mend` can make right without losing anything."""
+
+    name: str
+    text: str
+    """What it does, beginning with a verb."""
+    kind: str
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that `inventory` saw on storage."""
+
+    pool: str
+    name: str
+    volume_id: str | None
+    """The volume it belongs to by its name, or None for a stranger's."""
+    kind: Literal["volume", "snapshot", "layer", "kept", "metadata", "temporary", "foreign"]
+    """`layer`: in use, but of no snapshot. `kept`: of a deleted volume, for volumes that share it."""
+    snapshot_id: str | None = None
+    allocated_bytes: int = 0
 
 
 class Data(Protocol):

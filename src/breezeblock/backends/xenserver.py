@@ -6,13 +6,16 @@ the same left, and then does the work anew: half-made disks are never adopted.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import msgspec
 import structlog
 
 from breezeblock.attempt import Attempt
+from breezeblock.backends import xenserver_adopting as adopting
+from breezeblock.backends import xenserver_images
 from breezeblock.backends.contract import (
     Adopted,
     Capabilities,
@@ -20,48 +23,42 @@ from breezeblock.backends.contract import (
     Data,
     Finding,
     Found,
-    Mend,
     Placement,
     Pool,
     Snapped,
     Snapshot,
     Volume,
 )
+from breezeblock.backends.unable import Unable
+from breezeblock.backends.usage import Usage
 from breezeblock.backends.xenserver_config import XenServerConfig, account
 from breezeblock.backends.xenserver_pools import Pools
-from breezeblock.backends.xenserver_reports import described, examine
-from breezeblock.backends.xenserver_tags import (
-    Disk,
-    current,
-    disks,
-    leftovers,
-    of_volume,
-    snapshots_of,
-)
-from breezeblock.backends.xenserver_work import Workshop, allow, allow_snapshot, depth, unmerged
+from breezeblock.backends.xenserver_preflight import allow, allow_delete, allow_snapshot
+from breezeblock.backends.xenserver_reports import deep, described, examine
+from breezeblock.backends.xenserver_tags import Disk, current, disks, leftovers, of_volume, snapshots_of
+from breezeblock.backends.xenserver_work import Workshop
 from breezeblock.errors import (
     BreezeblockError,
+    ForbiddenError,
     InvalidInputError,
     NotFoundError,
     UnsupportedError,
 )
-from breezeblock.xenapi import srkinds
 from breezeblock.xenapi.mirror import View
 from breezeblock.xenapi.records import Vdi
 from breezeblock.xenapi.session import Session
+from breezeblock.xenapi.trees import Trees
 
 _log = structlog.get_logger(__name__)
-DEEP = 20
-"""A chain that deep is worth a warning: the limit is 30, and coalescing takes its time."""
 
 
-class XenServerBackend:
-    """Volumes on SRs."""
+class XenServerBackend(Unable):
+    """Volumes on SRs. It repairs none: XenServer mends its SRs itself."""
 
-    def __init__(self, name: str, config: XenServerConfig, session: Session) -> None:
+    def __init__(self, name: str, config: XenServerConfig, session: Session, usage: Usage) -> None:
         self.name = name
         self._config = config
-        self._pools = Pools(name, config.pools)
+        self._pools = Pools(name, config.pools, usage)
         self._shop = Workshop(session)
 
     def start(self) -> None:
@@ -76,23 +73,8 @@ class XenServerBackend:
         self._shop.session.close()
 
     def capabilities(self) -> Capabilities:
-        """Say what at least one pool can do; the others refuse it by name."""
-        kinds = self._pools.kinds.values()
-        snapshots = any(kind.snapshots for kind in kinds)
-        return Capabilities(
-            storage_protocol="xenserver",
-            thin=any(kind.thin for kind in kinds),
-            extend=any(kind.extends for kind in kinds),
-            snapshots=snapshots,
-            revert="any" if snapshots else "none",
-            clone=any(
-                kind.clones or self._config.pools[pool].clone == "full"
-                for pool, kind in self._pools.kinds.items()
-            ),
-            create_from_snapshot=snapshots,
-            max_virtual_bytes=max(kind.max_bytes for kind in kinds),
-            options={"clone": ("linked", "full")},
-        )
+        """Say what at least one pool can do; `stats` tells of each, and the others refuse it by name."""
+        return self._pools.capabilities(*self._config.pools)
 
     def stats(self) -> list[Pool]:
         """Have each SR measure itself, then describe all of them from one look."""
@@ -102,15 +84,12 @@ class XenServerBackend:
                 self._measure(view, pool)
             view = self._shop.mirror.look()
         except BreezeblockError as error:
-            return [
-                Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=error.message)
-                for pool in self._config.pools
-            ]
-        return [self._pools.describe(view, pool) for pool in self._config.pools]
+            return [self._pools.down(pool, error.message) for pool in self._config.pools]
+        return self._pools.describe(view)
 
     def create(self, volume: Volume, attempt: Attempt) -> Placement:
         """Create a disk, wipe it where the SR hands out used ones, publish it."""
-        self._check_asked(volume)
+        self._pools.check_asked(volume, self.capabilities().options)
         view = self._shop.clear(volume.id)
         for disk in of_volume(view, volume.id)[:1]:
             return _placement(disk.vdi)
@@ -125,6 +104,7 @@ class XenServerBackend:
         """Remove what is unfinished, then the snapshots, and the volume's own disk last."""
         view = self._shop.clear(volume.id)
         self._pools.must_show(view, volume)
+        allow_delete(view, self._pools.kind(volume.pool), _all_of(view, volume.id))
         self._shop.unmark(volume.id)
         mine = [*snapshots_of(view, volume.id).values(), *of_volume(view, volume.id)]
         for target in {target for disk in mine for target in disk.making}:
@@ -137,9 +117,9 @@ class XenServerBackend:
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Resize the disk, while attached only where the SR can."""
-        self._able(volume, "extends", "extend")
+        self._pools.able(volume, "extends", "extend")
         self._pools.check_size(volume, virtual_bytes)
-        view, disk = self._current(volume)
+        view, disk = self._shop.ready(volume.id)
         if disk.vdi.virtual_size < virtual_bytes:
             online = "resize_online" in disk.vdi.allowed_operations and disk.vdi.VBDs
             if not online:
@@ -149,8 +129,8 @@ class XenServerBackend:
 
     def snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Snapped:
         """Take a snapshot and publish it."""
-        kind = self._able(volume, "snapshots", "snapshot")
-        view, disk = self._current(volume, clear=snapshot.id)
+        kind = self._pools.able(volume, "snapshots", "snapshot")
+        view, disk = self._shop.ready(volume.id, clear=snapshot.id)
         held = snapshots_of(view, volume.id).get(snapshot.id)
         if held:
             self._shop.unmark(snapshot.id)
@@ -162,10 +142,11 @@ class XenServerBackend:
 
     def delete_snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
         """Destroy the snapshot's disk; the SR merges its base copies when it finds the time."""
-        self._able(volume, "snapshots", "snapshot")
-        view, disk = self._current(volume, clear=snapshot.id)
-        self._shop.unmark(snapshot.id)
+        kind = self._pools.able(volume, "snapshots", "snapshot")
+        view, disk = self._shop.ready(volume.id, clear=snapshot.id)
         held = snapshots_of(view, volume.id).get(snapshot.id)
+        allow_delete(view, kind, [held] if held else [])
+        self._shop.unmark(snapshot.id)
         if held:
             for target in held.making:
                 self._shop.clear(target)
@@ -173,11 +154,14 @@ class XenServerBackend:
         return _placement(disk.vdi)
 
     def revert(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
-        """Clone the snapshot, publish the clone as the volume's next generation, remove the old disk."""
-        self._able(volume, "clones", "revert")
-        view, disk = self._current(volume, clear=volume.id)
+        """Have the SR revert the disk where it can; else put a clone of the snapshot in its place."""
+        self._pools.able(volume, "clones", "revert")
+        view, disk = self._shop.ready(volume.id, clear=volume.id)
         if disk.operation != attempt.operation_id:
-            old = self._snapshot(view, snapshot)
+            old = self._shop.held(view, snapshot)
+            if "revert_to" in disk.vdi.allowed_operations and not disk.vdi.VBDs:
+                with suppress(UnsupportedError, ForbiddenError):  # it takes a larger role than the rest
+                    return self._reverted(disk, old, attempt)
             allow(view, disk, "destroy")
             marks = {"volume": volume.id, "generation": str(disk.generation + 1)}
             self._shop.derive("VDI.clone", old, volume.id, disk.vdi.virtual_size, attempt, **marks)
@@ -188,40 +172,71 @@ class XenServerBackend:
             self._shop.destroy(one)
         return _placement(newest.vdi)
 
+    def _reverted(self, disk: Disk, old: Disk, attempt: Attempt) -> Placement:
+        self._shop.run("VDI.revert", old.ref)
+        now = self._shop.record(disk.ref)
+        if now.virtual_size < disk.vdi.virtual_size:
+            self._shop.run("VDI.resize", disk.ref, disk.vdi.virtual_size)
+        if now.other_config != disk.vdi.other_config:  # no host was at hand to see what it keeps
+            self._shop.session.call("VDI.set_other_config", disk.ref, disk.vdi.other_config)
+        return _placement(self._shop.record(disk.ref))
+
     def clone(self, source: Volume, volume: Volume, attempt: Attempt) -> Placement:
-        """Clone the disk, or copy it in full where that was asked for."""
-        self._check_asked(volume)
-        return self._from(source, lambda view: self._disk(view, source), volume, attempt)
+        """Clone the disk, or copy it in full, also to another SR, where that was asked for."""
+        self._pools.check_asked(volume, self.capabilities().options)
+        return self._from(source, lambda view: self._shop.disk(view, source.id), volume, attempt)
 
     def create_from_snapshot(
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
     ) -> Placement:
         """Clone the snapshot's disk, or copy it in full where that was asked for."""
-        self._able(source, "snapshots", "snapshot")
-        self._check_asked(volume)
-        return self._from(source, lambda view: self._snapshot(view, snapshot), volume, attempt)
+        self._pools.able(source, "snapshots", "snapshot")
+        self._pools.check_asked(volume, self.capabilities().options)
+        return self._from(source, lambda view: self._shop.held(view, snapshot), volume, attempt)
 
     def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
-        """Refuse: `breezeblock xenserver import` streams an image into an SR."""
-        raise UnsupportedError(f"Back end {self.name} takes images by 'breezeblock xenserver import' only.")
+        """Make a disk of an image that our own code read."""
+        self._pools.check_asked(volume, self.capabilities().options)
+        view = self._shop.clear(volume.id)
+        for disk in of_volume(view, volume.id)[:1]:
+            return _placement(disk.vdi)
+        xenserver_images.check(Path(path), image_format, volume)
+        sr_ref, _sr = self._pools.sr(view, volume.pool)
+        ref, vdi = self._shop.create(sr_ref, volume.id, volume.virtual_bytes, attempt)
+        kind = self._pools.kind(volume.pool)
+        xenserver_images.send(self._shop, ref, vdi, kind, Path(path), image_format, attempt)
+        self._shop.publish(ref, volume.id, attempt, volume=volume.id)
+        return _placement(vdi)
 
     def export_image(
         self, volume: Volume, snapshot: Snapshot | None, path: str, image_format: str, attempt: Attempt
     ) -> None:
-        """Refuse: `breezeblock xenserver export` streams a disk out of an SR."""
-        raise UnsupportedError(f"Back end {self.name} gives images by 'breezeblock xenserver export' only.")
+        """Stream the disk out, raw over NBD where the pool offers it."""
+        view, disk = self._shop.ready(volume.id)
+        if snapshot:
+            disk = self._shop.held(view, snapshot)
+        elif disk.vdi.VBDs:
+            allow(view, disk, "destroy")  # a VM may be writing
+        xenserver_images.receive(self._shop, view, disk, Path(path), image_format, attempt)
 
     def examine(self, volume: Volume, reference: str) -> Adopted:
-        """Refuse, as `adopt` does."""
-        raise UnsupportedError(f"Back end {self.name} cannot adopt disks yet.")
+        """Look at a disk that was made elsewhere, or that was released."""
+        view = self._shop.mirror.look()
+        sr_ref, _sr = self._pools.sr(view, volume.pool)
+        disk = adopting.find(view, sr_ref, volume, reference)
+        return adopting.examine(view, sr_ref, volume, reference, _placement(disk.vdi))
 
     def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
-        """Refuse: disks that were made elsewhere are not taken over yet."""
-        raise UnsupportedError(f"Back end {self.name} cannot adopt disks yet.")
+        """Mark a disk as the volume; its name and content stay."""
+        found = self.examine(volume, reference)
+        view = self._shop.mirror.look()
+        sr_ref, _sr = self._pools.sr(view, volume.pool)
+        made = adopting.adopt(self._shop, adopting.find(view, sr_ref, volume, reference), volume, attempt)
+        return msgspec.structs.replace(found, volume=_placement(made))
 
     def release(self, volume: Volume, attempt: Attempt) -> str:
-        """Refuse, as `adopt` does."""
-        raise UnsupportedError(f"Back end {self.name} cannot release disks yet.")
+        """Finish what was begun; the disk and its snapshots stay, with their marks."""
+        return adopting.release(self._shop, volume)
 
     def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
         """Refuse: a disk may be deleted whatever was cloned from it; clone it in full to part them."""
@@ -239,7 +254,7 @@ class XenServerBackend:
 
     def connection_info(self, volume: Volume, connector: Mapping[str, Any]) -> Connection:
         """Name SR and VDI: the host plugs a VBD. Nothing in it is secret."""
-        view, disk = self._current(volume, settle=False)
+        view, disk = self._shop.ready(volume.id, settle=False)
         sr = view.srs[disk.vdi.SR]
         data: dict[str, Any] = {
             "volume_id": volume.id,
@@ -248,7 +263,9 @@ class XenServerBackend:
             "vdi_uuid": disk.vdi.uuid,
         }
         if self._config.connection_type == "xensm":
-            data |= {"backend_id": self.name, "name_label": sr.name_label, "introduce_sr_keys": []}
+            told = self._config.pools[volume.pool].device_config  # secrets never stand in there
+            data = {**told, **data, "backend_id": self.name, "flavor_id": volume.pool}
+            data |= {"name_label": sr.name_label, "introduce_sr_keys": [*told, "sr_type"]}
         else:
             pool = next(iter(view.pools.values()))
             data |= {"pool_uuid": pool.uuid, "format": _placement(disk.vdi).format}
@@ -261,7 +278,7 @@ class XenServerBackend:
         """Compare the disks with what the catalog believes."""
         view = self._shop.mirror.look()
         try:
-            disk = self._disk(view, volume)
+            disk = self._shop.disk(view, volume.id)
         except NotFoundError as error:
             return [Finding(subject=volume.id, problem=error.message, remedy=error.remedy)]
         held = snapshots_of(view, volume.id)
@@ -273,27 +290,7 @@ class XenServerBackend:
                 found.append(Finding(subject=item.id, problem="Its disk is missing.", remedy="Delete it."))
         unknown = held.keys() - {item.id for item in snapshots}
         found += [Finding(subject=one, problem="Not in the catalog.", remedy="Delete it.") for one in unknown]
-        deep = depth(view, disk.vdi)
-        if deep >= DEEP:
-            state = f"{deep} deep (of {srkinds.CHAIN_LIMIT}), {unmerged(view, disk.vdi)} to be merged"
-            remedy = "Delete snapshots, and see that the SR coalesces."
-            found.append(
-                Finding(
-                    subject=volume.id, problem=f"Its chain is {state}.", remedy=remedy, severity="warning"
-                )
-            )
-        return found
-
-    def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
-        """Offer none: XenServer mends its SRs itself."""
-        return []
-
-    def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
-        """Do nothing, as nothing is offered."""
-
-    def quarantine(self, found: Found) -> str:
-        """Refuse: a disk of nobody's is the pool administrator's to judge."""
-        raise UnsupportedError(f"Back end {self.name} moves no disks aside.")
+        return found + deep(volume.id, Trees(view), disk.vdi)
 
     def inventory(self) -> Iterator[Found]:
         """Yield every disk of our SRs: ours, base copies, and strangers'."""
@@ -350,47 +347,6 @@ class XenServerBackend:
         size = max(volume.virtual_bytes, origin.vdi.virtual_size)
         return _placement(self._shop.derive("VDI.clone", origin, volume.id, size, attempt, volume=volume.id))
 
-    def _current(self, volume: Volume, *, clear: str = "", settle: bool = True) -> tuple[View, Disk]:
-        view = self._shop.clear(clear) if clear else self._shop.mirror.look()
-        if settle and self._disk(view, volume).vdi.current_operations:
-            view = self._shop.settle(lambda now: of_volume(now, volume.id))
-        return view, self._disk(view, volume)
-
-    def _disk(self, view: View, volume: Volume) -> Disk:
-        found = of_volume(view, volume.id)
-        if not found:
-            moved = [disk.vdi.uuid for disk in disks(view) if disk.volume == volume.id]
-            raise NotFoundError(
-                f"Volume {volume.id} has no disk on back end {self.name}.",
-                remedy=f"A copy or moved disk of it may be {', '.join(moved)}."
-                if moved
-                else "Delete the volume.",
-            )
-        return found[0]
-
-    def _snapshot(self, view: View, snapshot: Snapshot) -> Disk:
-        held = snapshots_of(view, snapshot.volume_id).get(snapshot.id)
-        if held is None:
-            raise NotFoundError(f"Volume {snapshot.volume_id} has no snapshot {snapshot.id}.")
-        return held
-
-    def _able(
-        self, volume: Volume, what: Literal["snapshots", "clones", "extends"], verb: str
-    ) -> srkinds.SrKind:
-        kind = self._pools.kind(volume.pool)
-        if not getattr(kind, what):
-            raise UnsupportedError(
-                f"Pool {volume.pool} is an SR of type {kind.type} ({kind.title}), which has no {verb}."
-            )
-        return kind
-
-    def _check_asked(self, volume: Volume) -> None:
-        allowed = self.capabilities().options
-        for key, value in volume.options.items():
-            if value not in allowed.get(key, ()):
-                raise InvalidInputError(f"Back end {self.name} has no option {key} = {value!r}.")
-        self._pools.check_size(volume, volume.virtual_bytes)
-
     def _measure(self, view: View, pool: str) -> None:
         try:
             ref, sr = self._pools.sr(view, pool)
@@ -400,9 +356,10 @@ class XenServerBackend:
             _log.info("sr_not_measured", pool=pool, error=str(error))  # the description says why it is down
 
 
-def open_xenserver(name: str, config: XenServerConfig, _state_dir: Path) -> XenServerBackend:
+def open_xenserver(name: str, config: XenServerConfig, state_dir: Path) -> XenServerBackend:
     """Return the back end, not started. Raises ConfigError for a password file that cannot be read."""
-    return XenServerBackend(name, config, Session(account(name, config)))
+    usage = Usage(state_dir / f"{name}.usage.json")
+    return XenServerBackend(name, config, Session(account(name, config)), usage)
 
 
 def _all_of(view: View, volume_id: str) -> list[Disk]:

@@ -1,11 +1,16 @@
 """The pools of a XenServer back end: each one SR, found by uuid or name, with what its kind can do."""
 
 from collections.abc import Mapping
+from typing import Literal
 
-from breezeblock.backends.contract import Pool, Volume
+from msgspec.structs import replace
+
+from breezeblock.backends.contract import Capabilities, Pool, Volume
+from breezeblock.backends.usage import Usage, full_in_s
 from breezeblock.backends.xenserver_config import XenPool
+from breezeblock.backends.xenserver_preflight import room
+from breezeblock.backends.xenserver_reports import of_pool
 from breezeblock.backends.xenserver_tags import SELF, VOLUME
-from breezeblock.backends.xenserver_work import room
 from breezeblock.errors import (
     BreezeblockError,
     ConfigError,
@@ -13,17 +18,23 @@ from breezeblock.errors import (
     InvalidInputError,
     NotFoundError,
     UnavailableError,
+    UnsupportedError,
 )
 from breezeblock.xenapi import srkinds
 from breezeblock.xenapi.mirror import View
 from breezeblock.xenapi.records import Sr
+from breezeblock.xenapi.trees import Trees
+
+_claims: dict[str, frozenset[str]] = {}
+"""Pool of hosts to the SRs that a back end of this process saw there last."""
 
 
 class Pools:
     """Pool names to SRs."""
 
-    def __init__(self, backend: str, pools: Mapping[str, XenPool]) -> None:
+    def __init__(self, backend: str, pools: Mapping[str, XenPool], usage: Usage) -> None:
         self._backend = backend
+        self._usage = usage
         self.config = pools
         self.kinds = {pool: srkinds.find(one.type) for pool, one in pools.items()}
 
@@ -32,6 +43,35 @@ class Pools:
         if pool not in self.kinds:
             raise NotFoundError(f"Back end {self._backend} has no pool {pool!r}.")
         return self.kinds[pool]
+
+    def capabilities(self, *pools: str) -> Capabilities:
+        """Return what at least one of these pools can do; of a single one also what its SR is."""
+        kinds = [self.kinds[pool] for pool in pools]
+        snapshots = any(kind.snapshots for kind in kinds)
+        clone = any(self.kinds[one].clones or self.config[one].clone == "full" for one in pools)
+        facts = {}
+        if len(kinds) == 1:
+            facts = {
+                "sr_type": kinds[0].type,
+                "sr_shared": str(kinds[0].shared),
+                "snapshot_support": str(kinds[0].snapshots),
+                "linked_clone_support": str(kinds[0].clones),
+                "extend_support": str(kinds[0].extends),
+            }
+        return Capabilities(
+            storage_protocol="xenserver",
+            thin=any(kind.thin for kind in kinds),
+            extend=any(kind.extends for kind in kinds),
+            snapshots=snapshots,
+            revert="any" if snapshots else "none",
+            clone=clone,
+            create_from_snapshot=snapshots,
+            adopt=True,
+            images=True,
+            max_virtual_bytes=max(kind.max_bytes for kind in kinds),
+            options={"clone": ("linked", "full")},
+            facts=facts,
+        )
 
     def refs(self, view: View, pool: str) -> list[str]:
         """Return every SR that the pool's setting may mean."""
@@ -47,6 +87,8 @@ class Pools:
 
         Raises UnavailableError, ConfigError.
         """
+        here = next(iter(view.pools.values())).uuid
+        _claims[here] = frozenset(one.uuid for one in view.srs.values())
         wanted = self.config[pool]
         refs = self.refs(view, pool)
         if len(refs) != 1:
@@ -57,6 +99,7 @@ class Pools:
         sr = view.srs[refs[0]]
         if sr.type != self.kinds[pool].type and sr.type not in self.kinds[pool].aliases:
             raise ConfigError(f"Pool {pool}: SR {wanted.sr} is of type {sr.type}, not {wanted.type}.")
+        self._only_here(here, pool, sr)
         if not any(pbd.currently_attached for pbd in view.plugs(refs[0])):
             raise UnavailableError(
                 f"Pool {pool}: SR {wanted.sr} is plugged on no host.",
@@ -82,14 +125,65 @@ class Pools:
                 remedy=f"Set {marks} on it.",
             )
 
-    def describe(self, view: View, pool: str) -> Pool:
-        """Return the pool as it is in this view."""
-        try:
-            _ref, sr = self.sr(view, pool)
-        except BreezeblockError as error:
-            return Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=error.message)
-        total = sr.physical_size if sr.physical_size >= 0 else None
-        return Pool(name=pool, total_bytes=total, free_bytes=room(sr))
+    def _only_here(self, here: str, pool: str, sr: Sr) -> None:
+        """Refuse an SR that another pool of hosts has as well: two masters would write its metadata."""
+        for there, srs in list(_claims.items()):
+            if there != here and sr.uuid in srs:
+                raise ConflictError(
+                    f"Pool {pool}: SR {sr.name_label} is in the XenServer pools {here} and {there} "
+                    "at once, whose masters destroy each other's metadata.",
+                    remedy="Stop using it, and forget it in one of the two.",
+                )
+
+    def describe(self, view: View) -> list[Pool]:
+        """Return all pools as they are in this view."""
+        trees = Trees(view)
+        used: dict[str, int] = {}
+        found: dict[str, tuple[str, Sr] | str] = {}
+        for pool in self.config:
+            try:
+                ref, sr = found[pool] = self.sr(view, pool)
+            except BreezeblockError as error:
+                found[pool] = error.message
+                continue
+            if room(sr) is not None:
+                used[pool] = sr.physical_utilisation
+        seen = self._usage.note(used)
+        pools = []
+        for pool, what in found.items():
+            if isinstance(what, str):
+                pools.append(self.down(pool, what))
+                continue
+            ref, sr = what
+            total = sr.physical_size if sr.physical_size >= 0 else None
+            full = full_in_s(seen[pool], total) if pool in seen and total is not None else None
+            mine = [vdi for vdi in view.vdis.values() if ref == vdi.SR]
+            seen_now = of_pool(pool, sr, total, room(sr), mine, trees, trees.debt(ref), full)
+            pools.append(replace(seen_now, capabilities=self.capabilities(pool)))
+        return pools
+
+    def down(self, pool: str, reason: str) -> Pool:
+        """Return a pool that cannot be used."""
+        able = self.capabilities(pool)
+        return Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=reason, capabilities=able)
+
+    def able(
+        self, volume: Volume, what: Literal["snapshots", "clones", "extends"], verb: str
+    ) -> srkinds.SrKind:
+        """Return the volume's kind of SR. Raises UnsupportedError if it has no such verb."""
+        kind = self.kind(volume.pool)
+        if not getattr(kind, what):
+            raise UnsupportedError(
+                f"Pool {volume.pool} is an SR of type {kind.type} ({kind.title}), which has no {verb}."
+            )
+        return kind
+
+    def check_asked(self, volume: Volume, allowed: Mapping[str, tuple[str, ...]]) -> None:
+        """Raise InvalidInputError for an option or a size that cannot be had."""
+        for key, value in volume.options.items():
+            if value not in allowed.get(key, ()):
+                raise InvalidInputError(f"Back end {self._backend} has no option {key} = {value!r}.")
+        self.check_size(volume, volume.virtual_bytes)
 
     def check_size(self, volume: Volume, virtual_bytes: int) -> None:
         """Raise InvalidInputError for a size that the pool's kind does not take."""

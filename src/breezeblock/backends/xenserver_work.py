@@ -5,27 +5,24 @@ from contextlib import suppress
 from typing import Any
 
 from breezeblock.attempt import Attempt
+from breezeblock.backends.contract import Snapshot
 from breezeblock.backends.xenserver_tags import (
     DRAFT,
     MAKING,
     VOLUME,
     Disk,
+    disks,
     leftovers,
     marked_sources,
+    of_volume,
     own_marks,
+    snapshots_of,
 )
-from breezeblock.errors import (
-    BreezeblockError,
-    CancelledOperationError,
-    ConflictError,
-    NoSpaceError,
-    UnavailableError,
-    UnsupportedError,
-)
-from breezeblock.xenapi import srkinds, tasks, transfer
+from breezeblock.errors import BreezeblockError, CancelledOperationError, NotFoundError
+from breezeblock.xenapi import tasks, transfer
 from breezeblock.xenapi.failures import XenNotFoundError
 from breezeblock.xenapi.mirror import Mirror, View
-from breezeblock.xenapi.records import NULL, Sr, Vdi, decode
+from breezeblock.xenapi.records import NULL, Vdi, decode
 from breezeblock.xenapi.session import Session
 
 SETTLE_S = 120.0
@@ -59,6 +56,33 @@ class Workshop:
     def settle(self, find: Callable[[View], list[Disk]]) -> View:
         """Wait until nothing goes on with these disks."""
         return self.mirror.wait(lambda view: not _busy(find(view)), "other work on a disk", SETTLE_S)
+
+    def disk(self, view: View, volume_id: str) -> Disk:
+        """Return a volume's current disk. Raises NotFoundError."""
+        found = of_volume(view, volume_id)
+        if not found:
+            moved = [disk.vdi.uuid for disk in disks(view) if disk.volume == volume_id]
+            raise NotFoundError(
+                f"Volume {volume_id} has no disk.",
+                remedy=f"A copy or moved disk of it may be {', '.join(moved)}."
+                if moved
+                else "Delete the volume.",
+            )
+        return found[0]
+
+    def held(self, view: View, snapshot: Snapshot) -> Disk:
+        """Return a snapshot's disk. Raises NotFoundError."""
+        held = snapshots_of(view, snapshot.volume_id).get(snapshot.id)
+        if held is None:
+            raise NotFoundError(f"Volume {snapshot.volume_id} has no snapshot {snapshot.id}.")
+        return held
+
+    def ready(self, volume_id: str, *, clear: str = "", settle: bool = True) -> tuple[View, Disk]:
+        """Return a volume's disk when nothing goes on with it, and leftovers of `clear` are gone."""
+        view = self.clear(clear) if clear else self.mirror.look()
+        if settle and self.disk(view, volume_id).vdi.current_operations:
+            view = self.settle(lambda now: of_volume(now, volume_id))
+        return view, self.disk(view, volume_id)
 
     def unmark(self, target: str) -> None:
         """Forget that `target` is being made."""
@@ -102,9 +126,8 @@ class Workshop:
 
     def wipe(self, ref: str, vdi: Vdi, attempt: Attempt) -> None:
         """Write zeros all over a disk that may hold what somebody else wrote."""
-        transfer.put(
-            self.session, ref, "raw", transfer.zeros(vdi.virtual_size), vdi.virtual_size, attempt.cancelled
-        )
+        size = vdi.virtual_size
+        transfer.put(self.session, ref, "raw", transfer.zeros(size), size, attempt.cancelled)
 
     def copy(
         self, source: Disk, sr_ref: str, target: str, virtual_bytes: int, attempt: Attempt, *, wipe: bool
@@ -126,11 +149,11 @@ class Workshop:
         self.publish(ref, target, attempt, volume=target)
         return self.record(ref)
 
-    def publish(self, ref: str, target: str, attempt: Attempt, **marks: str) -> None:
+    def publish(self, ref: str, target: str, attempt: Attempt, *, label: str = "", **marks: str) -> None:
         """Name a disk and give it marks of its own, in that order: the marks publish it."""
         stop_if_cancelled(attempt, target)
-        label = f"snapshot-{marks['snapshot']}" if "snapshot" in marks else f"volume-{marks['volume']}"
-        self.session.call("VDI.set_name_label", ref, label)
+        own = f"snapshot-{marks['snapshot']}" if "snapshot" in marks else f"volume-{marks['volume']}"
+        self.session.call("VDI.set_name_label", ref, label or own)
         held = own_marks(self.record(ref), operation=attempt.operation_id, **marks)
         self.session.call("VDI.set_other_config", ref, held)
 
@@ -152,59 +175,3 @@ def stop_if_cancelled(attempt: Attempt, target: str) -> None:
     """Raise CancelledOperationError if the operation was asked to stop."""
     if attempt.cancelled():
         raise CancelledOperationError(f"Stopped before changing {target}.")
-
-
-def allow(view: View, disk: Disk, operation: str) -> None:
-    """Refuse, before it is asked for, what XenServer would refuse; say why.
-
-    Raises ConflictError for a disk in use, UnsupportedError for an SR that cannot.
-    """
-    vdi = disk.vdi
-    if operation in vdi.allowed_operations:
-        return
-    who = f"Disk {vdi.uuid} ({vdi.name_label})"
-    if vdi.VBDs and "snapshot" in vdi.allowed_operations:
-        raise ConflictError(
-            f"{who} is attached to a VM: {operation} is not possible.",
-            remedy="Detach it, or shut the VM down.",
-        )
-    if vdi.VBDs and operation in {"resize", "destroy"}:
-        raise ConflictError(f"{who} is attached: {operation} is not possible.", remedy="Detach it first.")
-    sr = view.srs[vdi.SR]
-    if vdi.current_operations or not any(pbd.currently_attached for pbd in view.plugs(vdi.SR)):
-        raise UnavailableError(f"{who}: SR {sr.name_label} is busy or not plugged, {operation} must wait.")
-    raise UnsupportedError(f"{who}: SR {sr.name_label} of type {sr.type} does not allow {operation} now.")
-
-
-def allow_snapshot(view: View, disk: Disk, kind: srkinds.SrKind) -> None:
-    """Refuse a snapshot that cannot be: in use, chain at its limit, or no room for a thick copy."""
-    allow(view, disk, "snapshot")
-    sr = view.srs[disk.vdi.SR]
-    if kind.chained and depth(view, disk.vdi) >= srkinds.CHAIN_LIMIT:
-        raise ConflictError(
-            f"Disk {disk.vdi.uuid} stands on a chain of {srkinds.CHAIN_LIMIT}, which is the limit.",
-            remedy="Delete snapshots and let the SR coalesce; see `check` for the chain's depth.",
-        )
-    free = room(sr)
-    if not kind.thin and free is not None and free < disk.vdi.virtual_size:
-        raise NoSpaceError(
-            f"The thick SR {sr.name_label} needs {disk.vdi.virtual_size} bytes for that; {free} are free."
-        )
-
-
-def depth(view: View, vdi: Vdi) -> int:
-    """Return how many images a disk stands on, itself counted."""
-    return sum(1 for _one in view.chain(vdi))
-
-
-def unmerged(view: View, vdi: Vdi) -> int:
-    """Return how many base copies under a disk have one child only: the collector will merge them."""
-    parents = [one.sm_config.get("vhd-parent", "") for one in view.vdis.values()]
-    return sum(not one.managed and parents.count(one.uuid) == 1 for one in view.chain(vdi))
-
-
-def room(sr: Sr) -> int | None:
-    """Return an SR's free bytes; None while nobody knows."""
-    if sr.physical_size < 0 or sr.physical_utilisation < 0:
-        return None
-    return max(0, sr.physical_size - sr.physical_utilisation)

@@ -19,6 +19,7 @@ from breezeblock.cli import (
 )
 from breezeblock.cli import imaging as _imaging  # noqa: F401 - adds commands to volumes
 from breezeblock.cli import managing as _managing  # noqa: F401 - adds commands to volumes and pools
+from breezeblock.cli import xenserver_disks as _disks  # noqa: F401 - adds commands to xenserver
 
 app = typer.Typer(
     no_args_is_help=True,

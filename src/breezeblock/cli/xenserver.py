@@ -1,10 +1,7 @@
-"""`breezeblock xenserver …`: SRs of the XenServer pools in the configuration, and disks in VMs."""
+"""`breezeblock xenserver …`: SRs of the XenServer pools in the configuration."""
 
-import enum
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,18 +19,8 @@ sr_app = typer.Typer(name="sr", no_args_is_help=True, help="Storage repositories
 app.add_typer(sr_app)
 
 
-class Format(enum.StrEnum):
-    """How a disk stands in a file."""
-
-    RAW = "raw"
-    VHD = "vhd"
-    QCOW2 = "qcow2"
-
-
 Backend = Annotated[str, typer.Argument(metavar="BACKEND", help="The [backends.NAME] section.")]
 PoolName = Annotated[str, typer.Argument(metavar="POOL", help="The pool in that section.")]
-Vdi = Annotated[str, typer.Argument(metavar="VDI", help="The disk's uuid.")]
-Vm = Annotated[str, typer.Argument(metavar="VM", help="The machine's uuid.")]
 
 
 @app.command("sr-types")
@@ -82,7 +69,7 @@ def probe(
     from breezeblock.cli import output
     from breezeblock.xenapi import srkinds, srs
 
-    with _session(backend, config) as (session, mirror, _settings):
+    with opened(backend, config) as (session, mirror, _settings):
         found = srs.probe(session, mirror, srkinds.find(sr_type), options.properties(key), {})
     if as_json:
         output.as_json(found)
@@ -91,88 +78,12 @@ def probe(
         output.table(columns or ("Found",), ([item.get(name) for name in columns] for item in found))
 
 
-@app.command()
-def attach(
-    backend: Backend,
-    vdi: Vdi,
-    vm: Vm,
-    read_only: Annotated[bool, typer.Option("--read-only", help="The VM may not write.")] = False,
-    config: options.Config = None,
-) -> None:
-    """Connect a disk to a VM, and plug it if the VM runs."""
-    from breezeblock.cli import output
-    from breezeblock.xenapi import attach as attaching
-
-    with _session(backend, config) as (session, mirror, _settings):
-        made = attaching.attach(session, mirror, vdi, vm, read_only=read_only)
-    output.say(f"attached as {made.device or 'device ' + made.userdevice}")
-
-
-@app.command()
-def detach(backend: Backend, vdi: Vdi, vm: Vm, config: options.Config = None) -> None:
-    """Unplug a disk from a VM and remove the connection."""
-    from breezeblock.xenapi import attach as attaching
-
-    with _session(backend, config) as (session, mirror, _settings):
-        attaching.detach(session, mirror, vdi, vm)
-
-
-@app.command()
-def export(
-    backend: Backend,
-    vdi: Vdi,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; must not exist.", dir_okay=False)],
-    image_format: Annotated[Format, typer.Option("--format", help="Image format.")] = Format.VHD,
-    config: options.Config = None,
-) -> None:
-    """Write a disk into a file, which appears only when all of it is there."""
-    from breezeblock.errors import DuplicateError
-    from breezeblock.xenapi import transfer
-
-    if file.exists():
-        raise DuplicateError(f"{file} exists already.", remedy="Name another file, or remove it.")
-    part = file.with_name(f".tmp-{file.name}-{os.getpid()}")
-    with _session(backend, config) as (session, mirror, _settings):
-        try:
-            with part.open("xb") as out:
-                for data in transfer.export(session, _disk(mirror, vdi), image_format.value):
-                    out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            part.rename(file)
-        finally:
-            part.unlink(missing_ok=True)
-    directory = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-@app.command("import")
-def import_(
-    backend: Backend,
-    vdi: Vdi,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The image.", exists=True, dir_okay=False)],
-    image_format: Annotated[Format, typer.Option("--format", help="Image format; never guessed.")],
-    yes: options.Yes = False,
-    config: options.Config = None,
-) -> None:
-    """Write an image file over a disk, which must be large enough. What it held is lost."""
-    from breezeblock.xenapi import transfer
-
-    options.confirm(f"Overwrite disk {vdi}?", yes=yes)
-    with _session(backend, config) as (session, mirror, _settings), file.open("rb") as image:
-        chunks = iter(lambda: image.read(transfer.CHUNK_BYTES), b"")
-        transfer.put(session, _disk(mirror, vdi), image_format.value, chunks, file.stat().st_size)
-
-
 @sr_app.command("list")
 def list_(backend: Backend, config: options.Config = None, as_json: options.Json = False) -> None:
     """List the SRs of the pool, ours or not."""
     from breezeblock.cli import output
 
-    with _session(backend, config) as (_unused, mirror, _settings):
+    with opened(backend, config) as (_unused, mirror, _settings):
         view = mirror.look()
     if as_json:
         output.as_json(list(view.srs.values()))
@@ -200,7 +111,7 @@ def create(backend: Backend, pool: PoolName, yes: options.Yes = False, config: o
     from breezeblock.xenapi import srs
 
     options.confirm(f"Create an SR for {pool}? What is on its storage may be lost.", yes=yes)
-    with _session(backend, config) as (session, mirror, settings):
+    with opened(backend, config) as (session, mirror, settings):
         _tell(srs.create(session, mirror, _wanted(backend, pool, settings)))
 
 
@@ -219,13 +130,13 @@ def introduce(
     from breezeblock.xenapi import srs
 
     for other in _others(server.load(config), backend):
-        with _session(other, config) as (_unused, mirror, _settings):
+        with opened(other, config) as (_unused, mirror, _settings):
             if any(sr.uuid == uuid for sr in mirror.look().srs.values()):
                 raise ConflictError(
                     f"SR {uuid} belongs to the pool of back end {other}: two pools at once destroy it.",
                     remedy="Forget it there first.",
                 )
-    with _session(backend, config) as (session, mirror, settings):
+    with opened(backend, config) as (session, mirror, settings):
         _tell(srs.introduce(session, mirror, uuid, _wanted(backend, pool, settings)))
 
 
@@ -234,7 +145,7 @@ def plug(backend: Backend, pool: PoolName, config: options.Config = None) -> Non
     """Plug a pool's SR on every host that is connected to it."""
     from breezeblock.xenapi import srs
 
-    with _session(backend, config) as (session, mirror, settings):
+    with opened(backend, config) as (session, mirror, settings):
         _tell(srs.plug(session, mirror, settings.pools[pool].sr))
 
 
@@ -243,7 +154,7 @@ def repair(backend: Backend, pool: PoolName, config: options.Config = None) -> N
     """Connect the hosts that a shared SR is missing on, and plug it everywhere."""
     from breezeblock.xenapi import srs
 
-    with _session(backend, config) as (session, mirror, settings):
+    with opened(backend, config) as (session, mirror, settings):
         _ref, sr = srs.find(mirror.look(), settings.pools[pool].sr)
         _tell(srs.repair(session, mirror, sr))
 
@@ -254,7 +165,7 @@ def forget(backend: Backend, pool: PoolName, yes: options.Yes = False, config: o
     from breezeblock.xenapi import srs
 
     options.confirm(f"Forget the SR of {pool}? Its volumes cannot be found any more.", yes=yes)
-    with _session(backend, config) as (session, mirror, settings):
+    with opened(backend, config) as (session, mirror, settings):
         srs.forget(session, mirror, settings.pools[pool].sr)
 
 
@@ -266,21 +177,13 @@ def destroy(
     from breezeblock.xenapi import srs
 
     options.confirm(f"Destroy the SR of {pool}?", yes=yes)
-    with _session(backend, config) as (session, mirror, settings):
+    with opened(backend, config) as (session, mirror, settings):
         srs.destroy(session, mirror, settings.pools[pool].sr)
 
 
-def _disk(mirror: "Mirror", uuid: str) -> str:
-    from breezeblock.errors import NotFoundError
-
-    found = mirror.look().find(uuid)
-    if found is None:
-        raise NotFoundError(f"There is no disk {uuid}.")
-    return found[0]
-
-
 @contextmanager
-def _session(backend: str, given: Any) -> "Iterator[tuple[Session, Mirror, XenServerConfig]]":
+def opened(backend: str, given: Any) -> "Iterator[tuple[Session, Mirror, XenServerConfig]]":
+    """Log in to the pool of a back end in the configuration."""
     from breezeblock.backends.xenserver_config import account
     from breezeblock.xenapi.mirror import Mirror
     from breezeblock.xenapi.session import Session

@@ -27,6 +27,7 @@ def scalars(pool: sa.Row[Any]) -> dict[str, str]:
     """Return the capabilities of a pool that extra specs are compared with, as text."""
     found = capabilities(pool)
     return {
+        **found.facts,
         "volume_backend_name": pool.backend,
         "pool_name": pool.name,
         "storage_protocol": found.storage_protocol,

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,11 @@ class View:
         """Return what the SR's driver can do."""
         return frozenset(key for sm in self.sms.values() if sm.type == sr.type for key in sm.features)
 
+    def formats(self, sr: Sr) -> frozenset[str]:
+        """Return the image formats that the SR's driver names; older hosts name none."""
+        found = (sm.supported_image_formats for sm in self.sms.values() if sm.type == sr.type)
+        return frozenset(name for formats in found for name in formats)
+
     def plugs(self, sr_ref: str) -> list[Pbd]:
         """Return the SR's connections, one a host."""
         return [pbd for pbd in self.pbds.values() if sr_ref == pbd.SR]
@@ -38,15 +43,6 @@ class View:
     def find(self, uuid: str) -> tuple[str, Vdi] | None:
         """Return a disk by uuid."""
         return next(((ref, vdi) for ref, vdi in self.vdis.items() if vdi.uuid == uuid), None)
-
-    def chain(self, vdi: Vdi) -> Iterator[Vdi]:
-        """Yield a disk and the base copies under it, as far as they are known."""
-        by_uuid = {one.uuid: one for one in self.vdis.values()}
-        seen: set[str] = set()
-        while vdi.uuid not in seen:
-            seen.add(vdi.uuid)
-            yield vdi
-            vdi = by_uuid.get(vdi.sm_config.get("vhd-parent", ""), vdi)
 
 
 class Mirror:

@@ -52,6 +52,7 @@ class Sr(Record, frozen=True, kw_only=True):
     physical_size: int = -1
     physical_utilisation: int = -1
     virtual_allocation: int = -1
+    allowed_operations: list[str] = []
     other_config: dict[str, str] = {}
     PBDs: list[str] = []
 
@@ -77,6 +78,8 @@ class Vdi(Record, frozen=True, kw_only=True):
     missing: bool = False
     is_a_snapshot: bool = False
     snapshot_of: str = NULL
+    snapshot_time: str = ""
+    type: str = "user"
     read_only: bool = False
     sharable: bool = False
     cbt_enabled: bool = False
@@ -96,6 +99,18 @@ class Vbd(Record, frozen=True, kw_only=True):
     mode: str = "RW"
     currently_attached: bool = False
     other_config: dict[str, str] = {}
+
+
+class NbdExport(msgspec.Struct, frozen=True, kw_only=True):
+    """One place where a disk can be read by NBD over TLS."""
+
+    exportname: str
+    """Holds the session's reference, a secret."""
+    address: str
+    port: int
+    cert: str
+    """The server's certificate, as PEM."""
+    subject: str
 
 
 class Vm(Record, frozen=True, kw_only=True):

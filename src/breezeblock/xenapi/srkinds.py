@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from breezeblock.errors import ConfigError
 
@@ -80,12 +81,30 @@ _ARRAY = {
 }
 _ARRAY_GONE = "between XenServer 6.2 and 6.5"
 
+_FILES = SrKind(type="", title="", layout="files", shared=True, keys={})
+_LOCAL_FILES = replace(_FILES, shared=False)
+_LVM = SrKind(type="", title="", layout="lvm", shared=True, thin=False, keys={})
+_LUNS = SrKind(
+    type="",
+    title="",
+    layout="luns",
+    shared=True,
+    thin=False,
+    snapshots=False,
+    clones=False,
+    extends=False,
+    zeroed=False,
+    chained=False,
+    max_bytes=1 << 60,
+    keys={},
+)
+_ARRAYS = SrKind(type="", title="", layout="array", shared=True, chained=False, max_bytes=16 << 40, keys={})
+
 _ALL = (
-    SrKind(
+    replace(
+        _FILES,
         type="nfs",
         title="NFS VHD",
-        layout="files",
-        shared=True,
         keys={
             "server": _HOST,
             "serverpath": _PATH,
@@ -96,28 +115,24 @@ _ALL = (
         },
         note="NFS 4.1: nfsversion = 4.1. The export must allow mounting sub-directories, unless nosubdir.",
     ),
-    SrKind(
+    replace(
+        _LOCAL_FILES,
         type="ext",
         title="Local VHD on ext4",
-        layout="files",
-        shared=False,
         keys={"device": _DEVICE, **_FORMATS},
     ),
-    SrKind(
+    replace(
+        _LVM,
         type="lvm",
         title="Local VHD on LVM",
-        layout="lvm",
         shared=False,
-        thin=False,
         aliases=("lvhd",),
         keys={"device": _DEVICE, "allocation": _ALLOCATION, **_FORMATS},
     ),
-    SrKind(
+    replace(
+        _LVM,
         type="lvmoiscsi",
         title="LVHD over iSCSI",
-        layout="lvm",
-        shared=True,
-        thin=False,
         aliases=("lvhdoiscsi",),
         keys={
             **_ISCSI,
@@ -127,12 +142,10 @@ _ALL = (
             **_FORMATS,
         },
     ),
-    SrKind(
+    replace(
+        _LVM,
         type="lvmohba",
         title="LVHD over Fibre Channel",
-        layout="lvm",
-        shared=True,
-        thin=False,
         aliases=("lvhdohba",),
         keys={
             "SCSIid": _SCSI_ID,
@@ -141,68 +154,38 @@ _ALL = (
             **_FORMATS,
         },
     ),
-    SrKind(
+    replace(
+        _LVM,
         type="lvmofcoe",
         title="LVHD over FCoE",
-        layout="lvm",
-        shared=True,
-        thin=False,
         gone="XenServer 2025-01",
         keys={"SCSIid": _SCSI_ID, "allocation": _ALLOCATION, "type": _TEXT},
         note="XCP-ng 8.3 still has it.",
     ),
-    SrKind(
+    replace(
+        _LUNS,
         type="iscsi",
         title="iSCSI LUN-per-VDI",
-        layout="luns",
-        shared=True,
-        thin=False,
-        snapshots=False,
-        clones=False,
-        extends=False,
-        zeroed=False,
-        chained=False,
-        max_bytes=1 << 60,
         keys={**_ISCSI, "force_tapdisk": _BOOL},
         note="Claims the smallest free LUN that fits; makes none. We wipe it before anybody gets it.",
     ),
-    SrKind(
+    replace(
+        _LUNS,
         type="hba",
         title="HBA LUN-per-VDI",
-        layout="luns",
-        shared=True,
-        thin=False,
-        snapshots=False,
-        clones=False,
-        extends=False,
-        zeroed=False,
-        chained=False,
-        max_bytes=1 << 60,
         keys={"type": Key(pattern="FC|iSCSI|SAS")},
         note="As iscsi.",
     ),
-    SrKind(
+    replace(
+        _LUNS,
         type="rawhba",
         title="HBA LUN-per-VDI (old)",
-        layout="luns",
-        shared=True,
-        thin=False,
-        snapshots=False,
-        clones=False,
-        extends=False,
-        zeroed=False,
-        chained=False,
-        max_bytes=1 << 60,
-        keys={},
         gone="2021-01",
     ),
-    SrKind(
+    replace(
+        _ARRAYS,
         type="netapp",
         title="NetApp",
-        layout="array",
-        shared=True,
-        chained=False,
-        max_bytes=16 << 40,
         gone=_ARRAY_GONE,
         keys={
             **_ARRAY,
@@ -215,24 +198,18 @@ _ALL = (
         },
         note="A FlexVol holds 200 LUNs and 255 snapshots.",
     ),
-    SrKind(
+    replace(
+        _ARRAYS,
         type="equal",
         title="EqualLogic",
-        layout="array",
-        shared=True,
-        chained=False,
-        max_bytes=16 << 40,
         gone=_ARRAY_GONE,
         keys={**_ARRAY, "storagepool": Key(required=True), "allocation": _ALLOCATION},
         note="7 sessions of the array's command line at once; no snapshot of a snapshot.",
     ),
-    SrKind(
+    replace(
+        _ARRAYS,
         type="cslg",
         title="StorageLink",
-        layout="array",
-        shared=True,
-        chained=False,
-        max_bytes=16 << 40,
         gone="XenServer 6.5 (2014)",
         keys={
             **_ARRAY,
@@ -241,11 +218,10 @@ _ALL = (
             "protocol": _TEXT,
         },
     ),
-    SrKind(
+    replace(
+        _FILES,
         type="smb",
         title="SMB VHD",
-        layout="files",
-        shared=True,
         aliases=("cifs",),
         keys={
             "server": Key(required=True, pattern=r"(\\\\|//)[^\x00-\x1f]+"),
@@ -254,43 +230,38 @@ _ALL = (
         },
         note="Since 2015. No QCOW2.",
     ),
-    SrKind(
+    replace(
+        _LOCAL_FILES,
         type="file",
         title="Files in a directory",
-        layout="files",
-        shared=False,
         keys={"location": _PATH},
         note="A scan while the directory is not mounted makes the host forget all disks' names.",
     ),
-    SrKind(
+    replace(
+        _LOCAL_FILES,
         type="xfs",
         title="Local VHD on XFS",
-        layout="files",
-        shared=False,
         keys={"device": _DEVICE},
         note="XCP-ng.",
     ),
-    SrKind(
+    replace(
+        _LOCAL_FILES,
         type="zfs",
         title="ZFS dataset",
-        layout="files",
-        shared=False,
         keys={"location": _PATH},
         note="XCP-ng 8.2.",
     ),
-    SrKind(
+    replace(
+        _FILES,
         type="cephfs",
         title="CephFS",
-        layout="files",
-        shared=True,
         note="XCP-ng.",
         keys={"server": _HOST, "serverpath": _PATH, "serverport": Key(pattern=r"[0-9]+"), "options": _TEXT},
     ),
-    SrKind(
+    replace(
+        _FILES,
         type="glusterfs",
         title="GlusterFS",
-        layout="files",
-        shared=True,
         note="XCP-ng.",
         keys={
             "server": Key(required=True, pattern=r"[^:]+:/?.+"),
@@ -298,11 +269,10 @@ _ALL = (
             "fetchattempts": _TEXT,
         },
     ),
-    SrKind(
+    replace(
+        _FILES,
         type="moosefs",
         title="MooseFS",
-        layout="files",
-        shared=True,
         note="XCP-ng; must be allowed in xapi.conf.",
         keys={
             "masterhost": _HOST,
@@ -338,11 +308,10 @@ _ALL = (
             "ScsiId": _TEXT,
         },
     ),
-    SrKind(
+    replace(
+        _LOCAL_FILES,
         type="largeblock",
         title="ext4 on 4 KiB sectors",
-        layout="files",
-        shared=False,
         keys={"device": _DEVICE},
         note="XCP-ng, since 2024-04.",
     ),

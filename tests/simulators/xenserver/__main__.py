@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import signal
 import ssl
@@ -12,6 +13,7 @@ import threading
 from pathlib import Path
 
 from xenserver.certificate import make_certificate
+from xenserver.nbd import NbdServer
 from xenserver.pool import Pool, Settings
 from xenserver.server import HostServer, free_port
 
@@ -24,6 +26,8 @@ def main() -> None:
     )
     parser.add_argument("--hosts", type=int, default=2, help="hosts in the pool; the first is the master")
     parser.add_argument("--http", action="store_true", help="no TLS")
+    parser.add_argument("--nbd", action="store_true", help="disks can be read by NBD, over TLS")
+    parser.add_argument("--qcow2", action="store_true", help="disks come and go as QCOW2 too")
     parser.add_argument("--xml-only", action="store_true", help="no JSON-RPC, as old hosts")
     parser.add_argument("--capacity", type=int, default=1 << 40, help="bytes of each SR")
     parser.add_argument("--luns", default="", help="sizes of the LUNs of a LUN SR, in bytes, with commas")
@@ -47,18 +51,24 @@ def main() -> None:
         extra_features=given.features,
         round_bytes=given.round,
         folder=folder / "data",
+        qcow2=given.qcow2,
     )
     if given.luns:
         settings.luns = [int(size) for size in given.luns.split(",")]
+    # Nobody relies on what is here after a power cut.
+    os.fsync = os.fdatasync = lambda _fd: None  # type: ignore[assignment]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     pool = Pool(settings)
     tls, fingerprint = None, ""
-    if not given.http:
+    if given.nbd or not given.http:
         certificate = make_certificate(folder, [f"127.0.0.{n + 1}" for n in range(given.hosts)])
+        pool.certificate = ssl_first(certificate.read_text())
+    if given.nbd:
+        pool.nbd = {host: NbdServer(pool, host, certificate).start() for host in pool.hosts}
+    if not given.http:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(certificate)
-        der = ssl.PEM_cert_to_DER_cert(ssl_first(certificate.read_text()))
-        fingerprint = hashlib.sha256(der).hexdigest()
+        fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pool.certificate)).hexdigest()
     port = given.port or free_port()
     servers = [HostServer(pool, host, port, tls, json_rpc=not given.xml_only) for host in pool.hosts]
     back = HostServer(pool, pool.hosts[0], 0, None)

@@ -67,6 +67,16 @@ def lose(pool: Pool, vdi: str) -> None:
             pool.sync(pool.db.row("VDI", ref)["SR"])
 
 
+def folder(pool: Pool, sr: str) -> str:
+    """Return the directory that an SR keeps its files in."""
+    return str(pool.engines[sr].folder)
+
+
+def lag(pool: Pool, seconds: float) -> None:
+    """Have the garbage collector wait that long from now on."""
+    pool.settings.coalesce_delay_s = seconds
+
+
 def fault(pool: Pool, **values: Any) -> None:
     """Have the next calls of a method fail (see `pool.Fault`)."""
     pool.faults.append(Fault(**values))
@@ -133,6 +143,8 @@ ACTIONS = {
         write,
         read,
         collect,
+        lag,
+        folder,
         names,
         lose,
         fault,

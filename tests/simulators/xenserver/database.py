@@ -39,6 +39,10 @@ class Database:
 
     def add(self, cls: str, **values: Any) -> str:
         """Make an object; return its reference."""
+        return self.insert(cls, values)
+
+    def insert(self, cls: str, values: Row) -> str:
+        """Make an object with any fields; return its reference."""
         with self.lock:
             ref = f"OpaqueRef:{uuids.uuid4()}"
             row: Row = {name: empty(kind) for name, kind in CLASSES[cls].items()}

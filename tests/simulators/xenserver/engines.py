@@ -1,11 +1,11 @@
 """What stands behind an SR: engines that hold real data in files.
 
-`TreeEngine` keeps images over hidden base images, as file SRs and (with thick leaves) LVM SRs do;
+`TreeEngine` keeps images over hidden base images: `LvmEngine` with thick leaves, `vhd_engine` in VHD files;
 `ArrayEngine` makes independent copies at once; `LunEngine` has the LUNs it has and lends them out.
 """
 
 import uuid as uuids
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ class Node:
     blocks: Blocks
     parent: "Node | None" = None
     hidden: bool = False
+    deflated: bool = False
+    """Whether a thick SR keeps it without the space that nobody will write to, as it does a snapshot."""
     format: str = "vhd"
 
     def chain(self) -> Iterator["Node"]:
@@ -105,9 +107,14 @@ class Engine:
     def new(self, size: int, *, parent: Node | None = None, image_format: str = "vhd") -> Node:
         """Make an image on disk."""
         uuid = str(uuids.uuid4())
-        node = Node(uuid, size, Blocks(self.path(uuid)), parent, format=image_format)
+        node = Node(uuid, size, self.blocks(self.path(uuid), size, parent), parent, format=image_format)
         self.nodes[uuid] = node
         return node
+
+    def blocks(self, path: Path, size: int, parent: Node | None) -> Blocks:
+        """Make the file of an image."""
+        del size, parent
+        return Blocks(path)
 
     def path(self, uuid: str) -> Path:
         """Return where an image is kept."""
@@ -172,8 +179,10 @@ class Engine:
     grows = True
     """Whether a write may need space that was not set aside."""
 
-    def collect(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Do what was left for later."""
+    def collect(self, *, leaves: bool = True) -> bool:
+        """Do what was left for later; say whether there was the space for it."""
+        del leaves
+        return True
 
     def depth(self, uuid: str) -> int:
         """Return how many images a chain has."""
@@ -206,27 +215,38 @@ class TreeEngine(Engine):
         node.blocks.rename(self.path(base_uuid))
         base = Node(base_uuid, node.virtual_bytes, node.blocks, node.parent, hidden=True, format=node.format)
         self.nodes[base_uuid] = base
-        node.parent, node.blocks = base, Blocks(self.path(uuid))
+        node.parent, node.blocks = base, self.blocks(self.path(uuid), node.virtual_bytes, base)
         return self.new(node.virtual_bytes, parent=base, image_format=node.format)
 
-    def collect(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Remove hidden nodes without children; merge those with one child into it."""
-        while not stop():
+    def collect(self, *, leaves: bool = True) -> bool:
+        """Remove hidden images without children; merge those with one child into it, if there is room."""
+        enough = True
+        starved: set[Node] = set()
+        while True:
             children: dict[Node, list[Node]] = {}
             for node in self.nodes.values():
                 if node.parent:
                     children.setdefault(node.parent, []).append(node)
-            hidden = [node for node in self.nodes.values() if node.hidden and len(children.get(node, ())) < 2]
-            if not hidden:
-                return
-            base = hidden[0]
+            hidden = (node for node in self.nodes.values() if node.hidden and node not in starved)
+            base = next((node for node in hidden if len(children.get(node, ())) < 2), None)
+            if base is None:
+                return enough
             only = children.get(base)
             if only is None:
                 Engine.delete(self, base.uuid)
-                continue
-            self._merge(base, only[0])
+            elif not leaves and not only[0].hidden:
+                starved.add(base)
+            elif self.used() + self.merge_needs(base, only[0]) > self.capacity:
+                starved.add(base)
+                enough = False
+            else:
+                self.merge(base, only[0])
 
-    def _merge(self, base: Node, child: Node) -> None:
+    def merge_needs(self, base: Node, child: Node) -> int:
+        """Return the bytes that merging takes before it gives any back."""
+        return len(child.blocks.written - base.blocks.written) * BLOCK
+
+    def merge(self, base: Node, child: Node) -> None:
         """Write the child into its base, which then takes the child's place."""
         base.blocks.absorb(child.blocks)
         base.blocks.trim(child.virtual_bytes)
@@ -246,12 +266,28 @@ class LvmEngine(TreeEngine):
         return self.folder / f"VHD-{uuid}"
 
     def cost(self, node: Node) -> int:
-        """Return the whole size for a leaf, the data for a base."""
-        return node.blocks.used_bytes if node.hidden else node.virtual_bytes
+        """Return the whole size for a leaf, the data for a base or a snapshot."""
+        return node.blocks.used_bytes if node.hidden or node.deflated else node.virtual_bytes
+
+    def snapshot(self, uuid: str) -> Node:
+        """Take a snapshot, and deflate it."""
+        made = super().snapshot(uuid)
+        made.deflated = True
+        return made
+
+    def clone(self, uuid: str) -> Node:
+        """Clone an image: a leaf of the whole size."""
+        return super().snapshot(uuid)
 
     def cost_of_new(self, size: int) -> int:
         """Return the whole size."""
         return size
+
+    def merge_needs(self, base: Node, child: Node) -> int:
+        """Return what the base lacks of the whole size, if it becomes a leaf."""
+        if child.hidden or child.deflated:
+            return super().merge_needs(base, child)
+        return child.virtual_bytes - base.blocks.used_bytes
 
 
 class ArrayEngine(Engine):

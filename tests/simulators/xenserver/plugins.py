@@ -33,10 +33,10 @@ class Plugin:
 
 
 PLUGINS = {
-    "nfs": Plugin(FILE + " SR_CACHING", "tree", {"server": 102, "serverpath": 101}),
-    "smb": Plugin(FILE + " SR_CACHING", "tree", {"server": 102}),
-    "ext": Plugin(FILE + " SR_SUPPORTS_LOCAL_CACHING", "tree", {"device": 90}, shared=False),
-    "file": Plugin(FILE.replace(" VDI_UPDATE", ""), "tree", {"location": 94}, shared=False),
+    "nfs": Plugin(FILE + " SR_CACHING", "vhd", {"server": 102, "serverpath": 101}),
+    "smb": Plugin(FILE + " SR_CACHING", "vhd", {"server": 102}),
+    "ext": Plugin(FILE + " SR_SUPPORTS_LOCAL_CACHING", "vhd", {"device": 90}, shared=False),
+    "file": Plugin(FILE.replace(" VDI_UPDATE", ""), "vhd", {"location": 94}, shared=False),
     "lvm": Plugin(LVM, "lvm", {"device": 90}, shared=False),
     "lvmoiscsi": Plugin(SHARED_BLOCK, "lvm", {"target": 95, "targetIQN": 96, "SCSIid": 107}),
     "lvmohba": Plugin(SHARED_BLOCK, "lvm", {"SCSIid": 107}),

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from xenserver.database import Database, Row, now
-from xenserver.engines import ArrayEngine, Engine, LunEngine, LvmEngine, Node, TreeEngine
+from xenserver.engines import ArrayEngine, Engine, LunEngine, LvmEngine, Node
 from xenserver.failures import Failure, HostDiedError
 from xenserver.fields import NULL
 from xenserver.plugins import PLUGINS
+from xenserver.vhd_engine import VhdEngine
 
 GIB = 1 << 30
 
@@ -49,6 +50,8 @@ class Settings:
     extra_features: str = ""
     round_bytes: int = 0
     """Sizes are rounded up to this; 0: as the type of SR does."""
+    qcow2: bool = False
+    """Whether disks come and go as QCOW2, as on newer hosts."""
     folder: Path | None = None
 
 
@@ -65,6 +68,9 @@ class Pool:
         self.calls: dict[str, int] = {}
         self.dead: set[str] = set()
         self.last_used: dict[str, float] = {}
+        self.nbd: dict[str, tuple[str, int]] = {}
+        """Host to where its NBD server listens; empty: no network is marked for NBD."""
+        self.certificate = ""
         self.collect_at = 0.0
         self.hosts = [self._host(number) for number in range(settings.hosts)]
         self.ref = self.db.add(
@@ -88,7 +94,8 @@ class Pool:
             for item in f"{plugin.features} {settings.extra_features}".split():
                 feature, _, version = item.partition("/")
                 features[feature] = int(version or 1)
-            formats = ["raw", "vhd"] if plugin.engine in {"tree", "lvm"} else ["raw"]
+            sparse = ["vhd", "qcow2"] if settings.qcow2 else ["vhd"]
+            formats = ["raw", *(sparse if plugin.engine in {"vhd", "lvm"} else ())]
             self.db.add(
                 "SM",
                 type=name,
@@ -151,7 +158,7 @@ class Pool:
         if sr_uuid not in self.engines:
             folder, capacity = self.folder / sr_uuid, self.settings.capacity
             makers: dict[str, Callable[[], Engine]] = {
-                "tree": lambda: TreeEngine(folder, capacity),
+                "vhd": lambda: VhdEngine(folder, capacity),
                 "lvm": lambda: LvmEngine(folder, capacity),
                 "array": lambda: ArrayEngine(folder, capacity),
                 "lun": lambda: LunEngine(folder, self.settings.luns),
@@ -224,9 +231,15 @@ class Pool:
                 switches = row["other_config"]
                 engine = self.engines.get(row["uuid"])
                 if engine and switches.get("gc") != "false" and switches.get("coalesce") != "false":
-                    engine.collect()
+                    if not engine.collect(leaves=switches.get("leaf-coalesce") != "false"):
+                        self._tell_of_no_space(row["uuid"])
                     self.sync(sr)
             self.collect_at = 0.0
+
+    def _tell_of_no_space(self, sr_uuid: str) -> None:
+        if not any(self.db.all("message", name="SM_GC_NO_SPACE", obj_uuid=sr_uuid)):
+            values = {"name": "SM_GC_NO_SPACE", "priority": 3, "cls": "SR", "obj_uuid": sr_uuid}
+            self.db.insert("message", values)
 
     def collect_for_ever(self) -> None:
         """Run the garbage collector when its time has come."""
@@ -278,6 +291,7 @@ class Pool:
             "resize": "VDI_RESIZE",
             "resize_online": "VDI_RESIZE_ONLINE",
             "destroy": "VDI_DELETE",
+            "revert_to": "VDI_REVERT",
             "enable_cbt": "VDI_CONFIG_CBT",
         }
         able = ["clone", "copy", "forget", "update", *(op for op, need in needs.items() if need in features)]

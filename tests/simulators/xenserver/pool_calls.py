@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+import traceback
 from typing import Any
 
 from xenserver.calls import Caller, Handler, call, method_names
@@ -64,6 +65,9 @@ def run_task(caller: Caller, name: str, function: Handler, params: list[Any]) ->
         }
     except HostDiedError:
         outcome = {"status": "failure", "error_info": ["HOST_OFFLINE", caller.host]}
+    except Exception as error:  # noqa: BLE001 - a bug in here must not leave a task that never ends
+        outcome = {"status": "failure", "error_info": ["INTERNAL_ERROR", repr(error)]}
+        traceback.print_exc()
     end_task(caller, outcome)
 
 

@@ -15,6 +15,11 @@ from xenserver.pool import Pool
 from xenserver.pool_calls import end_task
 
 MAX_RPC = 300 << 20
+CONTENT_TYPES = {
+    "raw": "application/octet-stream",
+    "vhd": "application/vhd",
+    "qcow2": "application/x-qemu-disk",
+}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -119,12 +124,15 @@ class Handler(BaseHTTPRequestHandler):
         if form == "raw":
             length, stream = row["virtual_size"], transfer.export_raw(engine, row["uuid"])
         elif form == "vhd":
-            length, stream = transfer.export_vhd(engine, row["uuid"])
+            base = transfer.find(caller, query["base"])["uuid"] if "base" in query else ""
+            length, stream = transfer.export_vhd(engine, row["uuid"], base)
+        elif form == "qcow2" and caller.pool.settings.qcow2:
+            length, stream = transfer.export_qcow2(engine, row["uuid"])
         else:
             raise Failure("UNKNOWN_FORMAT", form)
         self.headers_sent = True
         self.send_response(200)
-        self.send_header("Content-Type", "application/octet-stream" if form == "raw" else "application/vhd")
+        self.send_header("Content-Type", CONTENT_TYPES[form])
         self.send_header("Content-Length", str(length))
         self.send_header("Content-Disposition", f'attachment; filename="{row["uuid"]}.{form}"')
         self.send_header("task-id", caller.task)
@@ -141,6 +149,12 @@ class Handler(BaseHTTPRequestHandler):
         if where:
             self.redirect(where)
             return
+        form = query.get("format", "raw")
+        takers = {"raw": transfer.import_raw, "vhd": transfer.import_vhd}
+        if caller.pool.settings.qcow2:
+            takers["qcow2"] = transfer.import_qcow2
+        if form not in takers:
+            raise Failure("UNKNOWN_FORMAT", form)
         if "Content-Length" not in self.headers:
             raise Failure("INTERNAL_ERROR", "no Content-Length")
         length = int(self.headers["Content-Length"])
@@ -150,9 +164,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.flush()
         engine = caller.pool.engine(row["SR"])
-        put = transfer.import_vhd if query.get("format") == "vhd" else transfer.import_raw
         if length:
-            put(caller, engine, row["uuid"], self.rfile, length)  # type: ignore[arg-type]
+            takers[form](caller, engine, row["uuid"], self.rfile, length)  # type: ignore[arg-type]
         caller.pool.sync(row["SR"])
 
     def elsewhere(self, sr: str) -> str:

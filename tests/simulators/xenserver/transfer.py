@@ -1,17 +1,21 @@
 """Import and export of disks over HTTP, beside the calls."""
 
 import struct
+import subprocess
+import tempfile
 import time
 import uuid as uuids
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from xenserver.blocks import BLOCK
 from xenserver.calls import Caller
-from xenserver.engines import MAX_VHD, Engine
+from xenserver.engines import MAX_VHD, Engine, Node
 from xenserver.failures import Failure
 
 CHUNK = 1 << 20
+PART = 64 << 10
 VHD_BLOCK = 2 << 20
 
 
@@ -37,10 +41,11 @@ def import_raw(caller: Caller, engine: Engine, uuid: str, stream: BinaryIO, leng
         if not data:
             raise Failure("VDI_IO_ERROR", "the connection ended early")
         with caller.pool.storage_lock:
-            for start in range(0, len(data), BLOCK):
-                part = data[start : start + BLOCK]
-                node = engine.node(uuid)
-                if any(part) or node.block((offset + start) // BLOCK) is not None:
+            held = engine.node(uuid).data()
+            for start in range(0, len(data), PART):
+                part = data[start : start + PART]
+                first = (offset + start) // BLOCK
+                if part.count(0) < len(part) or held.intersection(range(first, first + PART // BLOCK)):
                     engine.write(uuid, offset + start, part)
         offset += len(data)
         caller.pool.provoke("importing", after=False)
@@ -54,7 +59,7 @@ def _footer(size: int, kind: int, stamp: int, identity: bytes) -> bytes:
         b"conectix",
         2,
         0x00010000,
-        512 if kind == 3 else (1 << 64) - 1,
+        512 if kind > 2 else (1 << 64) - 1,
         stamp,
         b"xs  ",
         0x00010000,
@@ -72,19 +77,22 @@ def _footer(size: int, kind: int, stamp: int, identity: bytes) -> bytes:
     return footer[:64] + struct.pack(">I", ~sum(footer) & 0xFFFFFFFF) + footer[68:]
 
 
-def export_vhd(engine: Engine, uuid: str) -> tuple[int, Iterator[bytes]]:
-    """Return length and bytes of the disk as a dynamic VHD."""
+def export_vhd(engine: Engine, uuid: str, base: str = "") -> tuple[int, Iterator[bytes]]:
+    """Return length and bytes of the disk as a dynamic VHD, of what differs from `base` as a child of it."""
     node = engine.node(uuid)
     if node.virtual_bytes > MAX_VHD:
         raise Failure("VDI_TOO_LARGE", uuid, str(MAX_VHD))
     per = VHD_BLOCK // BLOCK
-    present = sorted({number // per for number in node.data()})
+    numbers = _differing(engine, node, engine.node(base)) if base else node.data()
+    present = sorted({number // per for number in numbers})
     count = -(-node.virtual_bytes // VHD_BLOCK)
     table = -(-count * 4 // 512) * 512
-    footer = _footer(node.virtual_bytes, 3, int(time.time()) - 946684800, uuids.UUID(uuid).bytes)
-    header = struct.pack(">8sQQIII", b"cxsparse", (1 << 64) - 1, 1536, 0x00010000, count, VHD_BLOCK) + bytes(
-        4 + 984
-    )
+    stamp = int(time.time()) - 946684800
+    footer = _footer(node.virtual_bytes, 4 if base else 3, stamp, uuids.UUID(uuid).bytes)
+    header = struct.pack(">8sQQIII4x", b"cxsparse", (1 << 64) - 1, 1536, 0x00010000, count, VHD_BLOCK)
+    name = f"{base}.vhd".encode("utf-16-be").ljust(512, b"\0") if base else bytes(512)
+    parent = uuids.UUID(base).bytes if base else bytes(16)
+    header = (header + parent + bytes(8) + name).ljust(1024, b"\0")
     header = header[:36] + struct.pack(">I", ~sum(header) & 0xFFFFFFFF) + header[40:]
     start = (1536 + table) // 512
     sectors = {block: start + index * (1 + VHD_BLOCK // 512) for index, block in enumerate(present)}
@@ -99,6 +107,53 @@ def export_vhd(engine: Engine, uuid: str) -> tuple[int, Iterator[bytes]]:
         yield footer
 
     return 1536 + table + len(present) * (512 + VHD_BLOCK) + 512, stream()
+
+
+def _differing(engine: Engine, new: Node, old: Node) -> set[int]:
+    """Return the numbers of the blocks in which two disks differ."""
+    per = PART // BLOCK
+    found = set()
+    for part in {number // per for number in new.data() | old.data()}:
+        one, two = (engine.read(node.uuid, part * PART, PART) for node in (new, old))
+        for start in range(0, PART, BLOCK):
+            if one[start : start + BLOCK] != two[start : start + BLOCK]:
+                found.add((part * PART + start) // BLOCK)
+    return found
+
+
+def changed_chunks(engine: Engine, new: str, old: str, chunk_bytes: int) -> set[int]:
+    """Return the numbers of the chunks in which two disks differ."""
+    per = chunk_bytes // BLOCK
+    return {number // per for number in _differing(engine, engine.node(new), engine.node(old))}
+
+
+def export_qcow2(engine: Engine, uuid: str) -> tuple[int, Iterator[bytes]]:
+    """Return length and bytes of the disk as QCOW2, as qemu-img writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        raw, made = Path(folder, "raw"), Path(folder, "qcow2")
+        with raw.open("wb") as file:
+            for data in export_raw(engine, uuid):
+                file.write(data)
+        _convert("raw", raw, "qcow2", made)
+        whole = made.read_bytes()
+    return len(whole), iter([whole])
+
+
+def import_qcow2(caller: Caller, engine: Engine, uuid: str, stream: BinaryIO, length: int) -> None:
+    """Write a QCOW2 onto a disk, as qemu-img reads it."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, raw = Path(folder, "qcow2"), Path(folder, "raw")
+        given.write_bytes(stream.read(length))
+        _convert("qcow2", given, "raw", raw)
+        with raw.open("rb") as file:
+            import_raw(caller, engine, uuid, file, raw.stat().st_size)
+
+
+def _convert(old: str, source: Path, new: str, target: Path) -> None:
+    command = ["qemu-img", "convert", "-f", old, "-O", new, str(source), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure("VDI_IO_ERROR", done.stderr)
 
 
 def import_vhd(caller: Caller, engine: Engine, uuid: str, stream: BinaryIO, length: int) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from xenserver.blocks import BLOCK
@@ -11,9 +12,12 @@ from xenserver.engines import LunEngine
 from xenserver.failures import Failure
 from xenserver.fields import NULL
 from xenserver.pool_calls import step
+from xenserver.transfer import changed_chunks
 
 COPY_STEP = 256
-"""Blocks between two looks at the task."""
+"""The most blocks between two looks at the task."""
+TRACKED = 64 << 10
+"""Bytes for each bit of changed block tracking."""
 INHERITED = ("name_label", "name_description", "type", "sharable", "other_config", "xenstore_data", "tags")
 
 
@@ -92,6 +96,7 @@ def snapshot(caller: Caller, vdi: str, _driver_params: dict[str, str] | None = N
                 "is_a_snapshot": True,
                 "snapshot_of": vdi,
                 "snapshot_time": now(),
+                "cbt_enabled": row["cbt_enabled"],
             }
             return pool.sync(row["SR"], node, **inherited)
 
@@ -124,15 +129,24 @@ def copy(caller: Caller, vdi: str, sr: str = NULL, _base: str = NULL, into: str 
         raise Failure("VDI_TOO_SMALL", into, str(row["virtual_size"]))
     engine = pool.engine(target["SR"])
     with pool.working("VDI", vdi, "copy", caller.task), pool.working("VDI", into, "copy", caller.task):
-        numbers = sorted(source.node(row["uuid"]).data())
-        for index, number in enumerate(numbers):
+        parts = list(_runs(source.node(row["uuid"]).data()))
+        for index, (offset, length) in enumerate(parts):
             with pool.storage_lock:
-                if index % COPY_STEP == 0:
-                    step(caller, index / len(numbers))
-                    pool.provoke("copying", after=False)
-                engine.write(target["uuid"], number * BLOCK, source.read(row["uuid"], number * BLOCK, BLOCK))
+                step(caller, index / len(parts))
+                pool.provoke("copying", after=False)
+                engine.write(target["uuid"], offset, source.read(row["uuid"], offset, length))
     pool.sync(target["SR"])
     return into
+
+
+def _runs(numbers: set[int]) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of blocks that follow each other."""
+    held: list[int] = []
+    for number in [*sorted(numbers), -1]:
+        if held and (number != held[-1] + 1 or len(held) == COPY_STEP):
+            yield held[0] * BLOCK, len(held) * BLOCK
+            held = []
+        held.append(number)
 
 
 @call("VDI.resize")
@@ -246,19 +260,23 @@ def changed_blocks(caller: Caller, old: str, new: str) -> str:
         raise Failure("VDI_NO_CBT_METADATA", old)
     engine = pool.engine(first["SR"])
     size = max(first["virtual_size"], second["virtual_size"])
-    bits = bytearray(-(-size // (64 << 10) // 8) or 1)
-    one, two = engine.node(first["uuid"]), engine.node(second["uuid"])
-    for number in one.data() | two.data():
-        if one.block(number) != two.block(number):
-            chunk = number * BLOCK // (64 << 10)
+    bits = bytearray(-(-size // TRACKED // 8) or 1)
+    with pool.storage_lock:
+        for chunk in changed_chunks(engine, second["uuid"], first["uuid"], TRACKED):
             bits[chunk // 8] |= 0x80 >> chunk % 8
     return base64.b64encode(bytes(bits)).decode()
 
 
 @call("VDI.get_nbd_info")
 def nbd_info(caller: Caller, vdi: str) -> list[dict[str, Any]]:
-    caller.db.row("VDI", vdi)
-    return []  # no network of the simulated pool is marked for NBD
+    pool, row = caller.pool, caller.db.row("VDI", vdi)
+    name = f"/{row['uuid']}?session_id={caller.session}"
+    plugged = {pbd["host"] for _ref, pbd in pool.db.all("PBD", SR=row["SR"], currently_attached=True)}
+    return [
+        {"exportname": name, "address": address, "port": port, "cert": pool.certificate, "subject": address}
+        for host, (address, port) in pool.nbd.items()
+        if host in plugged
+    ]
 
 
 @call("VDI.data_destroy")
