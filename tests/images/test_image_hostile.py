@@ -6,13 +6,13 @@ import struct
 import subprocess
 import sys
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from breezeblock import images
 from breezeblock.errors import CorruptError, InvalidInputError, UnsupportedError
