@@ -163,7 +163,7 @@ def test_killed_before_any_line(
     assert len(lines) > 20
     for number in range(len(lines)):
         begin()
-        assert run_killed_at(act, PACKAGES, number) is Outcome.KILLED
+        assert run_killed_at(act, PACKAGES, lines[number]) is Outcome.KILLED
         act()
         assert plugged(admin, machine) == ([True] if verb == "attach" else []), lines[number]
         connector(simulator).detach(data, uuid)

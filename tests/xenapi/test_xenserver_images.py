@@ -164,7 +164,7 @@ def test_an_import_killed_anywhere_is_done_again(modern: Simulator, tmp_path: Pa
     for number in range(0, len(lines), 6):
         backend = held.open()
         backend.delete(volume, attempt())
-        outcome = run_killed_at(act, packages, number, before=opening)
+        outcome = run_killed_at(act, packages, lines[number], before=opening)
         assert outcome is Outcome.KILLED or number > len(lines) - 30
         placed = backend.import_image(volume, str(image), "raw", attempt())
         assert modern.read(placed.locator, 2 * MIB) == image.read_bytes(), lines[number]
