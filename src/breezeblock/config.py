@@ -155,6 +155,12 @@ class PoolPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_chain_depth: Annotated[int, Meta(ge=0, le=4096)] = 32
     """Through how many images a volume may be read. A snapshot that would pass it waits for the chain to be
     shortened, or is refused where nothing can be; a clone that would pass it is copied. 0 = no limit."""
+    image_cache_images: Annotated[int, Meta(ge=0, le=10_000)] = 16
+    """How many images a pool keeps, so that the next volume from one of them is a clone, made at once.
+    0 = none."""
+    image_cache_bytes: Annotated[int, Meta(ge=0)] = 256 << 30
+    """How many virtual bytes those images may have. The one that was longest unused goes first; one that
+    volumes rest on stays."""
     background_bytes_per_s: Annotated[int, Meta(ge=0)] = 50 << 20
     """How fast chains are shortened in the background; 0 = only on request."""
 
