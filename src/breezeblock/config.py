@@ -114,6 +114,7 @@ class ImagesSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Seconds without a byte after which a server counts as gone."""
     max_redirects: Annotated[int, Meta(ge=0, le=10)] = 3
     s3: S3Section | None = None
+    """See `[images.s3]`; without it there is no `s3:`."""
     scratch_dir: Annotated[str, Meta(pattern=r"^(/.*)?$")] = ""
     """Where images are kept while they are converted; empty: `images` in service.state_dir."""
 
