@@ -84,6 +84,7 @@ def run_tests(scratch: Path, files: list[str]) -> None:
     import pytest  # after the mounts, which decide what it sees
 
     os.environ["TMPDIR"] = "/run/tmp"
+    os.environ["BREEZEBLOCK_SCRATCH"] = str(scratch)
     directory = str(Path(files[0]).parent)
     tests = Path(__file__).resolve().parent.parent
     options = ["-q", "-s", "--color=no", "-rf", "--durations=3", "--tb=short", "-p", "no:cacheprovider"]
