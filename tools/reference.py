@@ -53,6 +53,8 @@ def settings() -> Iterator[str]:
         if section.name == "backends":
             continue
         yield from _section(section.type, f"`[{section.name}]`", texts)
+        if section.name == "images":
+            yield from _section(config.S3Section, "`[images.s3]`", texts)
     yield from _section(config.PoolPolicy, "`[backends.NAME]`, whatever the kind", texts)
 
 

@@ -114,6 +114,7 @@ class ImagesSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Seconds without a byte after which a server counts as gone."""
     max_redirects: Annotated[int, Meta(ge=0, le=10)] = 3
     s3: S3Section | None = None
+    """See `[images.s3]`; without it there is no `s3:`."""
     scratch_dir: Annotated[str, Meta(pattern=r"^(/.*)?$")] = ""
     """Where images are kept while they are converted; empty: `images` in service.state_dir."""
 
@@ -155,6 +156,12 @@ class PoolPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_chain_depth: Annotated[int, Meta(ge=0, le=4096)] = 32
     """Through how many images a volume may be read. A snapshot that would pass it waits for the chain to be
     shortened, or is refused where nothing can be; a clone that would pass it is copied. 0 = no limit."""
+    image_cache_images: Annotated[int, Meta(ge=0, le=10_000)] = 16
+    """How many images a pool keeps, so that the next volume from one of them is a clone, made at once.
+    0 = none."""
+    image_cache_bytes: Annotated[int, Meta(ge=0)] = 256 << 30
+    """How many virtual bytes those images may have. The one that was longest unused goes first; one that
+    volumes rest on stays."""
     background_bytes_per_s: Annotated[int, Meta(ge=0)] = 50 << 20
     """How fast chains are shortened in the background; 0 = only on request."""
 

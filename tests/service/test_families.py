@@ -17,7 +17,7 @@ from breezeblock.backends.local import LocalConfig, open_local
 from breezeblock.catalog import families, invariants, migrate, tables
 from breezeblock.catalog.clock import now
 from breezeblock.catalog.database import Database
-from breezeblock.config import Config, DatabaseSection, EngineSection, PoolPolicy
+from breezeblock.config import Config, DatabaseSection, EngineSection, ImagesSection, PoolPolicy
 from breezeblock.engine.dbos_engine import DbosEngine
 from breezeblock.errors import ConflictError
 from breezeblock.service import layers, snapshots, volumes
@@ -69,8 +69,12 @@ class Files:
 
 
 @contextmanager
-def serving(directory: Path, policy: PoolPolicy, *, url: str = "") -> Iterator[Files]:
+def serving(
+    directory: Path, policy: PoolPolicy, *, url: str = "", images: ImagesSection | None = None
+) -> Iterator[Files]:
+    directory.mkdir(exist_ok=True)
     config = Config(
+        images=images or ImagesSection(),
         database=DatabaseSection(url=url or f"sqlite:///{directory / 'catalog.db'}"),
         engine=EngineSection(poll_interval_s=0.05, executor_id="test"),
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-cinder" / "bin" / "python"
 STEP = 1 << 20
@@ -135,3 +137,14 @@ def written(cinder: Cinder) -> dict[str, Disk]:
     cinder.extend(disks["extended"], 2)
     cinder.write(disks["extended"])
     return disks
+
+
+def write_small(place: Path) -> None:
+    """Write two volumes into `place`/share, and what they must read as into `place`/disks.json."""
+    with Cinder(place / "state", place / "mnt") as cinder:
+        disks = {"snapped": cinder.create(), "only an overlay left": cinder.create(qcow2=True)}
+        cinder.snapshot(disks["snapped"])
+        disk = disks["only an overlay left"]
+        cinder.delete_snapshot(disk, cinder.snapshot(disk), online=True)
+    cinder.share.rename(place / "share")
+    (place / "disks.json").write_bytes(msgspec.json.encode(disks))

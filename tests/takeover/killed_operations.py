@@ -12,11 +12,14 @@ from breezeblock import config as configuration
 from breezeblock.app import compose
 from breezeblock.catalog import operations
 from breezeblock.catalog.database import Database
+from breezeblock.catalog.image_cache import Limits
 from breezeblock.engine.port import Json
 from breezeblock.operations.job import Environment
 from breezeblock.operations.run import execute
 from breezeblock.operations.table import VERBS
 from breezeblock.service.core import Service
+
+NO_IMAGES = Limits()
 
 
 class OneByOne:
@@ -31,6 +34,7 @@ class Place:
     """A catalog and a pool of one's own."""
 
     config: configuration.Config
+    image_cache: Limits = NO_IMAGES
 
     @property
     def pool(self) -> Path:
@@ -59,7 +63,8 @@ class Place:
                 database=configuration.DatabaseSection(url=f"sqlite:///{to / 'catalog.db'}"),
                 backends={"local": section},
                 images=images,
-            )
+            ),
+            self.image_cache,
         )
 
     @property
@@ -86,7 +91,13 @@ class Place:
         try:
             for backend in backends.values():
                 backend.start()
-            environment = Environment(database, backends, 3600, images=compose.image_policy(self.config))
+            environment = Environment(
+                database,
+                backends,
+                3600,
+                images=compose.image_policy(self.config),
+                image_cache=lambda _backend: self.image_cache,
+            )
             with database.write() as connection:
                 for row in operations.live(connection):
                     if cancel:

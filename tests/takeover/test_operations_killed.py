@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_operations import Place
+from killed_operations import NO_IMAGES, Place
 
 from breezeblock import config as configuration
 from breezeblock.app import compose, quickstart
 from breezeblock.app.worker import Worker
 from breezeblock.catalog import invariants
 from breezeblock.catalog.database import Database
+from breezeblock.catalog.image_cache import Limits
 from breezeblock.engine.dbos_engine import DbosEngine
 from breezeblock.service import imaging, managing, volumes
 from breezeblock.service.core import GIB, Caller, Service
@@ -35,7 +36,7 @@ PACKAGES = (
     "breezeblock.catalog.rows",
     "breezeblock.catalog.operations",
 )
-ROUNDS = 20
+ROUNDS = 12
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,7 @@ class Case:
     ask: Callable[[Service, Place], str]
     done: Callable[[Place, str], None]
     cancelled: Callable[[Place, str], None]
+    image_cache: Limits = NO_IMAGES
 
 
 def digest(path: Path) -> str:
@@ -162,6 +164,44 @@ def bring_in(service: Service, place: Place) -> str:
     return imaging.bring_in(service, ME, volumes.NewVolume(virtual_bytes=GIB, image=image))
 
 
+def again(service: Service, place: Place) -> str:
+    """The pool keeps the image already."""
+    bring_in(service, place)
+    place.work()
+    url = f"file://{place.out / 'in.qcow2'}"
+    return imaging.bring_in(
+        service, ME, volumes.NewVolume(virtual_bytes=GIB, image=volumes.Image(url=url, format="qcow2"))
+    )
+
+
+def linked(place: Place, volume_id: str) -> None:
+    """The volume reads as the image, which the pool keeps, once, and which is used on."""
+    assert volume(place, volume_id) == "available"
+    with sqlite3.connect(place.catalog) as connection:
+        ((image, ready),) = connection.execute("SELECT volume_id, ready FROM cached_images").fetchall()
+        parents = connection.execute("SELECT DISTINCT parent_id FROM volumes WHERE id != ?", (image,))
+        assert (ready, parents.fetchall()) == (1, [(image,)])
+    connection.close()
+    path = place.pool / f"volume-{volume_id}"
+    subprocess.run(["qemu-io", "-r", "-f", "qcow2", "-c", "read -q -P 9 1M 3M", path], check=True)
+    assert volume(place, image) == "cached"
+
+
+def not_linked(place: Place, volume_id: str) -> None:
+    """Nothing of the volume is there; an image is whole, or gone."""
+    if volume(place, volume_id) == "available":
+        linked(place, volume_id)
+        return
+    assert volume(place, volume_id) == "error"
+    assert not list(place.pool.glob(f"volume-{volume_id}*"))
+    with sqlite3.connect(place.catalog) as connection:
+        kept = connection.execute("SELECT volume_id FROM cached_images WHERE ready").fetchall()
+        others = connection.execute("SELECT id FROM volumes").fetchall()
+    connection.close()
+    known = {name for (one,) in [*kept, *others] for name in names(place) if one in name}
+    assert names(place) == {"disk.raw", *CHAIN, *known}
+
+
 def brought_in(place: Place, volume_id: str) -> None:
     assert volume(place, volume_id) == "available"
     assert names(place) == {"disk.raw", *CHAIN, f"volume-{volume_id}"}
@@ -212,6 +252,8 @@ CASES = {
     "manage a file": Case(manage_file, file_managed, file_not_managed),
     "manage a chain": Case(manage_chain, chain_managed, chain_not_managed),
     "bring in": Case(bring_in, brought_in, not_brought_in),
+    "bring in and keep": Case(bring_in, linked, not_linked, Limits(images=2, virtual_bytes=8 * GIB)),
+    "bring in again": Case(again, linked, not_linked, Limits(images=2, virtual_bytes=8 * GIB)),
     "bring out qcow2": Case(export_as("qcow2"), exported, not_exported),
     "bring out vhdx": Case(export_as("vhdx"), exported, not_exported),
 }
@@ -222,6 +264,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_killed_before_any_line(place: Place, tmp_path: Path, name: str, ending: str) -> None:
     case = CASES[name]
+    place = Place(place.config, case.image_cache)
     once = place.copy(tmp_path / "whole")
     volume_id = once.promise(lambda service: case.ask(service, once))
     lines = trace_lines(once.work, PACKAGES)

@@ -44,6 +44,17 @@ def bring_out(request: Request) -> Reply:
     return reply({"volume_export": {"volume_id": volume_id, "operation_id": operation_id}}, 202)
 
 
+def cached(request: Request) -> Reply:
+    """List the images that pools hold for volumes to be made from (admin)."""
+    return reply({"cached_images": service.cached(request.service, request.caller)})
+
+
+def evict(request: Request) -> Reply:
+    """Let an image go (admin)."""
+    service.evict(request.service, request.caller, inputs.identifier("id", request.params["id"]))
+    return Reply(202)
+
+
 def _image(wanted: dict[str, Any]) -> Image:
     image = inputs.member(wanted, "image")
     inputs.only(image, _IMAGE)
@@ -60,4 +71,6 @@ def _image(wanted: dict[str, Any]) -> Image:
 ENDPOINTS = (
     Endpoint("POST", "/volume_imports", bring_in),
     Endpoint("POST", "/volume_exports", bring_out),
+    Endpoint("GET", "/cached_images", cached),
+    Endpoint("DELETE", "/cached_images/{id}", evict),
 )

@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 
 from breezeblock.app import compose
 from breezeblock.backends.contract import Backend, Finding, Found, Snapshot, Volume
-from breezeblock.catalog import families, infrastructure, invariants, migrate, operations, survey
+from breezeblock.catalog import families, image_cache, infrastructure, invariants, migrate, operations, survey
 from breezeblock.catalog.clock import later
 from breezeblock.catalog.database import Database
 from breezeblock.config import Config
@@ -54,10 +54,13 @@ def examine(config: Config) -> Report:
         with database.read() as connection:
             believed = {found.volume.id: found for found in survey.all_volumes(connection)}
         findings += _chains(database)
+        kept, of_images = _images(database)
+        findings += of_images
         findings += _homeless(config, believed.values())
         looked_at = {
             "volumes": len(believed),
             "snapshots": sum(len(found.snapshots) for found in believed.values()),
+            "images kept in pools": kept,
             "left out because an operation is at work": sum(found.busy for found in believed.values()),
             "files and other things on storage": 0,
         }
@@ -328,6 +331,22 @@ def _chains(database: Database) -> list[Finding]:
         )
         for one in found
         if one.max_chain_depth and one.depth >= NEAR_LIMIT * one.max_chain_depth
+    ]
+
+
+def _images(database: Database) -> tuple[int, list[Finding]]:
+    """Return how many images pools keep, and tell of those that are of no use."""
+    with database.read() as connection:
+        found = image_cache.all_images(connection)
+    return len(found), [
+        Finding(
+            subject=f"image {one.volume_id} in {one.backend}#{one.pool} ({one.url})",
+            problem=f"it is kept for volumes to be made from, but it is {one.status}",
+            remedy=f"`breezeblock pool evict {one.volume_id}` lets it go.",
+            severity="warning",
+        )
+        for one in found
+        if one.op_id is None and one.status != "cached"
     ]
 
 

@@ -1,5 +1,6 @@
 """`/healthz` for whoever restarts us and `/metrics` for Prometheus; both need no token."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from breezeblock.catalog import families, invariants, pools, tables
+from breezeblock.catalog import families, image_cache, invariants, pools, tables
 from breezeblock.catalog.database import Database
 from breezeblock.errors import BreezeblockError
 
@@ -56,6 +57,7 @@ class _Catalog(Collector):
         with self._database.read() as connection:
             found = pools.all_pools(connection)
             chains = families.of_pools(connection)
+            images = image_cache.all_images(connection)
             volumes = _count(connection, tables.volumes.c.status)
             snapshots = _count(connection, tables.snapshots.c.status)
             operations = _count(connection, tables.operations.c.state)
@@ -81,6 +83,12 @@ class _Catalog(Collector):
             for (backend, pool_name), facts in chains.items():
                 gauge.add_metric([backend, pool_name], float(getattr(facts, name)))
             yield gauge
+        gauge = GaugeMetricFamily(
+            "breezeblock_pool_images", "Images kept to make volumes from.", labels=["backend", "pool"]
+        )
+        for place, number in Counter((image.backend, image.pool) for image in images).items():
+            gauge.add_metric(place, float(number))
+        yield gauge
         for name, text, counts in (
             ("volumes", "Volumes by status.", volumes),
             ("snapshots", "Snapshots by status.", snapshots),

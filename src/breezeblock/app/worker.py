@@ -13,6 +13,7 @@ from breezeblock.backends.contract import Backend
 from breezeblock.catalog import invariants, operations, pools
 from breezeblock.catalog.clock import later
 from breezeblock.catalog.database import Database
+from breezeblock.catalog.image_cache import Limits
 from breezeblock.config import Config, PoolPolicy
 from breezeblock.engine.dispatcher import Dispatcher
 from breezeblock.engine.lease import Lease
@@ -64,6 +65,9 @@ class Worker:
             backends=backends,
             message_ttl_s=config.engine.keep_finished_days * 86400,
             images=image_policy(config),
+            image_cache=lambda name: Limits(
+                images=policies[name].image_cache_images, virtual_bytes=policies[name].image_cache_bytes
+            ),
             patient=frozenset(name for name, policy in policies.items() if policy.when_down == "wait"),
             look=self.look,
         )

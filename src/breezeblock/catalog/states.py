@@ -58,6 +58,18 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     Transition("volume", "import", (), "downloading", "available", "error", "from an image"),
     Transition(
+        "volume", "keep_image", (), "downloading", "cached", "error", "of nobody's, to make others from"
+    ),
+    Transition(
+        "volume",
+        "evict",
+        ("cached", "error", "error_deleting"),
+        "deleting",
+        "",
+        "error_deleting",
+        "of an image",
+    ),
+    Transition(
         "volume", "export", ("available",), "uploading", "available", note="a failure changes nothing"
     ),
     Transition("volume", "flatten", ("available",), "", "available", note="no clones rest on it"),

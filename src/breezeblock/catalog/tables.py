@@ -157,6 +157,25 @@ kept_volumes = sa.Table(
     _text("deleted_at"),
 )
 
+# Volumes of nobody's that hold an image from outside, for others to be cloned from.
+cached_images = sa.Table(
+    "cached_images",
+    metadata,
+    sa.Column("volume_id", sa.Text, sa.ForeignKey("volumes.id", ondelete="CASCADE"), primary_key=True),
+    _text("backend"),
+    _text("pool"),
+    _text("source"),  # digest of address and format: the address may hold a secret
+    _text("url"),  # as it may be shown
+    _text("format"),
+    _text("validator"),  # what the source told of the image, to know it by
+    _text("checksum"),
+    sa.Column("written", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("ready", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("uses", sa.Integer, nullable=False, server_default="0"),
+    _text("used_at"),
+    sa.Index(None, "backend", "pool", "source"),
+)
+
 snapshots = sa.Table(
     "snapshots",
     metadata,

@@ -60,6 +60,41 @@ def list_(cloud: options.Cloud = None, as_json: options.Json = False) -> None:
     output.table(columns, (_row(item["name"], item["capabilities"]) for item in items), empty="No pools.")
 
 
+@app.command()
+def images(cloud: options.Cloud = None, as_json: options.Json = False) -> None:
+    """List the images that pools keep, so that volumes from them are made at once (admins)."""
+    from breezeblock.cli import client, output
+
+    items = client.connect(cloud).get("/cached_images")["cached_images"]
+    if as_json:
+        output.as_json(items)
+        return
+    columns = ("ID", "Pool", "State", "Image", "Format", "Size", "Volumes", "Uses", "Last used")
+    output.table(
+        columns,
+        (
+            (
+                *(item["id"], item["pool"], item["state"], item["url"], item["format"]),
+                f"{item['virtual_bytes'] / 2**30:.0f} GiB",
+                *(item["volumes"], item["uses"], item["used_at"]),
+            )
+            for item in items
+        ),
+        empty="No images.",
+    )
+
+
+@app.command()
+def evict(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Its id.", show_default=False)],
+    cloud: options.Cloud = None,
+) -> None:
+    """Let an image that a pool keeps go; what volumes rest on stays until they are gone too (admins)."""
+    from breezeblock.cli import client
+
+    client.connect(cloud).delete(f"/cached_images/{image}")
+
+
 def _row(name: str, facts: dict[str, Any]) -> tuple[object, ...]:
     sizes = (facts.get(f"{key}_capacity_gb") for key in ("free", "total", "provisioned"))
     return (

@@ -6,10 +6,12 @@ import msgspec
 import sqlalchemy as sa
 
 from breezeblock.attempt import Attempt
+from breezeblock.backends.contract import Placement
 from breezeblock.catalog import rows, tables
 from breezeblock.engine.port import Json
 from breezeblock.images import inspection, remote
 from breezeblock.images.addresses import Policy, shown
+from breezeblock.operations import image_cache
 from breezeblock.operations.job import Job
 from breezeblock.operations.run import Verb
 from breezeblock.operations.verbs import publish_new, remove_new
@@ -43,23 +45,42 @@ def _drop(job: Job) -> None:
 
 
 def _import(job: Job) -> Json:
-    asked = job.arguments["image"]
-
-    def bring(attempt: Attempt) -> Json:
-        path = _scratch(job)
-        remote.fetch(asked["url"], path, job.environment.images, attempt)
-        if asked["checksum"]:
-            remote.verify(path, asked["checksum"], attempt)
-        made = job.backend.import_image(job.volume(), str(path), asked["format"], attempt)
-        return msgspec.to_builtins(made)
-
-    done = job.step("import", bring)
+    done = job.step("import", lambda attempt: msgspec.to_builtins(_brought(job, attempt)))
     _drop(job)
     return done
 
 
+def _brought(job: Job, attempt: Attempt) -> Placement:
+    asked, policy, path = job.arguments["image"], job.environment.images, _scratch(job)
+    cached = image_cache.wanted(job)
+    image = image_cache.chosen(job) if cached else ""
+    before = remote.validator(asked["url"], policy) if cached and not image else ""
+    if cached and not image:
+        image = image_cache.choose(job, before)
+    if not image or not image_cache.is_written(job, image):
+        remote.fetch(asked["url"], path, policy, attempt)
+        if asked["checksum"]:
+            remote.verify(path, asked["checksum"], attempt)
+        if cached and not image and _unchanged(job, before):
+            with files.opened(path) as fd:
+                virtual_bytes = inspection.virtual_bytes(fd, asked["format"])
+            image = image_cache.make_room(job, virtual_bytes, before, asked["checksum"])
+        if not image:
+            return job.backend.import_image(job.volume(), str(path), asked["format"], attempt)
+        image_cache.write(job, image, path, attempt)
+    return image_cache.clone(job, image, attempt)
+
+
+def _unchanged(job: Job, before: str) -> bool:
+    """Tell whether what was fetched can be known again: by a checksum, or by what its source says."""
+    asked = job.arguments["image"]
+    after = remote.validator(asked["url"], job.environment.images)
+    return before == after and bool(before or asked["checksum"])
+
+
 def _publish_imported(connection: sa.Connection, job: Job, result: Json) -> None:
     publish_new(connection, job, result)
+    image_cache.publish(connection, job, result)
     _forget_address(connection, job)
 
 
@@ -69,7 +90,8 @@ def _undo_import(job: Job) -> None:
 
 
 def _fail_imported(connection: sa.Connection, job: Job) -> None:
-    rows.finish(connection, tables.volumes, job.row.resource_id, job.id, status="error")
+    rows.finish(connection, tables.volumes, job.row.resource_id, job.id, status="error", parent_id=None)
+    image_cache.fail(connection, job)
     _forget_address(connection, job)
 
 

@@ -14,6 +14,7 @@ from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Backend, Snapshot, Volume
 from breezeblock.catalog import operations, pools, rows, tables
 from breezeblock.catalog.database import Database
+from breezeblock.catalog.image_cache import Limits
 from breezeblock.engine.port import Json, Steps
 from breezeblock.errors import CancelledOperationError, NotFoundError, UnavailableError
 from breezeblock.images.addresses import NOTHING, Policy
@@ -34,6 +35,8 @@ class Environment:
     message_ttl_s: int
     images: Policy = NOTHING
     """What images may be brought from and to; nothing unless configured."""
+    image_cache: Callable[[str], Limits] = lambda _backend: Limits()
+    """How much of images each pool of a back end may hold."""
     patient: frozenset[str] = frozenset()
     """Back ends whose operations wait while their pool is down."""
     look: Callable[[str], None] = lambda _backend: None

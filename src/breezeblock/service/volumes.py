@@ -9,6 +9,7 @@ from breezeblock.catalog import pools, quotas, rows, tables, types
 from breezeblock.catalog.clock import new_id, now
 from breezeblock.catalog.states import ADMIN_VOLUME_STATES, Transition, transition
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError, OverQuotaError
+from breezeblock.operations import image_cache
 from breezeblock.operations.verbs import quota_amounts
 from breezeblock.service import queue, scheduling
 from breezeblock.service.core import GIB, Caller, Service
@@ -94,6 +95,9 @@ def create(service: Service, caller: Caller, new: NewVolume) -> str:
             image_metadata=source.image_metadata,
             created_at=now(),
         )
+        lane = source.lane
+        if new.image:
+            lane = image_cache.lane(new.image.url, new.image.format, backend, pool)
         arguments: dict[str, Any] = {
             "options": scheduling.clone_options(connection, specs, (backend, pool), source.depth)
         }
@@ -110,7 +114,7 @@ def create(service: Service, caller: Caller, new: NewVolume) -> str:
             source.kind,
             backend=backend,
             volume_id=volume_id,
-            lane=source.lane,
+            lane=lane,
             arguments=arguments,
         )
     service.wake()
@@ -148,6 +152,11 @@ def delete(
             raise ConflictError(
                 f"Invalid volume: Volume {volume_id} is {row.status}: what is on storage is not ours yet.",
                 remedy="Cancel its operation, or unmanage it.",
+            )
+        if row.status == "cached":
+            raise ConflictError(
+                f"Invalid volume: Volume {volume_id} holds an image for others to be made from.",
+                remedy="`breezeblock pool evict` lets it go.",
             )
         snapshots = rows.snapshots_of(connection, volume_id)
         if snapshots and not cascade:
