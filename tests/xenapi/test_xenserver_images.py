@@ -82,9 +82,23 @@ def test_an_image_becomes_a_volume(form: str, kind: str, simulator: Simulator, t
     backend.stop()
 
 
-@pytest.mark.parametrize("form", ["raw", "qcow2", "vhd", "vhdx"])
-def test_a_volume_or_a_snapshot_becomes_an_image(form: str, simulator: Simulator, tmp_path: Path) -> None:
-    backend, volume = storage(simulator, tmp_path).open(), new()
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        ("raw", "nfs"),
+        ("qcow2", "nfs"),
+        ("vhd", "nfs"),
+        ("vhdx", "nfs"),
+        ("raw", "lvmoiscsi"),
+        ("vhd", "lvmoiscsi"),
+        ("raw", "netapp"),
+        ("qcow2", "netapp"),
+    ],
+)
+def test_a_volume_or_a_snapshot_becomes_an_image(
+    form: str, kind: str, simulator: Simulator, tmp_path: Path
+) -> None:
+    backend, volume = storage(simulator, tmp_path, kind).open(), new()
     placed = backend.create(volume, attempt())
     data = scattered(volume.virtual_bytes)
     simulator.write(placed.locator, 0, data)
