@@ -161,13 +161,13 @@ def test_killed_before_any_line(
     begin()
     lines = trace_lines(act, PACKAGES)
     assert len(lines) > 20
-    for number in range(len(lines)):
+    for moment in lines:
         begin()
-        assert run_killed_at(act, PACKAGES, lines[number]) is Outcome.KILLED
+        assert run_killed_at(act, PACKAGES, moment) is Outcome.KILLED
         act()
-        assert plugged(admin, machine) == ([True] if verb == "attach" else []), lines[number]
+        assert plugged(admin, machine) == ([True] if verb == "attach" else []), moment
         connector(simulator).detach(data, uuid)
-        assert plugged(admin, machine) == [], lines[number]
+        assert plugged(admin, machine) == [], moment
 
 
 def test_a_host_that_dies_while_plugging(

@@ -11,6 +11,7 @@ from xenserver.calls import load
 from xenserver.fields import CLASSES
 
 from breezeblock.xenapi import records
+from breezeblock.xenapi.failures import _KINDS
 from breezeblock.xenapi.methods import ASYNC, METHODS
 
 VARIABLE = "BREEZEBLOCK_XENAPI_MODEL"
@@ -50,6 +51,7 @@ if VARIABLE in os.environ:
         types, result = METHODS[name]
         assert [kind.rstrip("?") for kind in types] == [param["type"] for param in params][: len(types)]
         assert message["result"][0] == result
+        assert {error["name"] for error in message["errors"]} <= _KINDS.keys()
         assert message["lifecycle"]["state"] in {"Published_s", "Prototyped_s"}, message["lifecycle"]["state"]
 
     READ: dict[str, type[msgspec.Struct]] = {

@@ -149,8 +149,8 @@ def test_taking_over_and_letting_go_killed_anywhere(simulator: Simulator, storag
         lines = trace_lines(verb, packages, before=opening)
         if verb is verbs[0]:
             reset(simulator, uuid)
-        for number in range(0, len(lines), 3):
-            run_killed_at(verb, packages, lines[number], before=opening)
+        for moment in lines[::3]:
+            run_killed_at(verb, packages, moment, before=opening)
             opening()
             verb()
             assert opened[0].check(Volume(id=volume.id, virtual_bytes=4 * MIB, pool="gold"), ()) == []

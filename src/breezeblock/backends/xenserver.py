@@ -161,7 +161,7 @@ class XenServerBackend(Unable):
             old = self._shop.held(view, snapshot)
             if "revert_to" in disk.vdi.allowed_operations and not disk.vdi.VBDs:
                 with suppress(UnsupportedError, ForbiddenError):  # it takes a larger role than the rest
-                    return self._reverted(disk, old, attempt)
+                    return self._reverted(volume, disk, old)
             allow(view, disk, "destroy")
             marks = {"volume": volume.id, "generation": str(disk.generation + 1)}
             self._shop.derive("VDI.clone", old, volume.id, disk.vdi.virtual_size, attempt, **marks)
@@ -172,11 +172,12 @@ class XenServerBackend(Unable):
             self._shop.destroy(one)
         return _placement(newest.vdi)
 
-    def _reverted(self, disk: Disk, old: Disk, attempt: Attempt) -> Placement:
+    def _reverted(self, volume: Volume, disk: Disk, old: Disk) -> Placement:
         self._shop.run("VDI.revert", old.ref)
         now = self._shop.record(disk.ref)
-        if now.virtual_size < disk.vdi.virtual_size:
-            self._shop.run("VDI.resize", disk.ref, disk.vdi.virtual_size)
+        wanted = max(disk.vdi.virtual_size, volume.virtual_bytes)  # a killed attempt may have shrunk it
+        if now.virtual_size < wanted:
+            self._shop.run("VDI.resize", disk.ref, wanted)
         if now.other_config != disk.vdi.other_config:  # no host was at hand to see what it keeps
             self._shop.session.call("VDI.set_other_config", disk.ref, disk.vdi.other_config)
         return _placement(self._shop.record(disk.ref))

@@ -98,8 +98,12 @@ def _start_tls(plain: socket.socket, where: NbdExport) -> ssl.SSLSocket:
     _exactly(plain, length)
     if answer != _ACK:  # the export's name holds the session: it is never said in clear
         raise UnavailableError("The NBD server has no TLS.", remedy="Mark the network `nbd`, not insecure.")
+    if not where.cert:
+        raise UnavailableError("The pool named no certificate of its NBD server.")
     context = ssl.create_default_context(cadata=where.cert)
-    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)  # hosts sign for themselves
+    # What the pool names is the server's own certificate, whoever signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
     return context.wrap_socket(plain, server_hostname=where.subject)
 
 
