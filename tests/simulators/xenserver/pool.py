@@ -227,7 +227,7 @@ class Pool:
     def collect(self) -> None:
         """Do all that the garbage collectors have left."""
         with self.storage_lock:
-            for sr, row in self.db.all("SR"):
+            for sr, row in list(self.db.all("SR")):
                 switches = row["other_config"]
                 engine = self.engines.get(row["uuid"])
                 if engine and switches.get("gc") != "false" and switches.get("coalesce") != "false":
