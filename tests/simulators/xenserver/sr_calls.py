@@ -226,10 +226,11 @@ def plug(caller: Caller, pbd: str) -> None:
     if others and not sr["shared"]:
         raise Failure("SR_NOT_SHARABLE", row["SR"], row["host"])
     _check(sr["type"], row["device_config"])
-    caller.pool.make_engine(sr["uuid"], sr["type"])
-    caller.db.set("PBD", pbd, currently_attached=True)
-    caller.db.touch("SR", row["SR"])
-    scan(caller, row["SR"])
+    with caller.pool.storage_lock:  # the collector must not see the disks before the scan
+        caller.pool.make_engine(sr["uuid"], sr["type"])
+        caller.db.set("PBD", pbd, currently_attached=True)
+        caller.db.touch("SR", row["SR"])
+        scan(caller, row["SR"])
 
 
 @call("PBD.unplug")
