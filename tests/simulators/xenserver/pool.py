@@ -227,10 +227,16 @@ class Pool:
     def collect(self) -> None:
         """Do all that the garbage collectors have left."""
         with self.storage_lock:
-            for sr, row in self.db.all("SR"):
+            for sr, row in list(self.db.all("SR")):
                 switches = row["other_config"]
                 engine = self.engines.get(row["uuid"])
-                if engine and switches.get("gc") != "false" and switches.get("coalesce") != "false":
+                plugged = any(self.db.row("PBD", pbd)["currently_attached"] for pbd in row["PBDs"])
+                if (
+                    engine
+                    and plugged
+                    and switches.get("gc") != "false"
+                    and switches.get("coalesce") != "false"
+                ):
                     if not engine.collect(leaves=switches.get("leaf-coalesce") != "false"):
                         self._tell_of_no_space(row["uuid"])
                     self.sync(sr)

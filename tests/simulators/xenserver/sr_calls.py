@@ -169,11 +169,12 @@ def forget(caller: Caller, sr: str) -> None:
     row = caller.db.row("SR", sr)
     if any(caller.db.row("PBD", pbd)["currently_attached"] for pbd in row["PBDs"]):
         raise Failure("SR_HAS_PBD", sr)
-    for vdi in list(row["VDIs"]):
-        caller.db.remove("VDI", vdi)
-    for pbd in list(row["PBDs"]):
-        destroy_pbd(caller, pbd)
-    caller.db.remove("SR", sr)
+    with caller.pool.storage_lock:  # the collector would make rows for its disks anew
+        for vdi in list(row["VDIs"]):
+            caller.db.remove("VDI", vdi)
+        for pbd in list(row["PBDs"]):
+            destroy_pbd(caller, pbd)
+        caller.db.remove("SR", sr)
 
 
 @call("SR.destroy")
@@ -225,10 +226,11 @@ def plug(caller: Caller, pbd: str) -> None:
     if others and not sr["shared"]:
         raise Failure("SR_NOT_SHARABLE", row["SR"], row["host"])
     _check(sr["type"], row["device_config"])
-    caller.pool.make_engine(sr["uuid"], sr["type"])
-    caller.db.set("PBD", pbd, currently_attached=True)
-    caller.db.touch("SR", row["SR"])
-    scan(caller, row["SR"])
+    with caller.pool.storage_lock:  # the collector must not see the disks before the scan
+        caller.pool.make_engine(sr["uuid"], sr["type"])
+        caller.db.set("PBD", pbd, currently_attached=True)
+        caller.db.touch("SR", row["SR"])
+        scan(caller, row["SR"])
 
 
 @call("PBD.unplug")
