@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from file_storage import FileStorage
+from vhd_storage import VhdStorage
 
 from breezeblock.backends.local import LocalConfig, open_local
 from breezeblock.testing import Case, Ending, Scenario, cases, kill_everywhere, kills
@@ -15,6 +16,9 @@ KINDS = {
     "raw": {"format": "raw"},  # and full clones, as nothing else can be raw
     "qcow2": {"format": "qcow2"},  # and linked clones
     "linked": {},  # linked clones of raw volumes
+    "vhd": {"format": "vhd"},
+    "vhdx": {"format": "vhdx"},
+    "vhdx, fixed": {"format": "vhdx", "provisioning": "thick"},
 }
 STRIDE = int(os.environ.get("KILL_STRIDE", "8"))
 """A round costs 10 to 200 ms, and there are some 6,000 lines: KILL_STRIDE=1 takes them all."""
@@ -23,7 +27,10 @@ STRIDE = int(os.environ.get("KILL_STRIDE", "8"))
 def storage(path: Path, kind: str) -> FileStorage:
     pool = path / "pool"
     config = LocalConfig(path=str(pool))
-    return FileStorage(pool, lambda: open_local("here", config, path), options=KINDS[kind])
+    options = KINDS[kind]
+    extension = options.get("format", "") if "vhd" in kind else ""
+    made = VhdStorage if extension else FileStorage
+    return made(pool, lambda: open_local("here", config, path), options=options, extension=extension)
 
 
 @pytest.mark.parametrize("case", cases(), ids=str)

@@ -32,7 +32,9 @@ from breezeblock.backends.contract import (
 from breezeblock.errors import InvalidInputError, NotFoundError, UnavailableError, UnsupportedError
 from breezeblock.shares.space import Space
 
-Format = Literal["raw", "qcow2"]
+Format = Literal["raw", "qcow2", "vhd", "vhdx"]
+EXTENSIONS = ("vhd", "vhdx")
+"""Formats that programs know by the name's extension; Cinder's NFS driver gave none to the others."""
 Provisioning = Literal["thin", "thick"]
 Cloning = Literal["linked", "full"]
 
@@ -71,8 +73,8 @@ class FileBackend:
     """Volumes as files, in any `Places`; stateless apart from them.
 
     `Placement.format` is the format of the image that a volume began with. It never changes, and the
-    chain's upper images are always qcow2, so it is all that must be remembered; what a consumer is to
-    open is in `connection_info`.
+    format of the chain's upper images follows from it, so it is all that must be remembered; what a
+    consumer is to open is in `connection_info`.
     """
 
     name: str
@@ -111,7 +113,7 @@ class FileBackend:
             repair=True,
             linked_clones=True,
             options={
-                "format": ("raw", "qcow2"),
+                "format": chains.FORMATS,
                 "provisioning": ("thin", "thick"),
                 "clone": ("linked", "full"),
             },
@@ -140,31 +142,38 @@ class FileBackend:
         wanted, thick = self._wanted(volume)
         directory = self.places.directory(volume.pool)
         made = chains.create(
-            directory, self.naming, volume.id, volume.virtual_bytes, attempt, format=wanted, thick=thick
+            directory,
+            self._naming(volume),
+            volume.id,
+            volume.virtual_bytes,
+            attempt,
+            format=wanted,
+            thick=thick,
         )
         return self._placed(volume, made)
 
     def delete(self, volume: Volume, attempt: Attempt) -> None:
         """Remove the volume with everything of it."""
         directory = self.places.directory(volume.pool)
-        chains.delete(
-            directory, self.naming, volume.id, attempt, depth=volume.depth, snapshots=volume.snapshots
-        )
+        for naming in self._namings(volume, directory):
+            chains.delete(
+                directory, naming, volume.id, attempt, depth=volume.depth, snapshots=volume.snapshots
+            )
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Grow the active image; the layers below keep their size."""
         _check_bytes(virtual_bytes)
         directory = self.places.directory(volume.pool)
         grown = chains.extend(
-            directory, self.naming, volume.id, virtual_bytes, attempt, **self._known(volume)
+            directory, self._naming(volume), volume.id, virtual_bytes, attempt, **self._known(volume)
         )
         return self._placed(volume, grown)
 
     def snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Snapped:
-        """Put a new qcow2 overlay on top; what was active until now is the snapshot."""
+        """Put a new overlay on top; what was active until now is the snapshot."""
         made = chains.snapshot(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             snapshot.id,
             volume.virtual_bytes,
@@ -177,7 +186,7 @@ class FileBackend:
         """Merge the snapshot's overlay away."""
         directory = self.places.directory(volume.pool)
         left = chains.delete_snapshot(
-            directory, self.naming, volume.id, snapshot.id, attempt, **self._known(volume)
+            directory, self._naming(volume), volume.id, snapshot.id, attempt, **self._known(volume)
         )
         return self._placed(volume, left)
 
@@ -185,7 +194,7 @@ class FileBackend:
         """Give the volume the snapshot's content."""
         reverted = chains.revert(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             snapshot.id,
             volume.virtual_bytes,
@@ -210,7 +219,7 @@ class FileBackend:
         if self._linked(source, volume, thick=thick):
             made = chains.clone(
                 directory,
-                self.naming,
+                self._naming(source),
                 source.id,
                 snapshot_id,
                 volume.id,
@@ -222,7 +231,7 @@ class FileBackend:
             return self._placed(volume, made)
         made = chains.copy(
             self.places.directory(source.pool),
-            self.naming,
+            self.naming.of_format(wanted),
             source.id,
             snapshot_id,
             directory,
@@ -231,22 +240,25 @@ class FileBackend:
             attempt,
             source_format=self._format(source),
             source_depth=source.depth,
+            source_naming=self._naming(source),
+            thick=thick,
             format=wanted,
         )
         return self._placed(volume, made)
 
     def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
         """Convert an image into a new volume."""
-        wanted, _thick = self._wanted(volume)
+        wanted, thick = self._wanted(volume)
         made = chains.import_image(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             volume.virtual_bytes,
             Path(path),
             image_format,
             attempt,
             format=wanted,
+            thick=thick,
         )
         return self._placed(volume, made)
 
@@ -256,7 +268,7 @@ class FileBackend:
         """Flatten a volume or a snapshot into an image."""
         chains.export_image(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             snapshot.id if snapshot else None,
             Path(path),
@@ -270,7 +282,7 @@ class FileBackend:
         directory = self.places.directory(volume.pool)
         found = chains.look(
             directory,
-            self.naming,
+            self._naming(volume),
             volume.id,
             reference,
             format=volume.format,
@@ -282,7 +294,7 @@ class FileBackend:
         """Make a chain or a file ours: by editing headers and renaming, never by copying."""
         found = chains.adopt(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             reference,
             attempt,
@@ -295,8 +307,9 @@ class FileBackend:
     def release(self, volume: Volume, attempt: Attempt) -> str:
         """Finish what was begun; the files stay as they are, as Cinder's driver would have left them."""
         directory = self.places.directory(volume.pool)
-        chains.release(directory, self.naming, volume.id, attempt, format=self._format(volume))
-        return self.naming.volume(volume.id)
+        naming = self._naming(volume)
+        chains.release(directory, naming, volume.id, attempt, format=self._format(volume))
+        return naming.volume(volume.id)
 
     def _adopted(self, volume: Volume, found: chains.Stranger) -> Adopted:
         return Adopted(
@@ -313,13 +326,16 @@ class FileBackend:
 
     def _linked(self, source: Volume, volume: Volume, *, thick: bool) -> bool:
         """Say whether a clone shares; by default it does unless what it must be leaves no choice."""
-        asked = volume.options.get("clone")
+        made = chains.above(self._format(source))
+        asked, kind = volume.options.get("clone"), volume.options.get("format", made)
         problem = ""
         if source.pool != volume.pool:
             problem = f"its source is in pool {source.pool}"
         elif thick:
             problem = "its space is to be reserved"
-        elif asked is None and volume.options.get("format") == "raw":
+        elif kind not in {made, "raw"} or (kind == "raw" and made != "qcow2"):
+            problem = f"it is to be {kind}, and what rests on its source is {made}"
+        elif asked is None and kind == "raw":
             problem = "a raw image rests on nothing"
         if asked == "linked" and problem:
             raise InvalidInputError(f"Volume {volume.id} cannot be a linked clone: {problem}.")
@@ -328,13 +344,13 @@ class FileBackend:
     def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
         """Give the volume a first image of its own."""
         directory = self.places.directory(volume.pool)
-        flat = chains.flatten(directory, self.naming, volume.id, attempt, **self._known(volume))
+        flat = chains.flatten(directory, self._naming(volume), volume.id, attempt, **self._known(volume))
         return self._placed(volume, flat)
 
     def shorten(self, volume: Volume, attempt: Attempt) -> Placement:
         """Merge what belongs to no snapshot and no clone."""
         directory = self.places.directory(volume.pool)
-        short = chains.shorten(directory, self.naming, volume.id, attempt, **self._known(volume))
+        short = chains.shorten(directory, self._naming(volume), volume.id, attempt, **self._known(volume))
         return self._placed(volume, short)
 
     def open_data(
@@ -349,7 +365,7 @@ class FileBackend:
         del connector  # every host is told the same
         name, image_format = chains.active(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             self._format(volume),
             volume.depth,
@@ -363,7 +379,7 @@ class FileBackend:
         """Compare files, `.info` and headers with the catalog."""
         problems = chains.check(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             [snapshot.id for snapshot in snapshots],
             volume.virtual_bytes,
@@ -379,7 +395,7 @@ class FileBackend:
         """Look for edits cut off, a lost `.info`, leftovers and leaked clusters."""
         found = chains.mends(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             [snapshot.id for snapshot in snapshots],
             self._format(volume),
@@ -390,7 +406,7 @@ class FileBackend:
         """Do one of them."""
         chains.mend(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             [snapshot.id for snapshot in snapshots],
             chains.Mend(mend.kind, mend.name, mend.text),
@@ -447,6 +463,17 @@ class FileBackend:
     def _format(self, volume: Volume) -> str:
         return volume.format or volume.options.get("format", self.format)
 
+    def _naming(self, volume: Volume) -> chains.Naming:
+        return self.naming.of_format(self._format(volume))
+
+    def _namings(self, volume: Volume, directory: Path) -> list[chains.Naming]:
+        """Return how the volume is named; every way in which something is, where that was never noted."""
+        naming = self._naming(volume)
+        if volume.format:
+            return [naming]
+        found = [one for one in self.naming.variants() if chains.is_named(directory, one, volume.id)]
+        return [naming, *(one for one in found if one != naming)]
+
     def _known(self, volume: Volume) -> Any:
         return {"format": self._format(volume), "depth": volume.depth}
 
@@ -455,7 +482,8 @@ class FileBackend:
         locator = self.places.locator(volume.pool)
         directory = self.places.directory(volume.pool)
         try:
-            chain = chains.load(directory, self.naming, volume.id, image_format, depth=1)
+            naming = self.naming.of_format(image_format)
+            chain = chains.load(directory, naming, volume.id, image_format, depth=1)
         except NotFoundError:  # a snapshot of a volume that is not there was deleted
             return Placement(locator=locator, format=image_format)
         return Placement(
