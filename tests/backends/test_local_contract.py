@@ -18,7 +18,6 @@ KINDS = {
     "linked": {},  # linked clones of raw volumes
     "vhd": {"format": "vhd"},
     "vhdx": {"format": "vhdx"},
-    "vhdx, fixed": {"format": "vhdx", "provisioning": "thick"},
 }
 STRIDE = int(os.environ.get("KILL_STRIDE", "8"))
 """A round costs 10 to 200 ms, and there are some 6,000 lines: KILL_STRIDE=1 takes them all."""
