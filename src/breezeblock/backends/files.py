@@ -29,7 +29,13 @@ from breezeblock.backends.contract import (
     Snapshot,
     Volume,
 )
-from breezeblock.errors import InvalidInputError, NotFoundError, UnavailableError, UnsupportedError
+from breezeblock.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
 from breezeblock.shares.space import Space
 
 Format = Literal["raw", "qcow2", "vhd", "vhdx"]
@@ -280,9 +286,10 @@ class FileBackend:
     def examine(self, volume: Volume, reference: str) -> Adopted:
         """Look at a chain or a file that the catalog does not know."""
         directory = self.places.directory(volume.pool)
+        naming, reference = self._called(directory, volume, reference)
         found = chains.look(
             directory,
-            self._naming(volume),
+            naming,
             volume.id,
             reference,
             format=volume.format,
@@ -292,9 +299,11 @@ class FileBackend:
 
     def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
         """Make a chain or a file ours: by editing headers and renaming, never by copying."""
+        directory = self.places.directory(volume.pool)
+        naming, reference = self._called(directory, volume, reference)
         found = chains.adopt(
-            self.places.directory(volume.pool),
-            self._naming(volume),
+            directory,
+            naming,
             volume.id,
             reference,
             attempt,
@@ -303,6 +312,26 @@ class FileBackend:
         )
         placed = self._placed(volume, found.format)
         return msgspec.structs.replace(self._adopted(volume, found), volume=placed)
+
+    def _called(self, directory: Path, volume: Volume, reference: str) -> tuple[chains.Naming, str]:
+        """Return how the volume is named, or would be, and what `reference` is called on storage.
+
+        `volume-<id>` alone means the volume of that name, whatever its extension.
+        """
+        plain = self.naming.of_format("")
+        if reference != plain.volume(volume.id) or chains.is_named(directory, plain, volume.id):
+            return self.naming.like(reference), reference
+        found = [one for one in self.naming.variants() if chains.is_named(directory, one, volume.id)]
+        if len(found) > 1 and volume.format:
+            found = [self._naming(volume)]
+        if len(found) > 1:
+            told = ", ".join(one.volume(volume.id) for one in found)
+            raise ConflictError(
+                f"Volume {volume.id} is there more than once: {told}.",
+                remedy="Say which is meant, by its whole name, and move the others away.",
+            )
+        naming = found[0] if found else plain
+        return naming, naming.volume(volume.id)
 
     def release(self, volume: Volume, attempt: Attempt) -> str:
         """Finish what was begun; the files stay as they are, as Cinder's driver would have left them."""

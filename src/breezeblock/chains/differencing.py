@@ -5,6 +5,7 @@ parent is known by name and by identity, which is compared whenever a chain is o
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,7 @@ from breezeblock.shares import files
 ABOVE = {"vhd": "vhd", "vhdx": "vhdx"}
 MAX_VIRTUAL_BYTES = {"vhd": 2040 << 30, "vhdx": 64 << 40}
 MAX_LAYERS = stack.MAX_DEPTH
+_SEPARATOR = re.compile(r"[/\\]")
 
 
 def describe(fd: int, name: str, image_format: str) -> Layer:
@@ -202,6 +204,43 @@ def copy(
             last = transfer.Batch(target)
             last.put(whole, rest.ljust(min(unit, virtual_bytes - whole), b"\0"))
             last.commit()
+
+
+def describe_foreign(fd: int, name: str, image_format: str) -> tuple[Layer, str | None]:
+    """Describe an image that Windows may have written; return the path by which it knows its parent, too.
+
+    Windows may record a path of its own, and in capitals. Only the last part of it is taken, as the name of
+    a file beside the image, and only if `require_parent` then knows that file by its identity.
+    """
+    image = formats.open_layer(File(fd, name), image_format)
+    recorded = image.parent
+    told = next(iter(recorded.paths), "") if recorded else None
+    found = Layer(
+        name=name,
+        format=image_format,
+        virtual_bytes=image.virtual_bytes,
+        allocated_bytes=os.fstat(fd).st_blocks * 512,
+        backing=_SEPARATOR.split(told)[-1].lower() if told is not None else None,
+        backing_format=recorded.format if recorded else None,
+    )
+    is_ours = told is not None and told.removeprefix(".\\") == found.backing
+    return found, found.backing if is_ours else told
+
+
+def require_parent(directory: Path, child: Layer, parent: Layer) -> None:
+    """Raise CorruptError unless the child was made for this very parent."""
+    with opened(directory / child.name) as upper, opened(directory / parent.name) as lower:
+        below = formats.open_layer(lower, parent.format)
+        formats.open_layer(upper, child.format).verify_parent(below)
+
+
+def link_foreign(directory: Path, child: Layer) -> None:
+    """Let an image name its parent as our own do; `require_parent` has been asked."""
+    assert child.backing is not None  # noqa: S101 - the caller has looked
+    with opened(directory / child.name) as file:
+        if describe_foreign(file.fd, child.name, child.format)[1] == child.backing:
+            return
+    images.reparent(directory / child.name, directory / child.backing, child.format, child.backing_format)
 
 
 def examine(directory: Path, layers: tuple[Layer, ...]) -> Iterator[tuple[str, str, str, bool]]:
