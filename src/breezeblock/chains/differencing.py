@@ -69,19 +69,21 @@ def put_above(fd: int, directory: Path, below: Layer, virtual_bytes: int) -> Non
 def settle(directory: Path, image: Layer) -> None:
     """See that nobody writes to the image any more, and that it has no log to be replayed."""
     with opened(directory / image.name) as file:
+        if files.held(file.fd):
+            raise UnavailableError(
+                f"{file.name} is in use: a guest or another program holds a lock on it.",
+                remedy="Shut the guest down or detach the volume first.",
+            )
+    complete(directory, image)
+
+
+def complete(directory: Path, image: Layer) -> None:
+    """Replay the log of a VHDX, if a stop left one: we read through it, many other programs refuse."""
+    with opened(directory / image.name) as file:
         if not formats.open_layer(file, image.format).details.get("log_to_replay"):
-            _require_free(file)
             return
     with opened(directory / image.name, write=True) as file, locks.for_writing(file):
         formats.open_layer(file, image.format).commit()
-
-
-def _require_free(file: File) -> None:
-    if files.held(file.fd):
-        raise UnavailableError(
-            f"{file.name} is in use: a guest or another program holds a lock on it.",
-            remedy="Shut the guest down or detach the volume first.",
-        )
 
 
 def is_empty(path: Path, image_format: str) -> bool:
@@ -116,20 +118,17 @@ def merge(
 
 def relink(directory: Path, child: Layer, backing: Layer, attempt: Attempt) -> None:
     """Record another parent; see `Family.relink`."""
-    del attempt
     # A child must not be shorter than its parent, which an extension that was cut off can leave.
-    _grow(directory / child.name, child.format, backing.virtual_bytes)
+    grow(directory, child, backing.virtual_bytes, 0, attempt)
     images.reparent(directory / child.name, directory / backing.name, child.format, backing.format)
 
 
 def grow(directory: Path, image: Layer, virtual_bytes: int, below_bytes: int, attempt: Attempt) -> None:
     """Let an image be longer; see `Family.grow`."""
     del below_bytes, attempt
-    _grow(directory / image.name, image.format, virtual_bytes)
-
-
-def _grow(path: Path, image_format: str, virtual_bytes: int) -> None:
-    with opened_stack(path, image_format, write=1) as chain, locks.for_writing(chain.top.file):
+    complete(directory, image)
+    path = directory / image.name
+    with opened_stack(path, image.format, write=1) as chain, locks.for_writing(chain.top.file):
         verbs.grow_top(chain, virtual_bytes)
 
 
@@ -236,6 +235,7 @@ def require_parent(directory: Path, child: Layer, parent: Layer) -> None:
 
 def link_foreign(directory: Path, child: Layer) -> None:
     """Let an image name its parent as our own do; `require_parent` has been asked."""
+    complete(directory, child)
     assert child.backing is not None  # noqa: S101 - the caller has looked
     with opened(directory / child.name) as file:
         if describe_foreign(file.fd, child.name, child.format)[1] == child.backing:
