@@ -177,7 +177,11 @@ def _look_at_clone(directory: Path, naming: Naming, volume_id: str, virtual_byte
 def _look_at_file(
     directory: Path, naming: Naming, volume_id: str, reference: str, said: str, virtual_bytes: int
 ) -> Stranger:
-    if not _BARE.match(reference) or naming.parse(reference) or reference.startswith(files.TEMPORARY):
+    if (
+        not _BARE.match(reference)
+        or naming.like(reference).parse(reference)
+        or reference.startswith(files.TEMPORARY)
+    ):
         raise InvalidInputError(
             f"{reference[:300]!a} cannot be taken over as a new volume.",
             remedy="Name a file of the pool's own directory; a volume-<id> keeps its id.",
