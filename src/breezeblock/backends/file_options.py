@@ -4,15 +4,18 @@ from typing import Literal
 
 import msgspec
 
+from breezeblock import chains
 from breezeblock.backends.contract import Volume
 from breezeblock.errors import InvalidInputError
 
-Format = Literal["raw", "qcow2"]
+Format = Literal["raw", "qcow2", "vhd", "vhdx"]
+EXTENSIONS = ("vhd", "vhdx")
+"""Formats that programs know by the name's extension; Cinder's NFS driver gave none to the others."""
 Provisioning = Literal["thin", "thick"]
 Cloning = Literal["linked", "full"]
 
 ALLOWED = {
-    "format": ("raw", "qcow2"),
+    "format": chains.FORMATS,
     "provisioning": ("thin", "thick"),
     "clone": ("linked", "full"),
 }
@@ -60,13 +63,16 @@ def linked(source: Volume, volume: Volume, defaults: Defaults) -> bool:
 
     Raises InvalidInputError where it is to share and cannot.
     """
-    asked = volume.options.get("clone")
+    made = chains.above(format_of(source, defaults))
+    asked, kind = volume.options.get("clone"), volume.options.get("format", made)
     problem = ""
     if source.pool != volume.pool:
         problem = f"its source is in pool {source.pool}"
     elif thick(volume, defaults):
         problem = "its space is to be reserved"
-    elif asked is None and volume.options.get("format") == "raw":
+    elif kind not in {made, "raw"} or (kind == "raw" and made != "qcow2"):
+        problem = f"it is to be {kind}, and what rests on its source is {made}"
+    elif asked is None and kind == "raw":
         problem = "a raw image rests on nothing"
     if asked == "linked" and problem:
         raise InvalidInputError(f"Volume {volume.id} cannot be a linked clone: {problem}.")

@@ -41,8 +41,8 @@ class FileBackend:
     """Volumes as files, in any `Places`; stateless apart from them.
 
     `Placement.format` is the format of the image that a volume began with. It never changes, and the
-    chain's upper images are always qcow2, so it is all that must be remembered; what a consumer is to
-    open is in `connection_info`.
+    format of the chain's upper images follows from it, so it is all that must be remembered; what a
+    consumer is to open is in `connection_info`.
     """
 
     name: str
@@ -112,7 +112,13 @@ class FileBackend:
 
     def delete(self, volume: Volume, attempt: Attempt) -> None:
         """Remove the volume with everything of it."""
-        chains.delete(*self._at(volume), attempt, depth=volume.depth, snapshots=volume.snapshots)
+        directory, usual, volume_id = self._at(volume)
+        # Where no attempt lived to tell the format, whatever one of them made goes.
+        found = [] if volume.format else chains.named(directory, self.naming, volume_id)
+        for naming in dict.fromkeys((usual, *found)):
+            chains.delete(
+                directory, naming, volume_id, attempt, depth=volume.depth, snapshots=volume.snapshots
+            )
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Grow the active image; the layers below keep their size."""
@@ -121,7 +127,7 @@ class FileBackend:
         return self._placed(volume, grown)
 
     def snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Snapped:
-        """Put a new qcow2 overlay on top; what was active until now is the snapshot."""
+        """Put a new overlay on top; what was active until now is the snapshot."""
         made = chains.snapshot(
             *self._at(volume),
             snapshot.id,
@@ -163,7 +169,7 @@ class FileBackend:
         if file_options.linked(source, volume, self.defaults):
             made = chains.clone(
                 directory,
-                self.naming,
+                self._naming(source),
                 source.id,
                 snapshot_id,
                 volume.id,
@@ -175,7 +181,7 @@ class FileBackend:
             return self._placed(volume, made)
         made = chains.copy(
             self.places.directory(source.pool),
-            self.naming,
+            self._naming(volume),
             source.id,
             snapshot_id,
             directory,
@@ -184,6 +190,8 @@ class FileBackend:
             attempt,
             source_format=format_of(source, self.defaults),
             source_depth=source.depth,
+            source_naming=self._naming(source),
+            thick=file_options.thick(volume, self.defaults),
             format=format_of(volume, self.defaults),
         )
         return self._placed(volume, made)
@@ -198,6 +206,7 @@ class FileBackend:
             image_format,
             attempt,
             format=format_of(volume, self.defaults),
+            thick=file_options.thick(volume, self.defaults),
         )
         return self._placed(volume, made)
 
@@ -216,8 +225,11 @@ class FileBackend:
 
     def examine(self, volume: Volume, reference: str) -> Adopted:
         """Look at a chain or a file that the catalog does not know."""
+        directory, naming, reference = self._called(volume, reference)
         found = chains.look(
-            *self._at(volume),
+            directory,
+            naming,
+            volume.id,
             reference,
             format=volume.format,
             virtual_bytes=volume.virtual_bytes,
@@ -226,8 +238,11 @@ class FileBackend:
 
     def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
         """Make a chain or a file ours: by editing headers and renaming, never by copying."""
+        directory, naming, reference = self._called(volume, reference)
         found = chains.adopt(
-            *self._at(volume),
+            directory,
+            naming,
+            volume.id,
             reference,
             attempt,
             format=volume.format,
@@ -239,7 +254,7 @@ class FileBackend:
     def release(self, volume: Volume, attempt: Attempt) -> str:
         """Finish what was begun; the files stay as they are, as Cinder's driver would have left them."""
         chains.release(*self._at(volume), attempt, format=format_of(volume, self.defaults))
-        return self.naming.volume(volume.id)
+        return self._naming(volume).volume(volume.id)
 
     def _adopted(self, volume: Volume, found: chains.Stranger) -> Adopted:
         return Adopted(
@@ -358,7 +373,14 @@ class FileBackend:
 
     def _at(self, volume: Volume) -> tuple[Path, chains.Naming, str]:
         """Return what every verb of `chains` begins with; the directory can be reached right now."""
-        return self.places.directory(volume.pool), self.naming, volume.id
+        return self.places.directory(volume.pool), self._naming(volume), volume.id
+
+    def _naming(self, volume: Volume) -> chains.Naming:
+        return self.naming.of_format(format_of(volume, self.defaults))
+
+    def _called(self, volume: Volume, reference: str) -> tuple[Path, chains.Naming, str]:
+        directory = self.places.directory(volume.pool)
+        return directory, *chains.called(directory, self.naming, volume.id, reference, volume.format)
 
     def _known(self, volume: Volume) -> Any:
         return {"format": format_of(volume, self.defaults), "depth": volume.depth}
@@ -367,7 +389,8 @@ class FileBackend:
         """Say where the volume is and how deep its chain is, right after a verb: it is known to be whole."""
         locator = self.places.locator(volume.pool)
         try:
-            chain = chains.load(*self._at(volume), image_format, depth=1)
+            directory, naming = self.places.directory(volume.pool), self.naming.of_format(image_format)
+            chain = chains.load(directory, naming, volume.id, image_format, depth=1)
         except NotFoundError:  # a snapshot of a volume that is not there was deleted
             return Placement(locator=locator, format=image_format)
         return Placement(

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.file_options import Cloning, Defaults, Format, Provisioning
+from breezeblock.backends.file_options import EXTENSIONS, Cloning, Defaults, Format, Provisioning
 from breezeblock.backends.files import FileBackend
 from breezeblock.backends.local import AbsolutePath, FileMode
 from breezeblock.backends.parts import Parts
@@ -143,7 +143,7 @@ def open_nfs(name: str, config: NfsConfig, state_dir: Path) -> FileBackend:
         for share in nfs_shares(name, config)
     }
     places = NfsPlaces(name, pools)
-    naming = Naming(mode=int(config.file_mode, 8))
+    naming = Naming(mode=int(config.file_mode, 8), extensions=EXTENSIONS)
     defaults = Defaults(format=config.format, provisioning=config.provisioning, clone=config.clone)
     return FileBackend(name, places, naming, defaults)
 

@@ -5,9 +5,12 @@ holds nothing of the volume but its images and, once a snapshot was taken, its `
 """
 
 from breezeblock.chains.adopting import Stranger, adopt, look, release
-from breezeblock.chains.chain import Chain, Layer, active, load
+from breezeblock.chains.chain import Chain, active, load
 from breezeblock.chains.clones import clone, flatten, removable, shorten
+from breezeblock.chains.families import FORMATS, above
+from breezeblock.chains.finding import called, named
 from breezeblock.chains.imaging import export_image, import_image
+from breezeblock.chains.layers import Layer
 from breezeblock.chains.naming import Naming
 from breezeblock.chains.repairing import Mend, mend, mends, quarantine
 from breezeblock.chains.snapshots import delete_snapshot, revert, snapshot
@@ -15,6 +18,7 @@ from breezeblock.chains.survey import Item, Problem, check, inventory, sweep
 from breezeblock.chains.volumes import copy, create, delete, extend
 
 __all__ = [
+    "FORMATS",
     "Chain",
     "Item",
     "Layer",
@@ -22,8 +26,10 @@ __all__ = [
     "Naming",
     "Problem",
     "Stranger",
+    "above",
     "active",
     "adopt",
+    "called",
     "check",
     "clone",
     "copy",
@@ -39,6 +45,7 @@ __all__ = [
     "look",
     "mend",
     "mends",
+    "named",
     "quarantine",
     "release",
     "removable",

@@ -1,13 +1,13 @@
 """Taking over volumes that somebody else wrote: Cinder's NFS driver, or an operator by hand.
 
 Cinder's chains have our names and our `.info`, but more forms: headers that name the image below by a
-path, or without its format, and lengths that are no whole GiB. `look` reads all of that, changing
-nothing; `adopt` edits headers until the chain is one of ours. No data is copied, and what an edit
-was cut off in is simply taken over again.
+path (Windows in capitals, too), or without its format, and lengths that are no whole GiB. `look` reads
+all of that, changing nothing; `adopt` edits headers until the chain is one of ours. No data is copied, and
+what an edit was cut off in is simply taken over again.
 
 The format of an image without a name of its own in a header above it is never probed: a guest may have
 written a QCOW2 header onto its raw disk. It follows from the file's length, which no guest can change;
-where that leaves a doubt, the caller must say it.
+where that leaves a doubt, the caller must say it. An extension that our own names would have says it.
 """
 
 import os
@@ -17,10 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from breezeblock.attempt import Attempt
+from breezeblock.chains import differencing, plain
 from breezeblock.chains.begin import begun
-from breezeblock.chains.chain import FORMATS, MAX_DEPTH, Chain, Layer, load
+from breezeblock.chains.chain import Chain, load
+from breezeblock.chains.families import FORMATS, above, family
 from breezeblock.chains.info import DOCTOR, Info, read_info, read_intent
-from breezeblock.chains.merge import grow
+from breezeblock.chains.layers import Layer
 from breezeblock.chains.naming import Naming
 from breezeblock.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from breezeblock.images import qcow2, qemu_img
@@ -65,19 +67,25 @@ def look(
 
     Raises NotFoundError, ConflictError where it must not be done now, CorruptError where it cannot.
     """
-    if format and format not in FORMATS:
-        raise InvalidInputError(f"Image format {format[:40]!a} is none of raw, qcow2.")
+    if format:
+        family(format)
+    elif (spelled := naming.like(reference).extension) in FORMATS:
+        format = spelled  # noqa: A001 - what the catalogue calls it
     with files.storage_errors(f"{directory}/{reference[:300]}"):
-        final = naming.volume(volume_id)
-        if reference == final or _was_renamed(directory, reference, final):
+        if reference == naming.volume(volume_id):
             return _look_at_chain(directory, naming, volume_id, format, virtual_bytes)
+        if renamed := _renamed(directory, naming, volume_id, reference):
+            return _look_at_chain(directory, renamed, volume_id, format, virtual_bytes)
         return _look_at_file(directory, naming, volume_id, reference, format, virtual_bytes)
 
 
-def _was_renamed(directory: Path, reference: str, final: str) -> bool:
-    """Tell whether an attempt before this one has given the file its new name already."""
+def _renamed(directory: Path, naming: Naming, volume_id: str, reference: str) -> Naming | None:
+    """Return how the file is named if an attempt before this one, killed since, has renamed it already."""
     _require_bare(reference)
-    return files.exists(directory / final) and not os.path.lexists(directory / reference)
+    if os.path.lexists(directory / reference):
+        return None
+    found = (one for one in naming.variants() if files.exists(directory / one.volume(volume_id)))
+    return next(found, None)
 
 
 def adopt(
@@ -94,18 +102,21 @@ def adopt(
 
     `format` decides where the evidence leaves a doubt. `virtual_bytes`: at least so many; whole GiB.
     """
-    final = naming.volume(volume_id)
-    if reference != final:
+    if reference != naming.volume(volume_id):
         with files.storage_errors(f"Volume {volume_id}"):
-            # A file published by an attempt that was killed is a chain of our name by now.
-            if not files.exists(directory / final):
+            renamed = _renamed(directory, naming, volume_id, reference)
+            if renamed:
+                naming = renamed
+            else:
                 found = look(
                     directory, naming, volume_id, reference, format=format, virtual_bytes=virtual_bytes
                 )
                 _edit(directory, naming, found, attempt)
+                naming = naming.of_format(found.format)
                 with files.opened(directory / reference) as fd:
-                    files.publish(fd, directory / reference, directory / final)
+                    files.publish(fd, directory / reference, directory / naming.volume(volume_id))
                 format = found.format  # noqa: A001 - what the catalogue calls it
+    final = naming.volume(volume_id)
     found = look(directory, naming, volume_id, final, format=format, virtual_bytes=virtual_bytes)
     with files.storage_errors(f"Volume {volume_id}"):
         _edit(directory, naming, found, attempt)
@@ -161,8 +172,10 @@ def _look_at_chain(
             )
     order = sorted(snapshots, key=lambda one: names.index(snapshots[one]), reverse=True)
     held = ((one, _whole_gib(walked[names.index(snapshots[one]) + 1].virtual_bytes)) for one in order)
-    base_format = walked[-1].format if walked[-1].name == naming.volume(volume_id) else "qcow2"
-    found = _stranger(walked, base_format, tuple(held), edits, virtual_bytes)
+    base, renamed = walked[-1], walked[-1].name != naming.volume(volume_id)
+    found = _stranger(
+        walked, above(base.format) if renamed else base.format, tuple(held), edits, virtual_bytes
+    )
     hidden = tuple(one for one in walked[:-1] if one.name not in snapshots.values())
     return replace(found, hidden=hidden)
 
@@ -172,13 +185,14 @@ def _look_at_clone(directory: Path, naming: Naming, volume_id: str, virtual_byte
 
     Raises NotFoundError for what is kept of a deleted volume because its clones rest on it.
     """
-    chain = load(directory, naming, volume_id, "qcow2")
+    kind = above(naming.extension if naming.extension in FORMATS else "qcow2")
+    chain = load(directory, naming, volume_id, kind)
     for one in chain.own:
         with files.opened(directory / one.name) as fd:
             _require_free(fd, one.name)
     order = sorted(chain.snapshots, key=lambda one: chain.names.index(chain.snapshots[one]), reverse=True)
     held = tuple((one, _whole_gib(chain.data(one)[0].virtual_bytes)) for one in order)
-    found = _stranger(chain.layers, "qcow2", held, (), virtual_bytes)
+    found = _stranger(chain.layers, kind, held, (), virtual_bytes)
     return replace(found, hidden=chain.hidden, ancestors=tuple(_ancestors(directory, naming, chain)))
 
 
@@ -192,17 +206,17 @@ def _ancestors(directory: Path, naming: Naming, chain: Chain) -> Iterator[tuple[
 def _look_at_file(
     directory: Path, naming: Naming, volume_id: str, reference: str, said: str, virtual_bytes: int
 ) -> Stranger:
-    if naming.parse(reference):
+    if naming.like(reference).parse(reference) or reference.startswith(files.TEMPORARY):
         raise _no_reference(reference)
-    own = naming.of_volume(volume_id, files.listing(directory))
+    names = files.listing(directory)
+    own = [found for one in naming.variants() for found in one.of_volume(volume_id, names)]
     if own:
         raise ConflictError(f"Volume {volume_id} is in {directory} already: {own[0][0]}.")
     try:
         with files.opened(directory / reference) as fd:
             _require_free(fd, reference)
-            plain = os.pread(fd, 4, 0) != qcow2.MAGIC
-            kind = said or ("raw" if plain else _doubt(reference))
-            found, _header = _layer(fd, reference, kind)
+            kind = said or (_doubt(reference) if os.pread(fd, 4, 0) == qcow2.MAGIC else "raw")
+            found, _told = _layer(fd, reference, kind)
     except FileNotFoundError as error:
         raise NotFoundError(f"There is no {reference} in {directory}.") from error
     if found.backing is not None:
@@ -210,7 +224,7 @@ def _look_at_file(
             f"{reference} rests on another image, which would have to be taken over with it.",
             remedy="Flatten it first (`qemu-img convert`), or import it as an image.",
         )
-    edits = (f"{reference} is renamed to {naming.volume(volume_id)}",)
+    edits = (f"{reference} is renamed to {naming.of_format(kind).volume(volume_id)}",)
     return _stranger((found,), kind, (), edits, virtual_bytes)
 
 
@@ -248,8 +262,9 @@ def _walk(
     edits: list[str] = []
     current: str | None = top
     recorded: str | None = None
+    overlays = above(naming.extension) if naming.extension in FORMATS else "qcow2"
     while current is not None:
-        if len(layers) == MAX_DEPTH or any(one.name == current for one in layers):
+        if len(layers) == family(overlays).MAX_LAYERS or any(one.name == current for one in layers):
             raise CorruptError(f"Volume {volume_id}: its chain comes back to {current}.", remedy=DOCTOR)
         if not naming.is_image(volume_id, current):
             raise CorruptError(
@@ -259,20 +274,22 @@ def _walk(
         try:
             with files.opened(directory / current) as fd:
                 _require_free(fd, current)
-                if current == naming.volume(volume_id):
+                if current == naming.volume(volume_id) and overlays not in differencing.ABOVE:
                     kind = recorded or _evidence(fd, current, said)
                 else:
-                    kind = "qcow2"
+                    kind = overlays
                 if recorded not in {None, kind}:
                     raise _disagreement(volume_id, layers[-1].name, current, recorded, kind)
-                found, header = _layer(fd, current, kind)
+                found, told = _layer(fd, current, kind)
         except FileNotFoundError as error:
             raise CorruptError(f"Volume {volume_id}: image {current} is missing.", remedy=DOCTOR) from error
         if layers and recorded is None:
             edits.append(f"{layers[-1].name} is told that {current} is {kind}")
             layers[-1] = replace(layers[-1], backing_format=kind)
-        if header is not None and found.backing != header.backing:
+        if found.backing != told:
             edits.append(f"{current} is told that its backing file {found.backing} is in its own directory")
+        if layers and overlays in differencing.ABOVE:
+            differencing.require_parent(directory, layers[-1], found)
         layers.append(found)
         current, recorded = found.backing, found.backing_format
     return tuple(layers), tuple(edits)
@@ -284,11 +301,12 @@ def _disagreement(volume_id: str, above: str, name: str, recorded: str | None, k
     )
 
 
-def _layer(fd: int, name: str, image_format: str) -> tuple[Layer, qcow2.Header | None]:
-    status = os.fstat(fd)
-    allocated = status.st_blocks * 512
+def _layer(fd: int, name: str, image_format: str) -> tuple[Layer, str | None]:
+    """Describe an image; return how it names the one below, too."""
+    if image_format in differencing.ABOVE:
+        return differencing.describe_foreign(fd, name, image_format)
     if image_format == "raw":
-        return Layer(name=name, format="raw", virtual_bytes=status.st_size, allocated_bytes=allocated), None
+        return plain.describe(fd, name, image_format), None
     try:
         header = qcow2.parse(fd, foreign=True)
     except CorruptError as error:
@@ -297,11 +315,11 @@ def _layer(fd: int, name: str, image_format: str) -> tuple[Layer, qcow2.Header |
         name=name,
         format="qcow2",
         virtual_bytes=header.virtual_bytes,
-        allocated_bytes=allocated,
+        allocated_bytes=os.fstat(fd).st_blocks * 512,
         backing=_in_own_directory(name, header.backing),
         backing_format=header.backing_format,
     )
-    return found, header
+    return found, header.backing
 
 
 def _in_own_directory(name: str, backing: str | None) -> str | None:
@@ -353,12 +371,13 @@ def _whole_gib(virtual_bytes: int) -> int:
 
 
 def _edit(directory: Path, naming: Naming, found: Stranger, attempt: Attempt) -> None:
-    for image in found.layers:
+    for image in reversed(found.layers):
         _own_mode(directory / image.name, naming.mode)
         if image.backing is not None:
             _link(directory, image, attempt)
     below = found.layers[1].virtual_bytes if len(found.layers) > 1 else 0
-    grow(directory, found.layers[0], found.virtual_bytes, below, attempt)
+    active = found.layers[0]
+    family(active.format).grow(directory, active, found.virtual_bytes, below, attempt)
 
 
 def _own_mode(path: Path, mode: int) -> None:
@@ -374,6 +393,9 @@ def _link(directory: Path, image: Layer, attempt: Attempt) -> None:
     assert image.backing is not None  # noqa: S101 - the caller has looked
     assert image.backing_format is not None  # noqa: S101 - `_walk` fills it in
     path = directory / image.name
+    if image.format in differencing.ABOVE:
+        differencing.link_foreign(directory, image)
+        return
     with files.opened(path, os.O_RDWR) as fd:
         header = qcow2.parse(fd, foreign=True)
         if (header.backing, header.backing_format) == (image.backing, image.backing_format):
