@@ -32,6 +32,13 @@ for_test=(
     netbase:/etc/protocols
     git:git
     7zip:7zz
+    libnbd-bin:nbdinfo
+    python3-libnbd:nbdsh
+    nbdkit:nbdkit
+    fio:fio
+    xfsprogs:mkfs.xfs
+    btrfs-progs:mkfs.btrfs
+    nbd-client:nbd-client
 )
 
 there() {
