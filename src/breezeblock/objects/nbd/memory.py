@@ -1,6 +1,6 @@
 """A device in memory: for tests and benchmarks."""
 
-from breezeblock.objects.nbd.device import DATA, HOLE, Data, Extent
+from breezeblock.objects.nbd.device import DATA, HOLE, Data, Extent, Soon
 
 _PAGE_BYTES = 1 << 16
 
@@ -27,19 +27,21 @@ class MemoryDevice:
             self._written.extend(bytes(-(-length // _PAGE_BYTES) - len(self._written)))
             self.length = length
 
-    def read(self, offset: int, length: int) -> Data | list[Data]:
+    def read(self, offset: int, length: int) -> Soon[Data | list[Data]]:
         """Return a view."""
         return self._view[offset : offset + length]
 
-    def write(self, offset: int, data: memoryview, *, fua: bool = False) -> None:  # noqa: ARG002
+    def write(self, offset: int, data: memoryview, *, fua: bool = False) -> Soon[None]:  # noqa: ARG002
         """Copy the data."""
         end = offset + len(data)
         self._view[offset:end] = data
         for page in range(offset // _PAGE_BYTES, (end - 1) // _PAGE_BYTES + 1):
             self._written[page] = 1
+        return None
 
-    def flush(self) -> None:
+    def flush(self) -> Soon[None]:
         """Do nothing: memory is as safe as it gets."""
+        return None
 
     def trim(self, offset: int, length: int, *, fua: bool = False) -> None:  # noqa: ARG002
         """Zero the bytes and forget the pages that lie wholly inside."""
