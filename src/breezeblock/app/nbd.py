@@ -1,15 +1,16 @@
-"""A process that serves one image over NBD."""
+"""A process that serves one image, or another server's export, over NBD."""
 
 import asyncio
 import signal
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 import uvloop
 
 from breezeblock.errors import ConfigError
-from breezeblock.objects.nbd import Server, raw_device
+from breezeblock.objects.nbd import Device, RemoteDevice, Server, client, raw_device
 
 log = structlog.get_logger()
 
@@ -31,23 +32,52 @@ def serve(
         raise ConfigError("NBD over TCP needs TLS.", remedy="Give --tls DIRECTORY with the certificates.")
     context = tls_context(tls) if tls is not None else None
     with raw_device(image, read_only=read_only) as device:
+        uvloop.run(_serve(device, device.refresh, name, unix, tcp, context))
 
-        async def main() -> None:
-            loop = asyncio.get_running_loop()
-            ended = asyncio.Event()
-            loop.add_signal_handler(signal.SIGTERM, ended.set)
-            loop.add_signal_handler(signal.SIGINT, ended.set)
-            loop.add_signal_handler(signal.SIGHUP, device.refresh)
-            server = Server({name: device}, tls=context)
-            if unix is not None:
-                await server.listen_unix(unix)
-            if tcp is not None:
-                await server.listen_tcp(*tcp)
-            log.info("nbd.serving", image=str(image), bytes=device.length)
-            await ended.wait()
-            await server.stop()
 
-        uvloop.run(main())
+def relay(uri: str, *, unix: Path) -> None:
+    """Serve another server's export, under the same name, and outlive that server.
+
+    SIGHUP asks for the export's length again.
+    """
+    where = client.place(uri)
+
+    async def main() -> None:
+        device = RemoteDevice(where)
+        await device.open()
+        tasks = set()
+
+        def refresh() -> None:
+            task = asyncio.get_running_loop().create_task(device.refresh())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        await _serve(device, refresh, where.export, unix, None, None)
+
+    uvloop.run(main())
+
+
+async def _serve(
+    device: Device,
+    refresh: Callable[[], None],
+    name: str,
+    unix: Path | None,
+    tcp: tuple[str, int] | None,
+    tls: ssl.SSLContext | None,
+) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    loop.add_signal_handler(signal.SIGINT, ended.set)
+    loop.add_signal_handler(signal.SIGHUP, refresh)
+    server = Server({name: device}, tls=tls)
+    if unix is not None:
+        await server.listen_unix(unix)
+    if tcp is not None:
+        await server.listen_tcp(*tcp)
+    log.info("nbd.serving", export=name, bytes=device.length)
+    await ended.wait()
+    await server.stop()
 
 
 def tls_context(directory: Path) -> ssl.SSLContext:

@@ -115,6 +115,20 @@ def serve(
     )
 
 
+@app.command()
+def relay(
+    uri: Uri,
+    socket: Annotated[Path, typer.Option("--socket", help="Listen on this Unix socket.", show_default=False)],
+) -> None:
+    """Serve another server's export and outlive it: what it did not answer is sent again at once.
+
+    Between a server and the kernel this makes the stall as short as the server's absence.
+    """
+    from breezeblock.app import nbd
+
+    nbd.relay(uri, unix=socket.absolute())
+
+
 @app.command("list")
 def list_(state: State = None, as_json: options.Json = False) -> None:
     """Tell what belongs on this host, and its devices."""

@@ -3,6 +3,7 @@
 from breezeblock.objects.nbd.device import DATA, HOLE, ZEROS, Data, Device, Extent, Soon
 from breezeblock.objects.nbd.memory import MemoryDevice
 from breezeblock.objects.nbd.raw import RawDevice, raw_device
+from breezeblock.objects.nbd.remote import RemoteDevice
 from breezeblock.objects.nbd.server import Server
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Extent",
     "MemoryDevice",
     "RawDevice",
+    "RemoteDevice",
     "Server",
     "Soon",
     "raw_device",

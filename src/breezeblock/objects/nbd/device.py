@@ -11,6 +11,9 @@ Rules for implementations:
 * **Overlapping writes, trims and zeroings take effect in the order in which the verbs were called**, even
   if the first is still unfinished. A client whose connection broke sends again what it got no answer to; an
   old copy that arrives on the disk late would undo newer data.
+* **What was answered survives the death of this process**, flushed or not: a write that is done is in the
+  page cache, or in a file's, and not only in our memory. Clients do not send again what was answered, and do
+  not hear that a server that came back is another one.
 * `flush` (and `fua=True`) covers what was answered before it was called, on whatever connection.
 * A failure is an OSError, whose errno reaches the client if NBD knows it (ENOSPC, EPERM, EINVAL, ENOMEM,
   EOVERFLOW, ENOTSUP, ESHUTDOWN; all else is EIO), or one of `breezeblock.errors`, whose message does too.

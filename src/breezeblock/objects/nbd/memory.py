@@ -43,22 +43,22 @@ class MemoryDevice:
         """Do nothing: memory is as safe as it gets."""
         return None
 
-    def trim(self, offset: int, length: int, *, fua: bool = False) -> None:  # noqa: ARG002
+    def trim(self, offset: int, length: int, *, fua: bool = False) -> Soon[None]:  # noqa: ARG002
         """Zero the bytes and forget the pages that lie wholly inside."""
         self._view[offset : offset + length] = bytes(length)
         whole = range(-(-offset // _PAGE_BYTES), (offset + length) // _PAGE_BYTES)
         for page in whole:
             self._written[page] = 0
+        return None
 
     def zero(
         self, offset: int, length: int, *, fua: bool = False, may_trim: bool = True, fast: bool = False
-    ) -> None:
+    ) -> Soon[None]:
         """Zero the bytes."""
         del fast  # it always is
         if may_trim:
-            self.trim(offset, length, fua=fua)
-        else:
-            self.write(offset, memoryview(bytes(length)), fua=fua)
+            return self.trim(offset, length, fua=fua)
+        return self.write(offset, memoryview(bytes(length)), fua=fua)
 
     def cache(self, offset: int, length: int) -> None:
         """Do nothing."""

@@ -10,15 +10,16 @@ more. Above that we stop reading from its socket, and it waits.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
 
 import structlog
 
-from breezeblock.errors import BreezeblockError, NoSpaceError
 from breezeblock.objects.nbd import wire
-from breezeblock.objects.nbd.device import Data, Device, Extent
+from breezeblock.objects.nbd.bounds import refusal
+from breezeblock.objects.nbd.device import Data, Device
 from breezeblock.objects.nbd.handshake import Agreed
+from breezeblock.objects.nbd.replies import Replies
 from breezeblock.objects.nbd.wire import Command, Error, Flag
 
 log = structlog.get_logger()
@@ -30,30 +31,12 @@ _ROOM_BYTES = 64 << 10
 """A buffer with less room left at its end is replaced, or its rest moved to the front."""
 _COST_BYTES = 4096
 """What the smallest request under way counts."""
-_JOIN_BYTES = 512 << 10
-"""Up to here copying replies together is cheaper than handing over many buffers."""
 _MAX_EXTENTS = 1 << 13
 _HEADER = wire.REQUEST.size
-_ERRORS = frozenset(Error)
 _BUFFERS = frozenset({bytes, bytearray, memoryview, list})
-_OK = wire.SIMPLE.pack(wire.SIMPLE_MAGIC, 0, b"")[:8]
 
-# What each command does not allow, by its number; the specification wants it refused. Plain numbers: the
-# complement of an IntFlag has no bits that it does not know.
 _FUA = int(Flag.FUA)
-_FORBIDDEN = tuple(
-    ~int(allowed)
-    for allowed in (
-        Flag.DF,
-        Flag.FUA,
-        0,
-        0,
-        Flag.FUA,
-        0,
-        Flag.FUA | Flag.NO_HOLE | Flag.FAST_ZERO,
-        Flag.REQ_ONE,
-    )
-)
+_READ, _WRITE = int(Command.READ), int(Command.WRITE)
 
 
 class Transmission(asyncio.BufferedProtocol):
@@ -62,14 +45,13 @@ class Transmission(asyncio.BufferedProtocol):
     def __init__(self, agreed: Agreed, transport: asyncio.Transport, ended: Callable[[], None]) -> None:
         """Begin; `ended` is called when the connection is gone and nothing of it is under way."""
         self._device: Device = agreed.device
-        self._structured = agreed.structured
+        self._replies = Replies(transport, structured=agreed.structured)
         self._allocation = agreed.allocation
         self._transport = transport
         self._ended: Callable[[], None] | None = ended
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Future[None]] = set()
-        self._out: list[Data] = []
-        self._out_bytes = 0
+        self._futures: set[asyncio.Future[Any]] = set()
+        self._reads: set[asyncio.Future[Any]] = set()
         self._under_way = 0
         """Bytes that requests under way count."""
         self._writable = True
@@ -132,8 +114,8 @@ class Transmission(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         while self._parse():
-            self._send()
-        self._send()
+            self._replies.send()
+        self._replies.send()
         self._make_room()
         if self._has_room() and not self._leaving:
             self._transport.resume_reading()
@@ -147,7 +129,7 @@ class Transmission(asyncio.BufferedProtocol):
         """Do what is complete. True if replies piled up and there is more to do once they are sent."""
         buffer, handlers = self._buffer, self._handlers
         while self._end - self._start >= _HEADER and not self._leaving and self._has_room():
-            if self._out_bytes > WINDOW_BYTES:
+            if self._replies.waiting_bytes > WINDOW_BYTES:
                 return True
             if self._skip:
                 self._skip_some()
@@ -176,7 +158,9 @@ class Transmission(asyncio.BufferedProtocol):
         """Arrange for a payload that has not all come yet; False if there is nothing to do until it has."""
         if length > wire.MAX_PAYLOAD_BYTES:
             # The replies stay in step only if the payload is read; it need not be kept.
-            self._fail(cookie, Error.EINVAL, f"{length} bytes are more than {wire.MAX_PAYLOAD_BYTES} at once")
+            self._replies.error(
+                cookie, Error.EINVAL, f"{length} bytes are more than {wire.MAX_PAYLOAD_BYTES} at once"
+            )
             self._skip = length
             return True
         if length < _BUFFER_BYTES - _ROOM_BYTES - _HEADER:
@@ -217,112 +201,79 @@ class Transmission(asyncio.BufferedProtocol):
 
     # --- the requests --------------------------------------------------------------------------
 
-    def _bad(self, kind: Command, flags: int, cookie: bytes, offset: int, length: int) -> bool:
-        """Refuse what is out of bounds; the usual request passes the first line."""
-        device = self._device
-        if (
-            not flags & _FORBIDDEN[kind]
-            and 0 < length <= device.length - offset
-            and not (offset | length) & (device.minimum_bytes - 1)
-        ):
-            return False
-        if length > 0 and offset + length > device.length:
-            beyond = Error.ENOSPC if kind in {Command.WRITE, Command.WRITE_ZEROES} else Error.EINVAL
-            self._fail(cookie, beyond, f"{offset}+{length} is beyond the end at {device.length}")
-        else:
-            self._fail(cookie, Error.EINVAL, f"flags {flags:#x}, offset {offset}, length {length}")
-        return True
-
-    def _forbidden(self, cookie: bytes) -> bool:
-        if self._device.read_only:
-            self._fail(cookie, Error.EPERM, "the export is read-only")
-        return self._device.read_only
+    def _refused(self, kind: int, flags: int, cookie: bytes, offset: int, length: int) -> bool:
+        refused = refusal(self._device, kind, flags, offset, length)
+        if refused is not None:
+            self._replies.error(cookie, *refused)
+        return refused is not None
 
     def _read(self, flags: int, cookie: bytes, offset: int, length: int) -> None:
-        if self._bad(Command.READ, flags, cookie, offset, length):
+        if self._refused(_READ, flags, cookie, offset, length):
             return
         if length > wire.MAX_PAYLOAD_BYTES:
-            self._fail(cookie, Error.EINVAL, f"{length} bytes are more than {wire.MAX_PAYLOAD_BYTES} at once")
+            self._replies.error(
+                cookie, Error.EINVAL, f"{length} bytes are more than {wire.MAX_PAYLOAD_BYTES} at once"
+            )
             return
         try:
             data = self._device.read(offset, length)
         except Exception as error:  # noqa: BLE001 - a device's bug must not take the connection along
-            self._failed(cookie, error)
+            self._replies.failure(cookie, error)
             return
         if type(data) in _BUFFERS:
-            self._data(cookie, offset, length, cast("Data | list[Data]", data))
+            self._replies.data(cookie, offset, length, cast("Data | list[Data]", data))
         else:
             later = cast("Awaitable[Data | list[Data]]", data)
-            self._later(cookie, later, lambda got: self._data(cookie, offset, length, got), length)
-
-    def _data(self, cookie: bytes, offset: int, length: int, data: Data | list[Data]) -> None:
-        if self._structured:
-            head = wire.CHUNK_DATA.pack(
-                wire.CHUNK_MAGIC, wire.CHUNK_DONE, wire.Chunk.OFFSET_DATA, cookie, length + 8, offset
+            task = self._later(
+                cookie, later, lambda got: self._replies.data(cookie, offset, length, got), length
             )
-        else:
-            head = _OK + cookie
-        self._out.append(head)
-        if type(data) is list:
-            self._out += data
-        else:
-            self._out.append(cast("Data", data))
-        self._out_bytes += length + 64
+            self._reads.add(task)
+            task.add_done_callback(self._reads.discard)
 
     def _write(self, flags: int, cookie: bytes, offset: int, data: memoryview) -> None:
-        if self._bad(Command.WRITE, flags, cookie, offset, len(data)) or self._forbidden(cookie):
+        if self._refused(_WRITE, flags, cookie, offset, len(data)):
             return
         try:
             answer = self._device.write(offset, data, fua=True) if flags else self._device.write(offset, data)
         except Exception as error:  # noqa: BLE001
-            self._failed(cookie, error)
+            self._replies.failure(cookie, error)
             return
         if answer is None:
-            self._out.append(_OK + cookie)
+            self._replies.done(cookie)
         else:
             self._kept = self._kept or data.obj is self._buffer
             self._later(cookie, answer, None, len(data))
 
     def _flush(self, flags: int, cookie: bytes, offset: int, length: int) -> None:
         if flags or offset or length:
-            self._fail(cookie, Error.EINVAL, "a flush takes no flags, offset or length")
+            self._replies.error(cookie, Error.EINVAL, "a flush takes no flags, offset or length")
         else:
             self._do(cookie, self._device.flush)
 
     def _trim(self, flags: int, cookie: bytes, offset: int, length: int) -> None:
-        if not self._bad(Command.TRIM, flags, cookie, offset, length) and not self._forbidden(cookie):
+        if not self._refused(Command.TRIM, flags, cookie, offset, length):
             self._do(cookie, lambda: self._device.trim(offset, length, fua=bool(flags & _FUA)))
 
     def _cache(self, flags: int, cookie: bytes, offset: int, length: int) -> None:
-        if not self._bad(Command.CACHE, flags, cookie, offset, length):
+        if not self._refused(Command.CACHE, flags, cookie, offset, length):
             self._do(cookie, lambda: self._device.cache(offset, length))
 
     def _zero(self, flags: int, cookie: bytes, offset: int, length: int) -> None:
-        if self._bad(Command.WRITE_ZEROES, flags, cookie, offset, length) or self._forbidden(cookie):
+        if self._refused(Command.WRITE_ZEROES, flags, cookie, offset, length):
             return
         fua, may_trim, fast = bool(flags & _FUA), not flags & Flag.NO_HOLE, bool(flags & Flag.FAST_ZERO)
         self._do(cookie, lambda: self._device.zero(offset, length, fua=fua, may_trim=may_trim, fast=fast))
 
     def _status(self, flags: int, cookie: bytes, offset: int, length: int) -> None:
         if not self._allocation:
-            self._fail(cookie, Error.EINVAL, "no meta context was chosen")
-        elif not self._bad(Command.BLOCK_STATUS, flags, cookie, offset, length):
+            self._replies.error(cookie, Error.EINVAL, "no meta context was chosen")
+        elif not self._refused(Command.BLOCK_STATUS, flags, cookie, offset, length):
             limit = 1 if flags & Flag.REQ_ONE else _MAX_EXTENTS
             self._do(
                 cookie,
                 lambda: self._device.extents(offset, length, limit),
-                lambda found: self._extents(cookie, length, found),
+                lambda found: self._replies.extents(cookie, length, found),
             )
-
-    def _extents(self, cookie: bytes, length: int, found: Sequence[Extent]) -> None:
-        raw = bytearray((1).to_bytes(4))
-        for extent in found:
-            part = min(extent.length, length)
-            raw += wire.EXTENT.pack(part, extent.state)
-            length -= part
-            if not length:
-                break
-        self._chunk(cookie, wire.Chunk.BLOCK_STATUS, raw)
 
     def _leave(self, *_request: object) -> None:
         """Finish what is under way, then close."""
@@ -330,7 +281,7 @@ class Transmission(asyncio.BufferedProtocol):
         self._close_if_done()
 
     def _refuse(self, _flags: int, cookie: bytes, _offset: int, _length: int) -> None:
-        self._fail(cookie, Error.EINVAL, "no such command")
+        self._replies.error(cookie, Error.EINVAL, "no such command")
 
     # --- answering -----------------------------------------------------------------------------
 
@@ -344,78 +295,45 @@ class Transmission(asyncio.BufferedProtocol):
         try:
             answer = verb()
         except Exception as error:  # noqa: BLE001
-            self._failed(cookie, error)
+            self._replies.failure(cookie, error)
             return
         if isinstance(answer, Awaitable):
             self._later(cookie, answer, reply, 0)
         elif reply is None:
-            self._out.append(_OK + cookie)
+            self._replies.done(cookie)
         else:
             reply(answer)
 
     def _later(
         self, cookie: bytes, answer: Awaitable[_T], reply: Callable[[_T], None] | None, length: int
-    ) -> None:
+    ) -> "asyncio.Future[_T]":
         cost = max(length, _COST_BYTES)
         self._under_way += cost
-        task = self._loop.create_task(self._wait(cookie, answer, reply, cost))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        future = asyncio.ensure_future(answer, loop=self._loop)
+        self._futures.add(future)
+        future.add_done_callback(lambda done: self._came(cookie, done, reply, cost))
+        return future
 
-    async def _wait(
-        self, cookie: bytes, answer: Awaitable[_T], reply: Callable[[_T], None] | None, cost: int
+    def _came(
+        self, cookie: bytes, done: "asyncio.Future[_T]", reply: Callable[[_T], None] | None, cost: int
     ) -> None:
-        try:
-            got = await answer
-            if reply is None:
-                self._out.append(_OK + cookie)
-            else:
-                reply(got)
-        except Exception as error:  # noqa: BLE001
-            self._failed(cookie, error)
+        self._futures.discard(done)
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        if isinstance(error, Exception):
+            self._replies.failure(cookie, error)
+        elif error is not None:
+            self._replies.error(cookie, Error.ESHUTDOWN, "given up")
+        elif reply is None:
+            self._replies.done(cookie)
+        else:
+            reply(done.result())
         stalled = not self._has_room()
         self._under_way -= cost
-        self._send()
+        self._replies.send()
         if self._lost or self._leaving:
             self._close_if_done()
         elif stalled and self._has_room():
             self._go_on()
-
-    def _failed(self, cookie: bytes, error: Exception) -> None:
-        if isinstance(error, OSError) and error.errno in _ERRORS:
-            self._fail(cookie, Error(error.errno), error.strerror or "")
-        elif isinstance(error, NoSpaceError):
-            self._fail(cookie, Error.ENOSPC, error.message)
-        elif isinstance(error, BreezeblockError):
-            self._fail(cookie, Error.EIO, error.message)
-        else:
-            log.error("nbd.request_failed", exc_info=error)
-            self._fail(cookie, Error.EIO, "")
-
-    def _fail(self, cookie: bytes, error: Error, text: str) -> None:
-        if self._structured:
-            raw = text.encode()[: wire.MAX_NAME_BYTES]
-            self._chunk(cookie, wire.Chunk.ERROR, wire.CHUNK_ERROR.pack(error, len(raw)) + raw)
-        else:
-            self._out.append(wire.SIMPLE.pack(wire.SIMPLE_MAGIC, error, cookie))
-            self._out_bytes += 64
-
-    def _chunk(self, cookie: bytes, kind: wire.Chunk, payload: bytes | bytearray) -> None:
-        head = wire.CHUNK.pack(wire.CHUNK_MAGIC, wire.CHUNK_DONE, kind, cookie, len(payload))
-        self._out += (head, payload)
-        self._out_bytes += len(payload) + 64
-
-    def _send(self) -> None:
-        out = self._out
-        if not out:
-            return
-        self._out = []
-        if not self._lost:
-            if self._out_bytes <= _JOIN_BYTES:
-                self._transport.write(b"".join(out))
-            else:
-                self._transport.writelines(out)
-        self._out_bytes = 0
 
     # --- the connection ------------------------------------------------------------------------
 
@@ -436,8 +354,10 @@ class Transmission(asyncio.BufferedProtocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Let what is under way finish; its replies go nowhere."""
+        """Let what changes data finish; nobody waits for what is read any more."""
         self._lost = True
+        for future in list(self._reads):
+            future.cancel()
         self._close_if_done()
 
     def leave(self) -> None:
@@ -449,15 +369,15 @@ class Transmission(asyncio.BufferedProtocol):
         """Close a connection that sent a part of a request and nothing since the last call."""
         part = self._payload is not None or self._skip or (self._end > self._start and self._has_room())
         stuck = not self._writable or part
-        if stuck and self._seen == self._received and not self._tasks:
+        if stuck and self._seen == self._received and not self._futures:
             self._abort("stopped in the middle of a request or a reply")
         self._seen = self._received
 
     def _close_if_done(self) -> None:
-        if self._tasks and self._under_way:
+        if self._under_way:
             return
         if not self._lost:
-            self._send()
+            self._replies.send()
             self._transport.close()
         elif self._ended is not None:
             ended, self._ended = self._ended, None
