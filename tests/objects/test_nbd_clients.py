@@ -167,3 +167,35 @@ for call in (lambda: h.pwrite(b"x", 0), lambda: h.zero(1, 0), lambda: h.trim(1, 
 h.flush(); print("done")
 """
         assert tool(SHELL, "-c", script).strip() == "done"
+
+
+class CoarseDevice(MemoryDevice):
+    minimum_bytes = 4096
+
+
+def test_a_device_of_large_blocks_serves_who_heeds_them(tmp_path: Path) -> None:
+    with serving({"": CoarseDevice(4 * MIB)}, tmp_path) as one:
+        said = tool(
+            *("qemu-io", "-f", "raw", "-c", "write -P 1 0 1M", "-c", "write -P 2 1000 513", "-c", "flush"),
+            *("-c", "read -P 1 0 1000", "-c", "read -P 2 1000 513", "-c", "read -P 1 1513 1047063"),
+            one.uri(),
+        )
+        assert "failed" not in said
+        script = f"""
+import errno, nbd
+h = nbd.NBD(); h.set_strict_mode(0); h.connect_uri({one.uri()!r})
+assert h.get_block_size(nbd.SIZE_MINIMUM) == 4096
+try: h.pread(512, 0)
+except nbd.Error as found: assert found.errnum == errno.EINVAL, found
+else: raise SystemExit("was not refused")
+h = nbd.NBD(); h.set_request_block_size(False)
+try: h.connect_uri({one.uri()!r})
+except nbd.Error: print("done")
+"""
+        assert tool(SHELL, "-c", script).strip() == "done"
+
+
+def test_nbd_client_lists_the_exports(served: Served) -> None:
+    """The kernel's own tool; what it does with a device is the business of tests/uml."""
+    said = tool("/usr/sbin/nbd-client", "-l", "-u", str(served.socket))
+    assert {"memory", "raw"} <= set(said.split())

@@ -3,18 +3,20 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import certificates
 import pytest
-from nbd_lab import tool
+from nbd_lab import serving, tool
 
-from breezeblock.objects.nbd import client
+from breezeblock.app import nbd
+from breezeblock.objects.nbd import MemoryDevice, client, wire
 
 MIB = 1 << 20
 COMMAND = str(Path(sys.executable).parent / "breezeblock")
@@ -46,14 +48,14 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_the_socket_is_ours_alone_and_goes_with_the_server(image: Path, tmp_path: Path) -> None:
-    socket = tmp_path / "socket"
-    socket.touch()  # as a killed server might have left it
-    before = socket.stat().st_ino
-    with running("serve", str(image), "--socket", str(socket)) as process:
-        while socket.stat().st_ino == before:
+    path = tmp_path / "socket"
+    path.touch()  # as a killed server might have left it
+    before = path.stat().st_ino
+    with running("serve", str(image), "--socket", str(path)) as process:
+        while path.stat().st_ino == before:
             time.sleep(0.01)
-        assert socket.stat().st_mode & 0o777 == 0o600
-        uri = f"nbd+unix:///?socket={socket}"
+        assert path.stat().st_mode & 0o777 == 0o600
+        uri = f"nbd+unix:///?socket={path}"
         tool("qemu-io", "-f", "raw", "-c", "write -P 7 0 1M", uri)
         again = subprocess.run(
             [COMMAND, "nbd", "serve", str(image), "--socket", str(tmp_path / "other")],
@@ -70,7 +72,7 @@ def test_the_socket_is_ours_alone_and_goes_with_the_server(image: Path, tmp_path
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
-        assert not socket.exists()
+        assert not path.exists()
     assert image.read_bytes()[:MIB] == b"\7" * MIB
 
 
@@ -86,9 +88,9 @@ def test_tcp_takes_only_clients_with_a_certificate(image: Path, tmp_path: Path) 
     )
     assert refused.returncode == 2
     assert "needs TLS" in refused.stderr
-    port, socket = free_port(), tmp_path / "socket"
-    listen = ("--tcp", f"127.0.0.1:{port}", "--socket", str(socket), "--tls", str(ours))
-    with running("serve", str(image), *listen, until=socket):
+    port, path = free_port(), tmp_path / "socket"
+    listen = ("--tcp", f"127.0.0.1:{port}", "--socket", str(path), "--tls", str(ours))
+    with running("serve", str(image), *listen, until=path):
         uri = f"nbds://localhost:{port}/?tls-certificates={ours}"
         while "refused" in tool("nbdinfo", uri, code=None):
             time.sleep(0.05)
@@ -106,9 +108,26 @@ def test_tcp_takes_only_clients_with_a_certificate(image: Path, tmp_path: Path) 
         tool("nbdinfo", f"nbds://localhost:{port}/?tls-certificates={alone}", code=1)
 
 
-def free_port() -> int:
-    import socket
+def test_nothing_in_the_clear_slips_behind_the_encryption(tmp_path: Path) -> None:
+    """An attacker on the line could otherwise put a request between STARTTLS and the handshake."""
+    certificates.make(tmp_path / "pki")
+    context = nbd.tls_context(tmp_path / "pki")
+    start_tls = (3).to_bytes(4) + wire.OPTION.pack(wire.OPTION_MAGIC, wire.Option.STARTTLS, 0)
+    structured = wire.OPTION.pack(wire.OPTION_MAGIC, wire.Option.STRUCTURED_REPLY, 0)
+    with (
+        serving({"": MemoryDevice(MIB)}, tmp_path, tls=context) as one,
+        socket.create_connection(("127.0.0.1", one.port)) as connected,
+    ):
+        connected.settimeout(10)
+        connected.sendall(start_tls + structured)
+        said = b""
+        with suppress(ConnectionResetError):
+            while some := connected.recv(1 << 16):
+                said += some
+        assert len(said) <= wire.GREETING.size + wire.OPTION_REPLY.size
 
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from breezeblock.errors import ConfigError
+from breezeblock.errors import BreezeblockError, ConfigError
 from breezeblock.objects.nbd import Device, RemoteDevice, Server, client, raw_device
 
 log = structlog.get_logger()
@@ -47,8 +47,14 @@ def relay(uri: str, *, unix: Path) -> None:
         await device.open()
         tasks = set()
 
+        async def ask_again() -> None:
+            try:
+                await device.refresh()
+            except BreezeblockError as error:
+                log.warning("nbd.refresh_failed", why=error.message)
+
         def refresh() -> None:
-            task = asyncio.get_running_loop().create_task(device.refresh())
+            task = asyncio.get_running_loop().create_task(ask_again())
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
@@ -71,10 +77,16 @@ async def _serve(
     loop.add_signal_handler(signal.SIGINT, ended.set)
     loop.add_signal_handler(signal.SIGHUP, refresh)
     server = Server({name: device}, tls=tls)
-    if unix is not None:
-        await server.listen_unix(unix)
-    if tcp is not None:
-        await server.listen_tcp(*tcp)
+    try:
+        if unix is not None:
+            await server.listen_unix(unix)
+        if tcp is not None:
+            await server.listen_tcp(*tcp)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen on {unix if unix is not None else tcp}: {error}.",
+            remedy="The directory must exist, the path be shorter than 100 bytes, the port be free.",
+        ) from error
     log.info("nbd.serving", export=name, bytes=device.length)
     await ended.wait()
     await server.stop()

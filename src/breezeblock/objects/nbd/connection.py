@@ -91,12 +91,12 @@ class Connection(asyncio.BufferedProtocol):
             log.warning("nbd.negotiation_failed", why="data between STARTTLS and its answer")
             self._hang_up()
         else:
+            self._transport.pause_reading()  # what comes now is not for us
             self._upgrade = asyncio.get_running_loop().create_task(self._start_tls())
         return False
 
     async def _start_tls(self) -> None:
         context = cast("ssl.SSLContext", self._server.tls)
-        self._transport.pause_reading()
         try:
             encrypted = await asyncio.get_running_loop().start_tls(
                 self._transport,

@@ -76,15 +76,12 @@ class RawDevice:
     def zero(
         self, offset: int, length: int, *, fua: bool = False, may_trim: bool = True, fast: bool = False
     ) -> Soon[None]:
-        """Punch a hole, or write zeros where the room must stay."""
-        if may_trim:
-            self._file.zero(offset, length)
-        elif fast:
-            raise OSError(errno.ENOTSUP, "only holes are fast")
-        else:
-            zeros = memoryview(bytes(min(length, 1 << 20)))
-            for start in range(offset, offset + length, len(zeros)):
-                self._file.write(start, zeros[: offset + length - start])
+        """Punch a hole, and fill it with room again if that must stay."""
+        if fast and not may_trim:
+            raise OSError(errno.ENOTSUP, "only holes are always fast")
+        self._file.zero(offset, length)
+        if not may_trim:
+            os.posix_fallocate(self._file.fd, offset, length)
         return self._durable() if fua else None
 
     def cache(self, offset: int, length: int) -> None:

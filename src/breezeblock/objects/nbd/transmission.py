@@ -117,6 +117,8 @@ class Transmission(asyncio.BufferedProtocol):
             self._replies.send()
         self._replies.send()
         self._make_room()
+        if self._transport.is_closing():
+            return
         if self._has_room() and not self._leaving:
             self._transport.resume_reading()
         else:
