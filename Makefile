@@ -2,6 +2,8 @@
 DATA ?= ./data
 PORT ?= 8776
 FUZZ_EXAMPLES ?= 5000
+WORKERS ?= auto
+UPGRADE ?=
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
@@ -14,10 +16,10 @@ run: ## start the service on 127.0.0.1 (DATA=./data PORT=8776)
 	@tools/setup.sh run
 	@exec $(BIN)/breezeblock quickstart --data "$(DATA)" --port "$(PORT)"
 
-test: ## lint, then run all tests
+test: ## lint, then run all tests (WORKERS=auto: one for each core, at most four)
 	@tools/setup.sh test
 	@$(MAKE) lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: ## check style, types and the floors
 	@tools/setup.sh python
@@ -39,12 +41,12 @@ docs: ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
-lock: ## resolve requirements/*.txt anew (needs uv)
+lock: ## resolve requirements/*.txt, keeping what is pinned (UPGRADE=--upgrade: newest; needs uv)
 	uv pip compile -q $(LOCK) requirements/build.in -o requirements/build.txt
 	uv pip compile -q $(LOCK) pyproject.toml -o requirements/run.txt
 	uv pip compile -q $(LOCK) pyproject.toml --group clients -o requirements/try.txt
 	uv pip compile -q $(LOCK) pyproject.toml --group dev --group docs -o requirements/dev.txt
-LOCK := --universal --no-header --no-annotate --generate-hashes --python-version 3.11 --upgrade
+LOCK := --universal --no-header --no-annotate --generate-hashes --python-version 3.11 $(UPGRADE)
 
 clean: ## remove what can be made again (never DATA)
 	rm -rf .venv docs/_build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
