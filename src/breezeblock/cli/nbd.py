@@ -56,13 +56,15 @@ def attach(
     dead_timeout: Annotated[
         int, typer.Option("--dead-timeout", min=1, help="Seconds that requests wait for a server.")
     ] = 600,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody write to the device.")] = False,
 ) -> None:
     """Make what an NBD server exports a block device of this host, and print the device."""
     from breezeblock.cli import output
     from breezeblock.connect import linux
 
     connector = linux.LinuxConnector(state or linux.STATE, timeout_s=timeout, dead_timeout_s=dead_timeout)
-    output.say(connector.connect(linux.connection_info(uri)))
+    attached = connector.attach(linux.connection_data(uri), read_only=read_only)
+    output.say(attached.device)
 
 
 def detach(
@@ -75,7 +77,7 @@ def detach(
     """Write everything back and take the device away."""
     from breezeblock.connect import linux
 
-    _connector(state).disconnect(linux.connection_info(uri), force=force)
+    _connector(state).detach(linux.connection_data(uri), force=force)
 
 
 @app.command()
@@ -147,7 +149,7 @@ def extend(uri: Uri, state: State = None) -> None:
     from breezeblock.cli import output, sizes
     from breezeblock.connect import linux
 
-    output.say(f"{sizes.human(_connector(state).extend(linux.connection_info(uri)))} long now")
+    output.say(f"{sizes.human(_connector(state).extend(linux.connection_data(uri)))} long now")
 
 
 @app.command()

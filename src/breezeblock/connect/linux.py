@@ -23,14 +23,18 @@ from typing import Any
 import msgspec
 import structlog
 
+from breezeblock.connect import Attached
 from breezeblock.connect.netlink import Device, Nbd
 from breezeblock.errors import BreezeblockError, ConflictError, InvalidInputError, UnavailableError
 from breezeblock.objects.nbd import client
 from breezeblock.objects.nbd.client import Export, Place
+from breezeblock.objects.nbd.wire import Transmission
 
 log = structlog.get_logger()
 
 STATE = Path("/var/lib/breezeblock/attachments")
+HERE = ""
+"""The consumer that is this host, which may be named too."""
 _SYS = Path("/sys/block")
 _BLKFLSBUF = 0x1261
 _GONE_S = 10.0
@@ -46,10 +50,13 @@ class Attachment(msgspec.Struct, frozen=True):
     """Of the device that it had last: it gets that again if nobody else took it."""
     timeout_s: int = 5
     dead_timeout_s: int = 600
+    read_only: bool = False
 
 
 class LinuxConnector:
     """Attaches to this host's kernel. Every verb may be killed anywhere and run again."""
+
+    drivers: tuple[str, ...] = ("nbd",)
 
     def __init__(
         self,
@@ -70,11 +77,18 @@ class LinuxConnector:
         self._timeout_s = timeout_s
         self._dead_timeout_s = dead_timeout_s
 
-    def connect(self, connection_info: Mapping[str, Any]) -> str:
-        """Attach the export of an `nbd` connection info and return its device."""
-        where = _place(connection_info)
+    def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
+        """Make the export at `data["uri"]` a device of this host."""
+        where = _place(data, consumer)
         with self._alone():
-            record = self._read(where) or Attachment(str(where), None, self._timeout_s, self._dead_timeout_s)
+            record = self._read(where) or Attachment(
+                str(where), None, self._timeout_s, self._dead_timeout_s, read_only
+            )
+            if record.read_only != read_only:
+                raise ConflictError(
+                    f"{where} is attached {'read-only' if record.read_only else 'for writing'}.",
+                    remedy="Detach it first.",
+                )
             self._write(record)
             try:
                 index = self._ensure(record)
@@ -82,12 +96,16 @@ class LinuxConnector:
                 if device_of(where) is None:
                     self._forget(where)
                 raise
-            self._write(msgspec.structs.replace(record, index=index))
-        return f"/dev/nbd{index}"
+            record = msgspec.structs.replace(record, index=index)
+            self._write(record)
+        return _attached(record, index)
 
-    def disconnect(self, connection_info: Mapping[str, Any], *, force: bool = False) -> None:
-        """Write back, detach, and forget. With `force` without writing back: what is cached is lost."""
-        where = _place(connection_info)
+    def detach(self, data: Mapping[str, Any], consumer: str = HERE, *, force: bool = False) -> None:
+        """Write back, take the device away, and forget it; ConflictError while it is mounted.
+
+        With `force` nothing is written back: what is cached is lost.
+        """
+        where = _place(data, consumer)
         with self._alone(), ExitStack() as held:
             index = device_of(where)
             if index is not None:
@@ -99,9 +117,15 @@ class LinuxConnector:
                 _wait_until_gone(where)
             self._forget(where)
 
-    def extend(self, connection_info: Mapping[str, Any]) -> int:
+    def find(self, data: Mapping[str, Any], consumer: str = HERE) -> Attached | None:
+        """Say how the export is attached here; None = not at all."""
+        where = _place(data, consumer)
+        index, record = device_of(where), self._read(where)
+        return None if index is None else _attached(record or Attachment(str(where)), index)
+
+    def extend(self, data: Mapping[str, Any], consumer: str = HERE) -> int:
         """Let the device have the length that its export has now, and return that, in bytes."""
-        where = _place(connection_info)
+        where = _place(data, consumer)
         with self._alone(), Nbd() as nbd:
             index = device_of(where)
             if index is None:
@@ -236,7 +260,7 @@ def _make(
         sockets,
         length=export.length,
         block_bytes=max(512, export.minimum_bytes),
-        flags=export.flags,
+        flags=export.flags | (Transmission.READ_ONLY if record.read_only else 0),
         timeout_s=record.timeout_s,
         dead_timeout_s=record.dead_timeout_s,
         identifier=record.uri,
@@ -244,9 +268,9 @@ def _make(
     )
 
 
-def connection_info(uri: str) -> dict[str, Any]:
-    """Return the connection info of an export. Raises InvalidInputError if the URI is none."""
-    return {"driver_volume_type": "nbd", "data": {"uri": str(client.place(uri))}}
+def connection_data(uri: str) -> dict[str, Any]:
+    """Return an export's connection info, its `data`. Raises InvalidInputError if the URI is none."""
+    return {"uri": str(client.place(uri))}
 
 
 def _devices() -> list[Device]:
@@ -254,13 +278,16 @@ def _devices() -> list[Device]:
         return nbd.status()
 
 
-def _place(connection_info: Mapping[str, Any]) -> Place:
-    if connection_info.get("driver_volume_type") != "nbd":
+def _place(data: Mapping[str, Any], consumer: str) -> Place:
+    if consumer not in {HERE, socket.gethostname()}:
         raise InvalidInputError(
-            f"A {connection_info.get('driver_volume_type')!r} volume cannot be attached as an NBD device.",
-            remedy="Use the connector for that kind of volume.",
+            f"{consumer!r} is not this host.", remedy="Attach on the host that is to use the volume."
         )
-    return client.place(str(connection_info["data"]["uri"]))
+    return client.place(str(data.get("uri", "")))
+
+
+def _attached(record: Attachment, index: int) -> Attached:
+    return Attached(consumer=socket.gethostname(), device=f"/dev/nbd{index}", read_only=record.read_only)
 
 
 def device_of(where: Place) -> int | None:

@@ -68,7 +68,7 @@ class Place:
         self.socket = directory / "socket"
         with self.image.open("wb") as file:
             file.truncate(length)
-        self.info = linux.connection_info(f"nbd+unix:///disk?socket={self.socket}")
+        self.info = linux.connection_data(f"nbd+unix:///disk?socket={self.socket}")
         self.connector = linux.LinuxConnector(directory / "state", timeout_s=2, dead_timeout_s=120)
         self._server = 0
 
@@ -118,7 +118,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     place = Place(tmp_path, 400 * MIB)
     with place.served():
         yield place
-        place.connector.disconnect(place.info, force=True)
+        place.connector.detach(place.info, force=True)
 
 
 GROW: dict[str, Callable[[str, str], str]] = {
@@ -135,8 +135,8 @@ CHECK = {
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 def test_a_file_system_lives_on_it(place: Place, tmp_path: Path, kind: str) -> None:
-    device = place.connector.connect(place.info)
-    assert place.connector.connect(place.info) == device, "attached once"
+    device = place.connector.attach(place.info).device
+    assert place.connector.attach(place.info).device == device, "attached once"
     assert bytes_of(device) == 400 * MIB
     sh(f"mkfs.{kind}", "-q", device)
     point = tmp_path / "mounted"
@@ -161,21 +161,21 @@ def test_a_file_system_lives_on_it(place: Place, tmp_path: Path, kind: str) -> N
     GROW[kind](device, str(point))
     assert os.statvfs(point).f_blocks * os.statvfs(point).f_frsize > 450 * MIB
     with pytest.raises(ConflictError, match="in use"):
-        place.connector.disconnect(place.info)
+        place.connector.detach(place.info)
     sh("umount", str(point))
     CHECK[kind](device)
-    place.connector.disconnect(place.info)
-    assert linux.device_of(client.place(place.info["data"]["uri"])) is None
+    place.connector.detach(place.info)
+    assert linux.device_of(client.place(place.info["uri"])) is None
     assert place.connector.attached() == []
-    place.connector.disconnect(place.info)
+    place.connector.detach(place.info)
 
-    device = place.connector.connect(place.info)
+    device = place.connector.attach(place.info).device
     sh("mount", device, str(point))
     assert {number: digest(point / f"file-{number}") for number in range(1, 8, 2)} == {
         number: sums[number] for number in range(1, 8, 2)
     }
     sh("umount", str(point))
-    place.connector.disconnect(place.info)
+    place.connector.detach(place.info)
 
 
 class Writer(threading.Thread):
@@ -220,11 +220,11 @@ def test_a_server_that_ends_under_load_costs_a_stall_and_no_error(
 ) -> None:
     with ExitStack() as stack:
         if relayed:
-            front, uri = place.image.with_name("relay"), place.info["data"]["uri"]
+            front, uri = place.image.with_name("relay"), place.info["uri"]
             stack.enter_context(forked(lambda: nbd.relay(uri, unix=front)))
             until(front.exists)
-            place.info = linux.connection_info(f"nbd+unix:///disk?socket={front}")
-        device = place.connector.connect(place.info)
+            place.info = linux.connection_data(f"nbd+unix:///disk?socket={front}")
+        device = place.connector.attach(place.info).device
         stack.enter_context(forked(lambda: place.connector.keep(lambda: False)))
         writers = [Writer(device, first * 1000) for first in range(4)]
         for writer in writers:
@@ -255,7 +255,7 @@ def test_a_server_that_ends_under_load_costs_a_stall_and_no_error(
             for writer in writers:
                 for block, value in writer.written.items():
                     assert os.pread(fresh.fileno(), 4096, block * 4096) == content(block, value)
-        place.connector.disconnect(place.info)
+        place.connector.detach(place.info)
     stall = max(writer.longest_s for writer in writers)
     total = sum(sum(writer.written.values()) for writer in writers)
     who = f"{signal.Signals(number).name}{' with a relay' if relayed else ''}"
@@ -263,7 +263,7 @@ def test_a_server_that_ends_under_load_costs_a_stall_and_no_error(
 
 
 def test_a_file_system_survives_kills_while_it_is_filled(place: Place, tmp_path: Path) -> None:
-    device = place.connector.connect(place.info)
+    device = place.connector.attach(place.info).device
     sh("mkfs.ext4", "-q", device)
     point = tmp_path / "mounted"
     point.mkdir()
@@ -285,11 +285,11 @@ def test_a_file_system_survives_kills_while_it_is_filled(place: Place, tmp_path:
     assert all(path.read_bytes() == data for path in point.glob("?-?"))
     assert len(list(point.glob("?-?"))) == 8
     sh("umount", str(point))
-    place.connector.disconnect(place.info)
+    place.connector.detach(place.info)
 
 
 def test_after_a_restart_of_the_host_devices_come_back_under_their_names(place: Place) -> None:
-    device = place.connector.connect(place.info)
+    device = place.connector.attach(place.info).device
     with Path(device).open("wb", buffering=0) as written:
         written.write(b"before" * 4096)
         os.fsync(written.fileno())
@@ -306,15 +306,27 @@ def test_after_a_restart_of_the_host_devices_come_back_under_their_names(place: 
     assert place.connector.attached()[0][1] == device
     with Path(device).open("rb", buffering=0) as read:
         assert read.read(6) == b"before"
-    place.connector.disconnect(place.info)
+    place.connector.detach(place.info)
+
+
+def test_a_read_only_device_takes_no_writes(place: Place) -> None:
+    attached = place.connector.attach(place.info, read_only=True)
+    assert attached.read_only
+    assert place.connector.find(place.info) == attached
+    with pytest.raises(PermissionError):
+        Path(attached.device).write_bytes(b"x" * 512)
+    with pytest.raises(ConflictError, match="attached read-only"):
+        place.connector.attach(place.info)
+    place.connector.detach(place.info)
+    assert place.connector.find(place.info) is None
 
 
 def test_what_cannot_be_attached_leaves_nothing(place: Place) -> None:
-    wrong = linux.connection_info(f"nbd+unix:///other?socket={place.socket}")
+    wrong = linux.connection_data(f"nbd+unix:///other?socket={place.socket}")
     with pytest.raises(NotFoundError, match="no export of that name"):
-        place.connector.connect(wrong)
+        place.connector.attach(wrong)
     place.end(signal.SIGTERM)
     with pytest.raises(UnavailableError, match="does not answer"):
-        place.connector.connect(place.info)
+        place.connector.attach(place.info)
     assert place.connector.attached() == []
     place.start()

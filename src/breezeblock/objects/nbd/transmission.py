@@ -59,7 +59,7 @@ class Transmission(asyncio.BufferedProtocol):
         self._lost = False
         self._received = 0
         """Grows with each wake-up, so that somebody can see that nothing comes any more."""
-        self._seen = -1
+        self._seen = (-1, 0)
         # The buffer, and what of it is not parsed yet.
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
@@ -113,22 +113,29 @@ class Transmission(asyncio.BufferedProtocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        while self._parse():
-            self._replies.send()
+        more = self._parse()
         self._replies.send()
         self._make_room()
         if self._transport.is_closing():
             return
-        if self._has_room() and not self._leaving:
+        if more:
+            # The transport says that it has too much only after this turn of the loop.
+            self._transport.pause_reading()
+            self._loop.call_soon(self._go_on_if_writable)
+        elif self._has_room() and not self._leaving:
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
+
+    def _go_on_if_writable(self) -> None:
+        if self._writable and not self._lost:
+            self._go_on()
 
     def _has_room(self) -> bool:
         return self._writable and self._under_way < WINDOW_BYTES
 
     def _parse(self) -> bool:
-        """Do what is complete. True if replies piled up and there is more to do once they are sent."""
+        """Do what is complete. True if replies piled up and the rest must wait until they are sent."""
         buffer, handlers = self._buffer, self._handlers
         while self._end - self._start >= _HEADER and not self._leaving and self._has_room():
             if self._replies.waiting_bytes > WINDOW_BYTES:
@@ -160,9 +167,7 @@ class Transmission(asyncio.BufferedProtocol):
         """Arrange for a payload that has not all come yet; False if there is nothing to do until it has."""
         if length > wire.MAX_PAYLOAD_BYTES:
             # The replies stay in step only if the payload is read; it need not be kept.
-            self._replies.error(
-                cookie, Error.EINVAL, f"{length} bytes are more than {wire.MAX_PAYLOAD_BYTES} at once"
-            )
+            self._refused(_WRITE, flags, cookie, offset, length)
             self._skip = length
             return True
         if length < _BUFFER_BYTES - _ROOM_BYTES - _HEADER:
@@ -211,11 +216,6 @@ class Transmission(asyncio.BufferedProtocol):
 
     def _read(self, flags: int, cookie: bytes, offset: int, length: int) -> None:
         if self._refused(_READ, flags, cookie, offset, length):
-            return
-        if length > wire.MAX_PAYLOAD_BYTES:
-            self._replies.error(
-                cookie, Error.EINVAL, f"{length} bytes are more than {wire.MAX_PAYLOAD_BYTES} at once"
-            )
             return
         try:
             data = self._device.read(offset, length)
@@ -370,10 +370,10 @@ class Transmission(asyncio.BufferedProtocol):
     def hang_up_if_stuck(self) -> None:
         """Close a connection that sent a part of a request and nothing since the last call."""
         part = self._payload is not None or self._skip or (self._end > self._start and self._has_room())
-        stuck = not self._writable or part
-        if stuck and self._seen == self._received and not self._futures:
+        now = self._received, self._transport.get_write_buffer_size()
+        if (part or not self._writable) and self._seen == now and not self._futures:
             self._abort("stopped in the middle of a request or a reply")
-        self._seen = self._received
+        self._seen = now
 
     def _close_if_done(self) -> None:
         if self._under_way:
