@@ -383,6 +383,14 @@ def test_a_client_that_fetches_no_replies_costs_bounded_memory(tmp_path: Path) -
                 received += len(connected.recv(1 << 20))
 
 
+def test_stopping_does_not_wait_for_ever_for_a_client_that_fetches_nothing(tmp_path: Path) -> None:
+    request = Request(Command.READ, 0, 1 << 20)
+    with serving({"": CopyingDevice(1 << 20)}, tmp_path, stuck_s=0.3) as one:
+        connected, _export = client.connect(client.Place(str(one.socket), ""))
+        connected.sendall(request.raw(0) * 4)
+    connected.close()
+
+
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 

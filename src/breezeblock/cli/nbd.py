@@ -167,7 +167,7 @@ def keep(
     if once:
         failures = connector.restore()
         for failure in failures:
-            output.say(str(failure))
+            output.say(str(failure.error))
         if failures:
             raise typer.Exit(exits.Exit.FINDINGS)
         return

@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 
 from breezeblock.connect import Attached
-from breezeblock.connect.netlink import Device, Nbd
+from breezeblock.connect.netlink import Nbd
 from breezeblock.errors import BreezeblockError, ConflictError, InvalidInputError, UnavailableError
 from breezeblock.objects.nbd import client
 from breezeblock.objects.nbd.client import Export, Place
@@ -51,6 +51,14 @@ class Attachment(msgspec.Struct, frozen=True):
     timeout_s: int = 5
     dead_timeout_s: int = 600
     read_only: bool = False
+
+
+class Failure(NamedTuple):
+    """What could not be brought to its device."""
+
+    number: int | None
+    """The device's, if there is one."""
+    error: BreezeblockError
 
 
 class LinuxConnector:
@@ -143,7 +151,7 @@ class LinuxConnector:
             found.append((record, None if index is None else f"/dev/nbd{index}"))
         return found
 
-    def restore(self, wounded: Collection[int] | None = None) -> list[BreezeblockError]:
+    def restore(self, wounded: Collection[int] | None = None) -> list[Failure]:
         """Bring everything that belongs here to its device, and return what could not be brought.
 
         For the start of the host, and for whenever connections may have been lost unheard. With
@@ -158,7 +166,7 @@ class LinuxConnector:
                 try:
                     self._write(msgspec.structs.replace(record, index=self._ensure(record, renew=True)))
                 except BreezeblockError as error:
-                    failures.append(error)
+                    failures.append(Failure(index, error))
         return failures
 
     def keep(self, stopped: Callable[[], bool]) -> None:
@@ -169,14 +177,13 @@ class LinuxConnector:
         with Nbd() as news:
             news.subscribe()
             failures = self.restore()
-            wounded = {one.number for one in _devices()} if failures else set()
             while not stopped():
-                wounded |= news.dead_links(_RETRY_S if failures else _QUIET_S)
-                if wounded or failures:
-                    failures = self.restore(wounded)
-                    if not failures:
-                        log.info("attach.restored", devices=sorted(wounded))
-                        wounded.clear()
+                dead = news.dead_links(_RETRY_S if failures else _QUIET_S)
+                if dead or failures:
+                    failures = self.restore(dead | {one.index for one in failures if one.index is not None})
+                    log.info(
+                        "attach.restored", dead=sorted(dead), waiting=[str(one.error) for one in failures]
+                    )
 
     def _ensure(self, record: Attachment, *, renew: bool = False) -> int:
         """Return the index of the record's device, which is made if there is none."""
@@ -201,10 +208,12 @@ class LinuxConnector:
     def _opened(self, where: Place) -> Iterator[tuple[list[socket.socket], Export]]:
         """Open the connections for one device. The kernel takes its own hold on them."""
         with ExitStack() as stack:
-            sockets = []
-            for _ in range(self._connections):
-                connected, export = client.connect(where)
-                sockets.append(stack.enter_context(connected))
+            connected, export = client.connect(where)
+            sockets = [stack.enter_context(connected)]
+            # Without that promise of the server a flush over one would not cover writes over the other.
+            if export.flags & Transmission.CAN_MULTI_CONN:
+                more = range(self._connections - 1)
+                sockets += [stack.enter_context(client.connect(where)[0]) for _ in more]
             yield sockets, export
 
     # --- records -------------------------------------------------------------------------------
@@ -271,11 +280,6 @@ def _make(
 def connection_data(uri: str) -> dict[str, Any]:
     """Return an export's connection info, its `data`. Raises InvalidInputError if the URI is none."""
     return {"uri": str(client.place(uri))}
-
-
-def _devices() -> list[Device]:
-    with Nbd() as nbd:
-        return nbd.status()
 
 
 def _place(data: Mapping[str, Any], consumer: str) -> Place:

@@ -299,7 +299,7 @@ def test_after_a_restart_of_the_host_devices_come_back_under_their_names(place: 
     until(lambda: place.connector.attached()[0][1] is None)
     place.end(signal.SIGKILL)
     (failure,) = place.connector.restore()
-    assert isinstance(failure, UnavailableError)
+    assert isinstance(failure.error, UnavailableError)
     with forked(lambda: place.connector.keep(lambda: False)):
         place.start()
         until(lambda: place.connector.attached()[0][1] is not None)

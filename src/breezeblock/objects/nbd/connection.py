@@ -147,6 +147,13 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._transmission.leave()
 
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transmission is None:
+            self._hang_up()
+        else:
+            self._transmission.abort()
+
     def hang_up_if_stuck(self) -> None:
         """Close what makes no progress; negotiations have their own deadline."""
         if self._transmission is not None:

@@ -82,7 +82,10 @@ class Server:
             self._tick()
 
     async def stop(self) -> None:
-        """Take no more requests, answer those that were taken, and close the devices."""
+        """Take no more requests, answer those that were taken, and close the devices.
+
+        A client that does not fetch its answers is waited for as long as for any that is stuck.
+        """
         for path, inode in self._sockets:
             with suppress(FileNotFoundError):
                 if _inode(path) == inode:
@@ -93,7 +96,12 @@ class Server:
             self._ticker.cancel()
         for connection in list(self._connections):
             connection.leave()
-        await self._empty.wait()
+        try:
+            await asyncio.wait_for(self._empty.wait(), self._stuck_s)
+        except TimeoutError:
+            for connection in list(self._connections):
+                connection.abort()
+            await self._empty.wait()
         for device in dict.fromkeys(self.exports.values()):
             await device.close()
 

@@ -364,8 +364,13 @@ class Transmission(asyncio.BufferedProtocol):
 
     def leave(self) -> None:
         """Take no more requests, answer those that were taken, then close the connection."""
-        self._transport.pause_reading()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
         self._leave()
+
+    def abort(self) -> None:
+        """Close the connection at once, whatever is still to be sent."""
+        self._transport.abort()
 
     def hang_up_if_stuck(self) -> None:
         """Close a connection that sent a part of a request and nothing since the last call."""
