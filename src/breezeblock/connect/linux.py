@@ -180,10 +180,12 @@ class LinuxConnector:
             while not stopped():
                 dead = news.dead_links(_RETRY_S if failures else _QUIET_S)
                 if dead or failures:
-                    failures = self.restore(dead | {one.index for one in failures if one.index is not None})
-                    log.info(
-                        "attach.restored", dead=sorted(dead), waiting=[str(one.error) for one in failures]
-                    )
+                    wounded = dead | {one.number for one in failures if one.number is not None}
+                    failures = self.restore(wounded)
+                    if not failures:
+                        log.info("attach.restored", devices=sorted(wounded))
+                    elif dead:
+                        log.warning("attach.waiting", why=[str(one.error) for one in failures])
 
     def _ensure(self, record: Attachment, *, renew: bool = False) -> int:
         """Return the index of the record's device, which is made if there is none."""
