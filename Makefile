@@ -2,6 +2,8 @@
 DATA ?= ./data
 PORT ?= 8776
 FUZZ_EXAMPLES ?= 5000
+FUZZ_SECONDS ?= 600
+FUZZ_DIR ?= /tmp/breezeblock-fuzz
 WORKERS ?= auto
 UPGRADE ?=
 MAKEFLAGS += --no-print-directory
@@ -28,9 +30,13 @@ lint: ## check style, types and the floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fuzz: ## hostile and random images for a long time (FUZZ_EXAMPLES=5000)
+fuzz: ## hostile and random images for a long time (FUZZ_EXAMPLES=5000, FUZZ_SECONDS=600 per format)
 	@tools/setup.sh test
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --timeout 0 -q tests/images -k "fields_of_any_value or random_verbs"
+	@for format in vhd vhdx qcow2; do \
+		rm -rf $(FUZZ_DIR)/$$format && mkdir -p $(FUZZ_DIR)/$$format && \
+		$(BIN)/python tests/images/fuzz_images.py $$format $(FUZZ_DIR)/$$format -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 bench: ## run the benchmarks (see benchmarks/README.md)
 	@tools/setup.sh test
