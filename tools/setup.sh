@@ -34,6 +34,13 @@ for_test=(
     7zip:7zz
     nodejs:node
     npm:npm
+    libnbd-bin:nbdinfo
+    python3-libnbd:nbdsh
+    nbdkit:nbdkit
+    fio:fio
+    xfsprogs:mkfs.xfs
+    btrfs-progs:mkfs.btrfs
+    nbd-client:nbd-client
 )
 
 there() {

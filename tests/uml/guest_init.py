@@ -25,7 +25,7 @@ def sh(*argv: str) -> None:
         raise RuntimeError(f"{' '.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}")
 
 
-def base_system() -> None:
+def base_system(*modules: str) -> None:
     """What an init system would have done before."""
     sh("mount", "-t", "proc", "proc", "/proc")
     sh("mount", "-t", "sysfs", "sysfs", "/sys")
@@ -38,7 +38,10 @@ def base_system() -> None:
     modprobe.write_text('#!/bin/sh\nexec /sbin/modprobe -d /run/modules "$@"\n')
     modprobe.chmod(0o755)
     Path("/proc/sys/kernel/modprobe").write_text(str(modprobe))
-    sh(str(modprobe), "-a", "loop", "ext4", "nfsd", "nfsv3", "nfsv4")
+    sh(str(modprobe), "-a", *modules)
+
+
+def short_grace() -> None:
     # NFS 3 locks are refused for a while after the server's start, in case somebody held some before.
     Path("/proc/sys/fs/nfs/nlm_grace_period").write_text("1")
 
@@ -94,15 +97,27 @@ def run_tests(scratch: Path, files: list[str]) -> None:
     (scratch / "status").write_text(str(int(status)))
 
 
-def main() -> None:
-    task, scratch, *files = sys.argv[1:]
+def environment() -> None:
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{PATH}"
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = True
+
+
+def power_off() -> None:
+    sys.stdout.flush()
+    os.sync()
+    subprocess.run(["poweroff", "-f"], check=False)
+    time.sleep(60)
+
+
+def main() -> None:
+    task, scratch, *files = sys.argv[1:]
+    environment()
     started = time.monotonic()
     try:
         if task == "uml":
-            base_system()
+            base_system("loop", "ext4", "nfsd", "nfsv3", "nfsv4")
+            short_grace()
         else:
             sh("mount", "-t", "tmpfs", "tmpfs", "/run")
         if task == "probe":
@@ -121,9 +136,7 @@ def main() -> None:
     finally:
         sys.stdout.flush()
         if task == "uml":
-            os.sync()
-            subprocess.run(["poweroff", "-f"], check=False)
-            time.sleep(60)
+            power_off()
 
 
 if __name__ == "__main__":

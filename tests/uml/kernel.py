@@ -54,15 +54,19 @@ class Report:
     output: str
 
 
-def run(files: Sequence[Path], scratch: Path, say: Callable[[str], None], limit_s: float) -> Report:
+def run(
+    files: Sequence[Path], scratch: Path, say: Callable[[str], None], limit_s: float, init: Path = INIT
+) -> Report:
     """Run the test files inside; `say` gets each line of output as it comes.
+
+    Another `init` makes something else than an NFS server of user-mode Linux.
 
     Raises NoKernelError, or RuntimeError when the kernel or pytest ended without results.
     """
-    if os.geteuid() == 0 and _host_can():
+    if init == INIT and os.geteuid() == 0 and _host_can():
         kernel, command = f"the host kernel {platform.release()}", _on_host("run", scratch, files)
     else:
-        kernel, command = "user-mode Linux", _in_uml(scratch, files)
+        kernel, command = "user-mode Linux", _in_uml(scratch, files, init)
     say(f"in-guest tests on {kernel}: {', '.join(file.name for file in files)}")
     output = _watch(command, scratch, say, limit_s)
     status = scratch / "status"
@@ -88,7 +92,7 @@ def _on_host(task: str, scratch: Path, files: Sequence[Path]) -> list[str]:
     return [*namespaces, sys.executable, str(INIT), task, str(scratch), *map(str, files)]
 
 
-def _in_uml(scratch: Path, files: Sequence[Path]) -> list[str]:
+def _in_uml(scratch: Path, files: Sequence[Path], init: Path) -> list[str]:
     missing = {package for program, package in NEEDED.items() if shutil.which(program, path=SEARCH) is None}
     if not missing and not any(MODULES.glob("*/kernel/fs/nfsd/nfsd.ko*")):
         missing = {"user-mode-linux"}
@@ -98,7 +102,7 @@ def _in_uml(scratch: Path, files: Sequence[Path]) -> list[str]:
             f"Install: apt-get install {' '.join(sorted(missing))}"
         )
     script = scratch / "init"
-    words = " ".join(f"'{word}'" for word in (sys.executable, INIT, "uml", scratch, *files))
+    words = " ".join(f"'{word}'" for word in (sys.executable, init, "uml", scratch, *files))
     script.write_text(f"#!/bin/sh\nexec {words}\n")
     script.chmod(0o755)
     return [

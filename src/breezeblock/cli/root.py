@@ -7,6 +7,7 @@ import typer
 from breezeblock import __version__
 from breezeblock.cli import (
     image,
+    nbd,
     operations,
     pools,
     server,
@@ -29,6 +30,7 @@ app = typer.Typer(
     "6 findings, 7 still running.",
 )
 server.register(app)
+nbd.register(app)
 for group in (volumes, snapshots, types, pools, shares, operations, users, image, xenserver):
     app.add_typer(group.app)
 

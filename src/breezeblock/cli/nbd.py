@@ -1,0 +1,194 @@
+"""`breezeblock nbd`, `attach` and `detach`: block devices over NBD, on this machine. No service is asked."""
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from breezeblock.cli import exits, options
+
+if TYPE_CHECKING:
+    from breezeblock.connect.linux import LinuxConnector
+
+app = typer.Typer(
+    name="nbd", no_args_is_help=True, help="Block devices over NBD, on this machine. No service is asked."
+)
+
+Uri = Annotated[
+    str,
+    typer.Argument(
+        metavar="URI",
+        help="nbd+unix:///EXPORT?socket=/PATH or nbd://HOST:PORT/EXPORT.",
+        show_default=False,
+    ),
+]
+State = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        help="Where attachments are recorded. Default: /var/lib/breezeblock/attachments.",
+        show_default=False,
+    ),
+]
+
+
+def register(root: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    root.command()(attach)
+    root.command()(detach)
+    root.add_typer(app)
+
+
+def attach(
+    uri: Uri,
+    state: State = None,
+    timeout: Annotated[
+        int,
+        typer.Option(
+            "--timeout",
+            min=1,
+            help="Seconds after which a request is sent again over another connection; more than the "
+            "server takes for anything.",
+        ),
+    ] = 5,
+    dead_timeout: Annotated[
+        int, typer.Option("--dead-timeout", min=1, help="Seconds that requests wait for a server.")
+    ] = 600,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody write to the device.")] = False,
+) -> None:
+    """Make what an NBD server exports a block device of this host, and print the device."""
+    from breezeblock.cli import output
+    from breezeblock.connect import linux
+
+    connector = linux.LinuxConnector(state or linux.STATE, timeout_s=timeout, dead_timeout_s=dead_timeout)
+    attached = connector.attach(linux.connection_data(uri), read_only=read_only)
+    output.say(attached.device)
+
+
+def detach(
+    uri: Uri,
+    state: State = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write nothing back: what is cached is lost.")
+    ] = False,
+) -> None:
+    """Write everything back and take the device away."""
+    from breezeblock.connect import linux
+
+    _connector(state).detach(linux.connection_data(uri), force=force)
+
+
+@app.command()
+def serve(
+    image: Annotated[Path, typer.Argument(metavar="PATH", help="A raw image.", show_default=False)],
+    socket: Annotated[
+        Path | None, typer.Option("--socket", help="Listen on this Unix socket.", show_default=False)
+    ] = None,
+    tcp: Annotated[
+        str | None,
+        typer.Option("--tcp", metavar="HOST:PORT", help="Listen on TCP; needs --tls.", show_default=False),
+    ] = None,
+    tls: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls",
+            metavar="DIRECTORY",
+            help="Speak TLS only, with ca-cert.pem, server-cert.pem and server-key.pem from here.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="The export's name.")] = "",
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse writes.")] = False,
+) -> None:
+    """Serve a raw image over NBD until SIGTERM or Ctrl-C; SIGHUP takes notice that it was made longer."""
+    from breezeblock.app import nbd
+
+    if socket is None and tcp is None:
+        raise typer.BadParameter("give --socket or --tcp")
+    nbd.serve(
+        image,
+        name=name,
+        unix=socket.absolute() if socket is not None else None,
+        tcp=_host_and_port(tcp) if tcp is not None else None,
+        tls=tls,
+        read_only=read_only,
+    )
+
+
+@app.command()
+def relay(
+    uri: Uri,
+    socket: Annotated[Path, typer.Option("--socket", help="Listen on this Unix socket.", show_default=False)],
+) -> None:
+    """Serve another server's export and outlive it: what it did not answer is sent again at once.
+
+    Between a server and the kernel this makes the stall as short as the server's absence.
+    """
+    from breezeblock.app import nbd
+
+    nbd.relay(uri, unix=socket.absolute())
+
+
+@app.command("list")
+def list_(state: State = None, as_json: options.Json = False) -> None:
+    """Tell what belongs on this host, and its devices."""
+    from breezeblock.cli import output
+
+    found = [(record.uri, device) for record, device in _connector(state).attached()]
+    if as_json:
+        output.as_json([{"uri": uri, "device": device} for uri, device in found])
+    else:
+        output.table(("URI", "Device"), found, empty="Nothing is attached.")
+
+
+@app.command()
+def extend(uri: Uri, state: State = None) -> None:
+    """Let the device have the length that its export has now."""
+    from breezeblock.cli import output, sizes
+    from breezeblock.connect import linux
+
+    output.say(f"{sizes.human(_connector(state).extend(linux.connection_data(uri)))} long now")
+
+
+@app.command()
+def keep(
+    state: State = None,
+    once: Annotated[bool, typer.Option("--once", help="Look once instead of staying.")] = False,
+) -> None:
+    """Attach again what belongs on this host, and give devices whose server died new connections.
+
+    Run it as a service of each host. Exit code 6 with --once if something could not be attached.
+    """
+    from breezeblock.cli import output
+
+    connector = _connector(state)
+    if once:
+        failures = connector.restore()
+        for failure in failures:
+            output.say(str(failure.error))
+        if failures:
+            raise typer.Exit(exits.Exit.FINDINGS)
+        return
+    stopped: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        stopped.append(number)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    connector.keep(lambda: bool(stopped))
+
+
+def _connector(state: Path | None) -> "LinuxConnector":
+    from breezeblock.connect import linux
+
+    return linux.LinuxConnector(state or linux.STATE)
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise typer.BadParameter(f"{text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,29 @@
+"""Real kernel NBD devices: tests/uml/nbd_guest, run inside user-mode Linux."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import kernel
+import pytest
+
+FILES = sorted((kernel.HERE / "nbd_guest").glob("guest_*.py"))
+LIMIT_S = 400.0
+"""An idle machine needs less than a minute."""
+
+
+@pytest.mark.uml
+@pytest.mark.timeout(450)
+def test_kernel_nbd(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    def say(line: str) -> None:
+        print(f"    | {line}", file=sys.stderr, flush=True)
+
+    try:
+        report = kernel.run(FILES, tmp_path, say, LIMIT_S, kernel.HERE / "guest_nbd_init.py")
+    except kernel.NoKernelError as error:
+        pytest.fail(str(error), pytrace=False)
+    assert report.outcomes, report.output[-4000:]
+    bad = [f"{outcome.name}: {outcome.detail}" for outcome in report.outcomes if not outcome.passed]
+    assert not bad, "\n".join(bad)
+    stalls = [line for line in report.output.splitlines() if "longest stall" in line]
+    record_property("summary", f"kernel NBD: {len(report.outcomes)} passed; {'; '.join(stalls)}")
