@@ -22,6 +22,8 @@ class FileStorage:
     packages: tuple[str, ...] = ("breezeblock.backends.files", "breezeblock.chains", "breezeblock.images")
     unit_bytes: int = 128 << 10
     options: Mapping[str, str] = field(default_factory=dict)
+    extension: str = ""
+    """Of all files, without the dot."""
 
     def open(self) -> Backend:
         backend = self.make()
@@ -43,10 +45,11 @@ class FileStorage:
         self._image(volume, "active").unlink()
 
     def _image(self, volume: Volume, key: str) -> Path:
-        info = self.directory / f"volume-{volume.id}.info"
+        first = self.directory / f"volume-{volume.id}{'.' if self.extension else ''}{self.extension}"
+        info = first.with_name(f"{first.name}.info")
         if not info.exists():
             assert key == "active", "a snapshot of a volume without .info"
-            return self.directory / f"volume-{volume.id}"
+            return first
         described = json.loads(info.read_text())
         if key == "active":
             return self.directory / str(described["active"])

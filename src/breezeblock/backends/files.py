@@ -140,7 +140,13 @@ class FileBackend:
         wanted, thick = self._wanted(volume)
         directory = self.places.directory(volume.pool)
         made = chains.create(
-            directory, self.naming, volume.id, volume.virtual_bytes, attempt, format=wanted, thick=thick
+            directory,
+            self._naming(volume),
+            volume.id,
+            volume.virtual_bytes,
+            attempt,
+            format=wanted,
+            thick=thick,
         )
         return self._placed(volume, made)
 
@@ -148,7 +154,12 @@ class FileBackend:
         """Remove the volume with everything of it."""
         directory = self.places.directory(volume.pool)
         chains.delete(
-            directory, self.naming, volume.id, attempt, depth=volume.depth, snapshots=volume.snapshots
+            directory,
+            self._naming(volume),
+            volume.id,
+            attempt,
+            depth=volume.depth,
+            snapshots=volume.snapshots,
         )
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
@@ -156,7 +167,7 @@ class FileBackend:
         _check_bytes(virtual_bytes)
         directory = self.places.directory(volume.pool)
         grown = chains.extend(
-            directory, self.naming, volume.id, virtual_bytes, attempt, **self._known(volume)
+            directory, self._naming(volume), volume.id, virtual_bytes, attempt, **self._known(volume)
         )
         return self._placed(volume, grown)
 
@@ -164,7 +175,7 @@ class FileBackend:
         """Put a new qcow2 overlay on top; what was active until now is the snapshot."""
         made = chains.snapshot(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             snapshot.id,
             volume.virtual_bytes,
@@ -177,7 +188,7 @@ class FileBackend:
         """Merge the snapshot's overlay away."""
         directory = self.places.directory(volume.pool)
         left = chains.delete_snapshot(
-            directory, self.naming, volume.id, snapshot.id, attempt, **self._known(volume)
+            directory, self._naming(volume), volume.id, snapshot.id, attempt, **self._known(volume)
         )
         return self._placed(volume, left)
 
@@ -185,7 +196,7 @@ class FileBackend:
         """Give the volume the snapshot's content."""
         reverted = chains.revert(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             snapshot.id,
             volume.virtual_bytes,
@@ -210,7 +221,7 @@ class FileBackend:
         if self._linked(source, volume, thick=thick):
             made = chains.clone(
                 directory,
-                self.naming,
+                self._naming(volume),
                 source.id,
                 snapshot_id,
                 volume.id,
@@ -222,7 +233,7 @@ class FileBackend:
             return self._placed(volume, made)
         made = chains.copy(
             self.places.directory(source.pool),
-            self.naming,
+            self._naming(volume),
             source.id,
             snapshot_id,
             directory,
@@ -231,6 +242,7 @@ class FileBackend:
             attempt,
             source_format=self._format(source),
             source_depth=source.depth,
+            source_naming=self._naming(source),
             format=wanted,
         )
         return self._placed(volume, made)
@@ -240,7 +252,7 @@ class FileBackend:
         wanted, _thick = self._wanted(volume)
         made = chains.import_image(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             volume.virtual_bytes,
             Path(path),
@@ -256,7 +268,7 @@ class FileBackend:
         """Flatten a volume or a snapshot into an image."""
         chains.export_image(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             snapshot.id if snapshot else None,
             Path(path),
@@ -270,7 +282,7 @@ class FileBackend:
         directory = self.places.directory(volume.pool)
         found = chains.look(
             directory,
-            self.naming,
+            self._naming(volume),
             volume.id,
             reference,
             format=volume.format,
@@ -282,7 +294,7 @@ class FileBackend:
         """Make a chain or a file ours: by editing headers and renaming, never by copying."""
         found = chains.adopt(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             reference,
             attempt,
@@ -295,8 +307,8 @@ class FileBackend:
     def release(self, volume: Volume, attempt: Attempt) -> str:
         """Finish what was begun; the files stay as they are, as Cinder's driver would have left them."""
         directory = self.places.directory(volume.pool)
-        chains.release(directory, self.naming, volume.id, attempt, format=self._format(volume))
-        return self.naming.volume(volume.id)
+        chains.release(directory, self._naming(volume), volume.id, attempt, format=self._format(volume))
+        return self._naming(volume).volume(volume.id)
 
     def _adopted(self, volume: Volume, found: chains.Stranger) -> Adopted:
         return Adopted(
@@ -319,6 +331,8 @@ class FileBackend:
             problem = f"its source is in pool {source.pool}"
         elif thick:
             problem = "its space is to be reserved"
+        elif self.naming.extensions and not self._format(source) == self._format(volume) != "raw":
+            problem = f"it is to be {self._format(volume)} and its source is {self._format(source)}"
         elif asked is None and volume.options.get("format") == "raw":
             problem = "a raw image rests on nothing"
         if asked == "linked" and problem:
@@ -328,13 +342,13 @@ class FileBackend:
     def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
         """Give the volume a first image of its own."""
         directory = self.places.directory(volume.pool)
-        flat = chains.flatten(directory, self.naming, volume.id, attempt, **self._known(volume))
+        flat = chains.flatten(directory, self._naming(volume), volume.id, attempt, **self._known(volume))
         return self._placed(volume, flat)
 
     def shorten(self, volume: Volume, attempt: Attempt) -> Placement:
         """Merge what belongs to no snapshot and no clone."""
         directory = self.places.directory(volume.pool)
-        short = chains.shorten(directory, self.naming, volume.id, attempt, **self._known(volume))
+        short = chains.shorten(directory, self._naming(volume), volume.id, attempt, **self._known(volume))
         return self._placed(volume, short)
 
     def open_data(
@@ -349,7 +363,7 @@ class FileBackend:
         del connector  # every host is told the same
         name, image_format = chains.active(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             self._format(volume),
             volume.depth,
@@ -363,7 +377,7 @@ class FileBackend:
         """Compare files, `.info` and headers with the catalog."""
         problems = chains.check(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             [snapshot.id for snapshot in snapshots],
             volume.virtual_bytes,
@@ -379,7 +393,7 @@ class FileBackend:
         """Look for edits cut off, a lost `.info`, leftovers and leaked clusters."""
         found = chains.mends(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             [snapshot.id for snapshot in snapshots],
             self._format(volume),
@@ -390,7 +404,7 @@ class FileBackend:
         """Do one of them."""
         chains.mend(
             self.places.directory(volume.pool),
-            self.naming,
+            self._naming(volume),
             volume.id,
             [snapshot.id for snapshot in snapshots],
             chains.Mend(mend.kind, mend.name, mend.text),
@@ -447,6 +461,9 @@ class FileBackend:
     def _format(self, volume: Volume) -> str:
         return volume.format or volume.options.get("format", self.format)
 
+    def _naming(self, volume: Volume) -> chains.Naming:
+        return self.naming.of_format(self._format(volume))
+
     def _known(self, volume: Volume) -> Any:
         return {"format": self._format(volume), "depth": volume.depth}
 
@@ -455,7 +472,7 @@ class FileBackend:
         locator = self.places.locator(volume.pool)
         directory = self.places.directory(volume.pool)
         try:
-            chain = chains.load(directory, self.naming, volume.id, image_format, depth=1)
+            chain = chains.load(directory, self._naming(volume), volume.id, image_format, depth=1)
         except NotFoundError:  # a snapshot of a volume that is not there was deleted
             return Placement(locator=locator, format=image_format)
         return Placement(
@@ -464,7 +481,7 @@ class FileBackend:
             depth=len(chain.layers),
             hidden_layers=len(chain.hidden),
             reclaimable_bytes=sum(layer.allocated_bytes for layer in chain.hidden),
-            parent=self.naming.owner(chain.layers[len(chain.own)].name) or ""
+            parent=self._naming(volume).owner(chain.layers[len(chain.own)].name) or ""
             if len(chain.layers) > len(chain.own)
             else "",
         )

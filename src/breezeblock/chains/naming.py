@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from breezeblock.errors import InvalidInputError
@@ -26,6 +26,20 @@ class Naming:
     extension: str = ""
     """Without the dot."""
     mode: int = 0o660
+    extensions: tuple[str, ...] = ()
+    """Where a volume's extension is its format: those that there may be."""
+
+    def of_format(self, image_format: str) -> "Naming":
+        """Name a volume whose first image has this format."""
+        return replace(self, extension=image_format) if self.extensions else self
+
+    def like(self, name: str) -> "Naming":
+        """Name what belongs to the same volume as a file of this name."""
+        stem = name
+        for ending in (*_BESIDE, "clones"):
+            stem = stem.removesuffix(f".{ending}")
+        _, _, extension = stem.rpartition(".")
+        return self.of_format(extension) if extension in self.extensions else self
 
     def volume(self, volume_id: str) -> str:
         """Name the image that the volume began with."""

@@ -146,6 +146,7 @@ def inventory(directory: Path, naming: Naming) -> Iterator[Item]:
     deleted volume for the clones that rest on it.
     """
     shapes: dict[str, _Shape] = {}
+    any_naming = naming
     with files.storage_errors(str(directory)), os.scandir(directory) as entries:
         for entry in entries:
             try:
@@ -153,6 +154,7 @@ def inventory(directory: Path, naming: Naming) -> Iterator[Item]:
             except FileNotFoundError:
                 continue
             allocated = status.st_blocks * 512
+            naming = any_naming.like(entry.name)
             users_of = _users_of(naming, entry) if entry.is_dir(follow_symlinks=False) else None
             parsed = naming.parse(entry.name) if entry.is_file(follow_symlinks=False) else None
             if users_of is not None:

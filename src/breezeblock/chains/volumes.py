@@ -215,6 +215,7 @@ def copy(
     *,
     source_format: str,
     source_depth: int = 0,
+    source_naming: Naming | None = None,
     format: str = "raw",  # noqa: A002 - what the catalogue calls it
 ) -> str:
     """Make a volume with the content of another one, or of a snapshot of it; zeros beyond its end.
@@ -226,8 +227,9 @@ def copy(
     with tidied(directory, volume_id, attempt):
         if is_there(directory, naming, volume_id, virtual_bytes, format):
             return format
-        with begun(source_directory, naming, source_id, attempt, source_format):
-            chain = load(source_directory, naming, source_id, source_format, source_depth)
+        source_naming = source_naming or naming
+        with begun(source_directory, source_naming, source_id, attempt, source_format):
+            chain = load(source_directory, source_naming, source_id, source_format, source_depth)
             layers = chain.layers if snapshot_id is None else chain.data(snapshot_id)
         if layers[0].virtual_bytes > virtual_bytes:
             raise InvalidInputError(

@@ -1,6 +1,7 @@
-"""Real kernel NFS: every tests/uml/guest/guest_*.py, run inside a kernel that can mount it.
+"""Real kernel NFS and SMB: every tests/uml/guest/guest_*.py, run inside a kernel that can mount them.
 
-To add one, put a file of ordinary tests there; its name must begin with `guest_`.
+To add one, put a file of ordinary tests there; its name must begin with `guest_`, or with `guest_smb_` to
+run beside a Samba server.
 """
 
 from pathlib import Path
@@ -14,14 +15,32 @@ LIMIT_S = 560.0
 """An idle machine with two cores needs about two minutes."""
 
 
+def kind(guest_file: str) -> str:
+    return "smb" if guest_file.startswith("guest_smb_") else "nfs"
+
+
 @pytest.fixture(scope="module")
-def guest_report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> kernel.Report:
+def reports() -> dict[str, kernel.Report]:
+    """What ran inside, per kind of server: one boot for each."""
+    return {}
+
+
+@pytest.fixture
+def guest_report(
+    guest_file: str,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    reports: dict[str, kernel.Report],
+) -> kernel.Report:
+    of_kind = kind(guest_file)
+    if of_kind in reports:
+        return reports[of_kind]
     wanted = {
         str(item.callspec.params["guest_file"])
         for item in request.session.items
         if isinstance(item, pytest.Function) and "guest_file" in getattr(item, "fixturenames", ())
     }
-    files = sorted(kernel.GUEST_TESTS / name for name in wanted)
+    files = sorted(kernel.GUEST_TESTS / name for name in wanted if kind(name) == of_kind)
     capture = request.config.pluginmanager.getplugin("capturemanager")
     reporter = request.config.pluginmanager.getplugin("terminalreporter")
     assert capture is not None
@@ -36,9 +55,10 @@ def guest_report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
     scratch: Path = tmp_path_factory.mktemp("kernel")
     try:
-        return kernel.run(files, scratch, say, LIMIT_S)
+        reports[of_kind] = kernel.run(files, scratch, say, LIMIT_S, of_kind)
     except kernel.NoKernelError as error:
         pytest.fail(str(error), pytrace=False)
+    return reports[of_kind]
 
 
 @pytest.mark.uml

@@ -1,0 +1,50 @@
+"""The smb back end held to the contract on a real CIFS mount, as every other back end is."""
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from file_storage import FileStorage
+from samba_server import PASSWORD, ROOT, USER
+
+from breezeblock import vault
+from breezeblock.backends.registry import open_backend, read_config
+from breezeblock.shares import mounts
+from breezeblock.testing import Case, Ending, Scenario, cases, kill_everywhere, kills
+
+
+def storage(state: Path, options: str, image_format: str) -> FileStorage:
+    name = f"contract-{uuid4().hex}"
+    (ROOT / "volumes" / name).mkdir()
+    vault.at(state).set("server", PASSWORD)
+    # One base for all tests: nothing is ever unmounted, and each share is another directory.
+    address = f"//127.0.0.1/volumes/{name}"
+    share = f"{address} -o username={USER},secret=server{options}"
+    config = read_config({"kind": "smb", "shares": [share]}, "test")
+    return FileStorage(
+        mounts.mount_point(state / "mnt", address),
+        lambda: open_backend("filer", config, state),
+        options={"format": image_format},
+        extension=image_format,
+    )
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize(("options", "image_format"), [("", "raw"), (",seal", "qcow2")])
+def test_smb(case: Case, options: str, image_format: str, tmp_path: Path) -> None:
+    case.run(storage(tmp_path, options, image_format))
+
+
+SOME = [
+    (scenario, ending)
+    for scenario, ending in kills()
+    if str(scenario) in {"create", "snapshot_1", "delete_middle_snapshot", "clone"}
+]
+
+
+@pytest.mark.parametrize(("scenario", "ending"), SOME, ids=str)
+def test_smb_killed(scenario: Scenario, ending: Ending, tmp_path: Path) -> None:
+    # Few kills: the local back end, which shares all of this code, is killed at very many more.
+    report = kill_everywhere(storage(tmp_path, "", "qcow2"), scenario, ending, repeats=1, stride=150)
+    assert report is not None
+    assert report.kills > 1
