@@ -16,7 +16,7 @@ from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Backend, Capabilities, Finding, Placement, Snapped, Snapshot, Volume
 from breezeblock.backends.memory import MemoryBackend, MemoryConfig
 from breezeblock.errors import BreezeblockError
-from breezeblock.testing import Outcome, cases, kill_everywhere, kills, run_killed_at, trace_lines
+from breezeblock.testing import Moment, Outcome, cases, kill_everywhere, kills, run_killed_at, trace_lines
 
 HERE = "test_contract_suite_catches"
 
@@ -210,6 +210,9 @@ def test_no_scenario_is_run_for_a_verb_that_is_lacking(tmp_path: Path) -> None:
     assert kill_everywhere(MemoryStorage(bare), scenario, "rerun") is None
 
 
+NEVER = Moment("", 0, 0)
+
+
 def three_files(folder: Path) -> Callable[[], None]:
     def make() -> None:
         for name in "abc":
@@ -224,13 +227,13 @@ def test_every_line_is_a_place_to_be_killed_at(tmp_path: Path) -> None:
     lines = trace_lines(make, (HERE,))
     assert len(lines) == 7  # the loop's line four times, its body three times
     found = []
-    for line in range(len(lines)):
+    for moment in lines:
         for name in "abc":
             (tmp_path / name).unlink(missing_ok=True)
-        assert run_killed_at(make, (HERE,), line) is Outcome.KILLED
+        assert run_killed_at(make, (HERE,), moment) is Outcome.KILLED
         found.append(len(list(tmp_path.iterdir())))
     assert found == [0, 0, 1, 1, 2, 2, 3]
-    assert run_killed_at(make, (HERE,), len(lines)) is Outcome.FINISHED
+    assert run_killed_at(make, (HERE,), NEVER) is Outcome.FINISHED
 
 
 def leave_a_child() -> None:
@@ -241,8 +244,10 @@ def leave_a_child() -> None:
 @pytest.mark.crash
 def test_a_child_process_that_lives_on_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("breezeblock.testing.kill._GRACE_SECONDS", 0.2)
+    code = leave_a_child.__code__
+    last = Moment(code.co_filename, code.co_firstlineno + 2, 0)
     with pytest.raises(AssertionError, match="must die with its parent"):
-        run_killed_at(leave_a_child, (HERE,), 1)
+        run_killed_at(leave_a_child, (HERE,), last)
 
 
 def give_way() -> None:
@@ -252,4 +257,4 @@ def give_way() -> None:
 @pytest.mark.crash
 def test_an_error_in_the_child_is_told(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="ValueError: no"):
-        run_killed_at(give_way, (HERE,), 99)
+        run_killed_at(give_way, (HERE,), NEVER)

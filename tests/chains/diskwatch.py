@@ -1,39 +1,43 @@
 """Finding the lines of a function before which the disk had changed."""
 
-import json
 import os
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import msgspec
+
 from breezeblock import chains, images, shares
 from breezeblock.shares.files import listing
+from breezeblock.testing import Moment
 
 
 def lines_that_find_a_new_state(
     function: Callable[[], None], directory: Path, notes: Path
-) -> tuple[list[int], int]:
-    """Run to the end in a child; return the lines that find the disk changed, and how many lines ran.
+) -> tuple[list[Moment], list[Moment]]:
+    """Run to the end in a child; return when lines found the disk changed, and when lines ran at all.
 
     Only a file that the child has open can change without changing name, inode, length or times.
     """
     pid = os.fork()
     if pid == 0:
         try:
-            notes.write_text(json.dumps(_watched(function, directory)))
+            notes.write_bytes(msgspec.json.encode(_watched(function, directory)))
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
-    changes, total = json.loads(notes.read_text())
-    return changes, total
+    return msgspec.json.decode(notes.read_bytes(), type=tuple[list[Moment], list[Moment]])
 
 
-def _watched(function: Callable[[], None], directory: Path) -> tuple[list[int], int]:
-    changes: list[int] = []
-    count, last = 0, None
+def _watched(function: Callable[[], None], directory: Path) -> tuple[list[Moment], list[Moment]]:
+    changes: list[Moment] = []
+    moments: list[Moment] = []
+    seen: Counter[tuple[str, int]] = Counter()
+    last = None
     roots = tuple(str(Path(package.__file__ or "").parent) + os.sep for package in (chains, images, shares))
 
     def look() -> list[object]:
@@ -49,17 +53,19 @@ def _watched(function: Callable[[], None], directory: Path) -> tuple[list[int], 
         return found
 
     def trace(frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal count, last
+        nonlocal last
         if not frame.f_code.co_filename.startswith(roots):
             return None
         if event == "line":
+            line = frame.f_code.co_filename, frame.f_lineno
+            moments.append(Moment(*line, seen[line]))
+            seen[line] += 1
             if (now := look()) != last:
-                changes.append(count)
+                changes.append(moments[-1])
                 last = now
-            count += 1
         return trace
 
     sys.settrace(trace)
     function()
     sys.settrace(None)
-    return changes, count
+    return changes, moments

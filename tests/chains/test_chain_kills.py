@@ -21,7 +21,7 @@ from diskwatch import lines_that_find_a_new_state
 
 from breezeblock import chains
 from breezeblock.shares.files import listing
-from breezeblock.testing.kill import run_killed_at
+from breezeblock.testing import Moment, run_killed_at
 
 pytestmark = pytest.mark.crash
 
@@ -193,8 +193,8 @@ def state_of(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def states_after_kills(scenario: Scenario, template: Path, place: Path) -> Iterator[tuple[int, Path]]:
-    """Yield (line, directory) for each state that a kill leaves and no earlier kill left."""
+def states_after_kills(scenario: Scenario, template: Path, place: Path) -> Iterator[tuple[Moment, Path]]:
+    """Yield (moment, directory) for each state that a kill leaves and no earlier kill left."""
     seen: set[str] = set()
     directory = place / "killed"
 
@@ -203,17 +203,17 @@ def states_after_kills(scenario: Scenario, template: Path, place: Path) -> Itera
         shutil.copytree(template, directory)
 
     start_over()
-    changes, total = lines_that_find_a_new_state(
+    changes, moments = lines_that_find_a_new_state(
         lambda: scenario.verb(directory, "dead"), directory, place / "notes"
     )
     # The odd ones are for what is not the same in each run: how far a child process came.
-    for line in sorted({*changes, *range(0, total, 41), *range(total - 3, total + 5)}):
+    for moment in dict.fromkeys((*changes, *moments[::41], *moments[-3:])):
         start_over()
-        run_killed_at(lambda: scenario.verb(directory, "dead"), ROOMS, line)
+        run_killed_at(lambda: scenario.verb(directory, "dead"), ROOMS, moment)
         state = state_of(directory)
         if state not in seen:
             seen.add(state)
-            yield line, directory
+            yield moment, directory
 
 
 def at(volume: Volume, directory: Path) -> Volume:
@@ -230,7 +230,7 @@ def test_killed_at_every_line(tmp_path: Path, name: str) -> None:
     scenario = SCENARIOS[name](template)
     tried = 0
     try:
-        for line, left in states_after_kills(scenario, template, place):
+        for moment, left in states_after_kills(scenario, template, place):
             for ending in ("repeat", "undo") if scenario.undo else ("repeat",):
                 directory = place / ending
                 shutil.rmtree(directory, ignore_errors=True)
@@ -238,7 +238,7 @@ def test_killed_at_every_line(tmp_path: Path, name: str) -> None:
                 try:
                     finish(scenario, directory, ending)
                 except BaseException as error:
-                    error.add_note(f"killed at line {line}, then {ending}: {sorted(listing(left))}")
+                    error.add_note(f"killed at {moment}, then {ending}: {sorted(listing(left))}")
                     raise
                 tried += 1
     finally:
@@ -347,7 +347,7 @@ def test_a_half_deleted_snapshot_is_finished_by_any_other_verb(tmp_path: Path) -
     place.mkdir()
     scenario = merging(template, "raw", 1, written=True)
     volume, begun = scenario.volume, 0
-    for _line, directory in states_after_kills(scenario, template, place):
+    for _moment, directory in states_after_kills(scenario, template, place):
         path, real = chains.active(directory, NAMING, volume.id, "raw")
         assert real == "qcow2"
         assert (directory / path).exists()
@@ -361,4 +361,6 @@ def test_a_half_deleted_snapshot_is_finished_by_any_other_verb(tmp_path: Path) -
         after.snapshot()
         chains.sweep(directory, [])
         after.verify()
-    assert begun >= 3  # between the record of the intent and its removal lie at least three steps
+    # The record; the data below; the child's header, twice; the new .info begun, written, renamed; the overlay
+    # gone. How far qemu-img itself came when it was killed may add some.
+    assert begun >= 8

@@ -14,7 +14,7 @@ Nothing here needs pytest: `case.run` raises AssertionError where a promise is b
 """
 
 from breezeblock.testing.case import Case, cases
-from breezeblock.testing.kill import Outcome, run_killed_at, trace_lines
+from breezeblock.testing.kill import Moment, Outcome, run_killed_at, trace_lines
 from breezeblock.testing.lab import Disk, Lab, Storage
 from breezeblock.testing.schedule import Ending, Report, Scenario, kill_everywhere, kills
 
@@ -23,6 +23,7 @@ __all__ = [
     "Disk",
     "Ending",
     "Lab",
+    "Moment",
     "Outcome",
     "Report",
     "Scenario",

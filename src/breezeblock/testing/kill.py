@@ -14,19 +14,31 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-Line = tuple[str, int]
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _GRACE_SECONDS = 10.0
 _LIMIT_SECONDS = 240.0
+
+
+class Moment(NamedTuple):
+    """Right before a line runs for the nth time (from 0).
+
+    Told like this and not by the number of all lines before, because a loop that waits for a child process
+    runs as often as it happens to.
+    """
+
+    file: str
+    line: int
+    times: int
 
 
 class Outcome(Enum):
@@ -47,38 +59,38 @@ def _nothing() -> None:
 
 def trace_lines(
     function: Callable[[], object], packages: tuple[str, ...], *, before: Callable[[], object] = _nothing
-) -> list[Line]:
-    """Run `function` to its end in a child; return each line of `packages` it executed, in order.
+) -> list[Moment]:
+    """Run `function` to its end in a child; return the moments at lines of `packages`, in order.
 
     `before` runs first in the child; its lines do not count.
     """
-    outcome, lines = _in_child(function, packages, None, before)
+    outcome, moments = _in_child(function, packages, None, before)
     assert outcome is Outcome.FINISHED, "killed without having been asked to"
-    return lines
+    return moments
 
 
 def run_killed_at(
     function: Callable[[], object],
     packages: tuple[str, ...],
-    line: int,
+    moment: Moment,
     *,
     before: Callable[[], object] = _nothing,
 ) -> Outcome:
-    """Run `function` in a child that is killed right before the `line`th executed line (from 0).
+    """Run `function` in a child that is killed at `moment`, one of those that `trace_lines` found.
 
     `before` runs first in the child; its lines do not count. Raises ChildFailedError if the function
     raised, AssertionError if the child or a process that it started lives on.
     """
-    outcome, _lines = _in_child(function, packages, line, before)
+    outcome, _moments = _in_child(function, packages, moment, before)
     return outcome
 
 
 def _in_child(
     function: Callable[[], object],
     packages: tuple[str, ...],
-    kill_at: int | None,
+    kill_at: Moment | None,
     before: Callable[[], object],
-) -> tuple[Outcome, list[Line]]:
+) -> tuple[Outcome, list[Moment]]:
     roots = tuple(root for package in packages for root in _files_of(package))
     notes = os.memfd_create("breezeblock-kill")  # outlives the child, and takes any amount
     sys.stdout.flush()
@@ -94,14 +106,14 @@ def _in_child(
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return Outcome.KILLED, []
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
-        return Outcome.FINISHED, msgspec.json.decode(said, type=list[Line])
+        return Outcome.FINISHED, msgspec.json.decode(said, type=list[Moment])
     raise ChildFailedError(said.decode(errors="replace") or f"The child ended with status {status}.")
 
 
 def _be_child(
     function: Callable[[], object],
     roots: tuple[str, ...],
-    kill_at: int | None,
+    kill_at: Moment | None,
     before: Callable[[], object],
     notes: int,
 ) -> None:
@@ -109,8 +121,8 @@ def _be_child(
     try:
         os.setpgid(0, 0)
         before()
-        lines = _run_traced(function, roots, kill_at)
-        _tell(notes, msgspec.json.encode(lines if kill_at is None else []))
+        moments = _run_traced(function, roots, kill_at)
+        _tell(notes, msgspec.json.encode(moments if kill_at is None else []))
         code = 0
     except BaseException:  # noqa: BLE001 - the parent raises it
         _tell(notes, traceback.format_exc().encode())
@@ -118,15 +130,21 @@ def _be_child(
         os._exit(code)
 
 
-def _run_traced(function: Callable[[], object], roots: tuple[str, ...], kill_at: int | None) -> list[Line]:
-    lines: list[Line] = []
+def _run_traced(
+    function: Callable[[], object], roots: tuple[str, ...], kill_at: Moment | None
+) -> list[Moment]:
+    moments: list[Moment] = []
+    seen: Counter[tuple[str, int]] = Counter()
     wanted: dict[str, bool] = {}
 
     def on_line(frame: FrameType, event: str, _argument: object) -> Any:
         if event == "line":
-            if len(lines) == kill_at:
+            line = frame.f_code.co_filename, frame.f_lineno
+            moment = Moment(*line, seen[line])
+            if moment == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            lines.append((frame.f_code.co_filename, frame.f_lineno))
+            seen[line] += 1
+            moments.append(moment)
         return on_line
 
     def on_call(frame: FrameType, _event: str, _argument: object) -> Any:
@@ -140,7 +158,7 @@ def _run_traced(function: Callable[[], object], roots: tuple[str, ...], kill_at:
         function()
     finally:
         sys.settrace(None)
-    return lines
+    return moments
 
 
 def _files_of(package: str) -> Iterator[str]:

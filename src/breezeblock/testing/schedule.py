@@ -5,14 +5,13 @@ may be left. Both with a fresh `Attempt` of the same operation, on a back end op
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Backend, Capabilities
-from breezeblock.testing.kill import Line, Outcome, run_killed_at, trace_lines
+from breezeblock.testing.kill import Moment, Outcome, run_killed_at, trace_lines
 from breezeblock.testing.lab import Disk, Lab, Storage, attempt
 from breezeblock.testing.linked import clone, clone_of_snapshot
 
@@ -84,31 +83,27 @@ def kill_everywhere(
     lines = _round(storage, scenario, ending, None)
     assert isinstance(lines, list)
     killed = 0
-    for number in choose(lines, stride=stride, repeats=repeats):
+    for moment in choose(lines, stride=stride, repeats=repeats):
         try:
-            killed += _round(storage, scenario, ending, number) is Outcome.KILLED
+            killed += _round(storage, scenario, ending, moment) is Outcome.KILLED
         except Exception as error:
-            file, line = lines[number]
             raise AssertionError(
-                f"{scenario}: killed before line {line} of {file} (executed line {number} of {len(lines)}), "
-                f"then {ending}: {error}"
+                f"{scenario}: killed before line {moment.line} of {moment.file} (run {moment.times} times "
+                f"before), then {ending}: {error}"
             ) from error
     return Report(lines=len(lines), kills=killed, seconds=time.monotonic() - begun)
 
 
-def choose(lines: Sequence[Line], *, stride: int, repeats: int) -> list[int]:
-    """Return the indexes of the executed lines to kill before."""
-    seen: Counter[Line] = Counter()
-    early = []
-    for number, line in enumerate(lines):
-        seen[line] += 1
-        if seen[line] <= repeats:
-            early.append(number)
-    return sorted({*early[::stride], *range(len(lines))[:1], *range(len(lines))[-1:]})
+def choose(lines: Sequence[Moment], *, stride: int, repeats: int) -> list[Moment]:
+    """Return the moments to kill at."""
+    early = [moment for moment in lines if moment.times < repeats]
+    return list(dict.fromkeys((*lines[:1], *early[::stride], *lines[-1:])))
 
 
-def _round(storage: Storage, scenario: Scenario, ending: Ending, line: int | None) -> Outcome | list[Line]:
-    """Run the scenario once, killed before `line`. Without one, run it whole and return its lines."""
+def _round(
+    storage: Storage, scenario: Scenario, ending: Ending, moment: Moment | None
+) -> Outcome | list[Moment]:
+    """Run the scenario once, killed at `moment`. Without one, run it whole and return its lines."""
     lab = Lab(storage)
     try:
         step = scenario.prepare(lab)
@@ -124,11 +119,11 @@ def _round(storage: Storage, scenario: Scenario, ending: Ending, line: int | Non
         def opening() -> None:
             opened.append(storage.open())
 
-        outcome: Outcome | list[Line]
-        if line is None:
+        outcome: Outcome | list[Moment]
+        if moment is None:
             outcome = trace_lines(act, storage.packages, before=opening)
         else:
-            outcome = run_killed_at(act, storage.packages, line, before=opening)
+            outcome = run_killed_at(act, storage.packages, moment, before=opening)
         lab.backend = storage.open()
         again = attempt(begun.operation_id)
         if ending == "rerun":

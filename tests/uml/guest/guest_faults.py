@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +24,17 @@ import pytest
 from file_storage import FileStorage
 from gate import Gate
 
-from breezeblock.attempt import Attempt
 from breezeblock.backends.apart import apart
 from breezeblock.backends.contract import Backend, Volume
 from breezeblock.backends.nfs import NfsConfig, nfs_parts
 from breezeblock.errors import BreezeblockError, PoolDownError, UnavailableError
 from breezeblock.testing import Lab, kills
+from breezeblock.testing.lab import attempt
 
 ROOT = Path("/run/nfsroot")
 PATIENCE_S = 90.0
 SCENARIOS = {scenario.name: scenario for scenario, _ending in kills()}
-EXPORT_OPTIONS = "rw,insecure,no_subtree_check,sec=sys,no_root_squash"
+EXPORT_OPTIONS = "insecure,no_subtree_check,sec=sys,no_root_squash"
 
 
 def sh(*argv: str) -> None:
@@ -67,8 +68,8 @@ def small() -> Iterator[Path]:
     sh("exportfs", "-u", "*:/small")
 
 
-def export() -> None:
-    sh("exportfs", "-o", f"{EXPORT_OPTIONS},fsid=7", "*:/small")
+def export(access: str = "rw") -> None:
+    sh("exportfs", "-o", f"{access},{EXPORT_OPTIONS},fsid=7", "*:/small")
 
 
 class Other:
@@ -89,7 +90,7 @@ class Other:
             for verb in (self.backend.create, self.backend.delete):
                 began = time.monotonic()
                 try:
-                    verb(volume, Attempt(operation_id=str(uuid4()), token="t"))
+                    verb(volume, attempt())
                 except BreezeblockError as error:
                     self.errors.append(str(error))
                 self.slowest = max(self.slowest, time.monotonic() - began)
@@ -103,6 +104,18 @@ class Other:
         finally:
             self._done.set()
             self._thread.join()
+
+
+@dataclass
+class Struck:
+    """A verb in whose middle a fault happened."""
+
+    step: Any
+    lab: Lab
+    operation_id: str
+    """The service tries again under the same one, by which leftovers are known."""
+    ended: str
+    """How the verb ended; nothing if it succeeded."""
 
 
 @dataclass
@@ -121,12 +134,12 @@ class Stage:
         lab.pool = self.bad
         step = SCENARIOS[scenario].prepare(lab)
         self.order.write_text(f"{verb} -1")
-        assert self.attempt(lab, step) == ""
+        assert self.attempt(step, str(uuid4())) == ""
         lab.finish()
         return int(self.order.with_name("survived").read_text()) * 2 // 5
 
-    def strike(self, scenario: str, verb: str, fault: Callable[[], None]) -> tuple[Any, Lab, str]:
-        """Run the verb, have the fault happen in its middle, return (step, lab, how the verb ended)."""
+    def strike(self, scenario: str, verb: str, fault: Callable[[], None]) -> Struck:
+        """Run the verb, have the fault happen in its middle."""
         line = self.middle(scenario, verb)
         lab = Lab(FileStorage(self.directory, lambda: Kept(self.backend), options={"format": "qcow2"}))
         lab.pool = self.bad
@@ -134,38 +147,40 @@ class Stage:
         for name in ("reached", "go", "survived"):
             self.order.with_name(name).unlink(missing_ok=True)
         self.order.write_text(f"{verb} {line} pause")
+        operation_id = str(uuid4())
 
         def striking() -> None:
             until(self.order.with_name("reached").exists, "the verb is in its middle")
-            fault()
-            self.order.with_name("go").touch()
+            try:
+                fault()
+            finally:
+                self.order.with_name("go").touch()
 
-        thread = threading.Thread(target=striking)
-        thread.start()
-        try:
-            ended = self.attempt(lab, step)
-        finally:
-            thread.join()
-        return step, lab, ended
+        with ThreadPoolExecutor(1) as thread:
+            struck = thread.submit(striking)
+            ended = self.attempt(step, operation_id)
+            struck.result()
+        return Struck(step, lab, operation_id, ended)
 
-    def attempt(self, lab: Lab, step: Any) -> str:
+    def attempt(self, step: Any, operation_id: str) -> str:
         try:
-            step.accept(step.act(self.backend, Attempt(operation_id=str(uuid4()), token=uuid4().hex[:8])))
+            step.accept(step.act(self.backend, attempt(operation_id)))
         except BreezeblockError as error:
             return f"{type(error).__name__}: {error.message}"
         return ""
 
-    def resume(self, lab: Lab, step: Any, ended: str) -> int:
+    def resume(self, struck: Struck) -> int:
         """Try again until it succeeds, if it did not; then judge everything and clean up."""
         tries = 0
         end = time.monotonic() + PATIENCE_S
+        ended = struck.ended
         while ended:
             assert time.monotonic() < end, f"still: {ended}"
             time.sleep(0.1)
             tries += 1
-            ended = self.attempt(lab, step)
-        lab.verify()
-        lab.finish()
+            ended = self.attempt(struck.step, struck.operation_id)
+        struck.lab.verify()
+        struck.lab.finish()
         return tries
 
 
@@ -203,8 +218,9 @@ def stage(
     assert parts is not None
     backend = apart("nas", deadly.open_deadly_nfs, config, tmp_path, parts)
     backend.start()
-    assert all(pool.up for pool in backend.stats()), backend.stats()
     try:
+        # A loaded machine starts helpers slowly, which `stats` does not wait for.
+        until(lambda: all(pool.up for pool in backend.stats()), "the pools are up")
         yield Stage(backend, bad, ROOT / path.lstrip("/"), good, tmp_path / "order")
     finally:
         backend.stop()
@@ -226,26 +242,26 @@ def test_a_server_that_goes_away_in_the_middle(
             other = Other(on.backend, on.good)
             began = time.monotonic()
             with other.working():
-                step, lab, ended = on.strike(scenario, verb, fault)
+                struck = on.strike(scenario, verb, fault)
                 down_after = time.monotonic() - began
-                assert ended.startswith("PoolDownError"), ended
+                assert struck.ended.startswith("PoolDownError"), struck.ended
                 began = time.monotonic()
                 with pytest.raises(PoolDownError, match="is down since"):
                     on.backend.create(
                         Volume(id=str(uuid4()), virtual_bytes=1 << 20, pool=on.bad),
-                        Attempt(operation_id=str(uuid4()), token="t"),
+                        attempt(),
                     )
                 refused_in = time.monotonic() - began
                 down, up = on.backend.stats()
                 assert (down.up, up.up) == (False, True)
                 began = time.monotonic()
                 gate.open()
-                tries = on.resume(lab, step, ended)
+                tries = on.resume(struck)
                 back_after = time.monotonic() - began
             assert other.errors == []
             assert other.verbs
             print(
-                f"\n{kind} server in the middle of {verb}: {ended}\n"
+                f"\n{kind} server in the middle of {verb}: {struck.ended}\n"
                 f"  other pool: {other.verbs} verbs, slowest "
                 f"{other.slowest * 1000:.0f} ms; down after {down_after:.1f} s, then refused in "
                 f"{refused_in * 1000:.1f} ms; resumed {back_after:.1f} s after the server ({tries} tries)"
@@ -258,19 +274,19 @@ def test_a_kernel_server_killed_and_restarted(tmp_path: Path, monkeypatch: pytes
         sh("rpc.nfsd", "0")
 
     with stage(tmp_path, monkeypatch, "/export/restarted", "vers=4.2", beside=True) as on:
-        step, lab, ended = on.strike("create_from_snapshot", "create_from_snapshot", kill)
+        struck = on.strike("create_from_snapshot", "create_from_snapshot", kill)
         try:
-            assert ended.startswith("PoolDownError"), ended
+            assert struck.ended.startswith("PoolDownError"), struck.ended
             assert not any(pool.up for pool in on.backend.stats()[:1])
         finally:
             sh("rpc.nfsd", "-G", "10", "-L", "10", "4")
             Path("/proc/fs/nfsd/v4_end_grace").write_text("Y")
         began = time.monotonic()
-        tries = on.resume(lab, step, ended)
+        tries = on.resume(struck)
         until(lambda: all(pool.up for pool in on.backend.stats()), "both pools are up")
     print(
-        f"\nkernel server killed and restarted: {ended}\n  resumed in {time.monotonic() - began:.1f} s, "
-        f"{tries} tries"
+        f"\nkernel server killed and restarted: {struck.ended}\n"
+        f"  resumed in {time.monotonic() - began:.1f} s, {tries} tries"
     )
 
 
@@ -278,10 +294,10 @@ def test_input_output_errors(gate: Gate, tmp_path: Path, monkeypatch: pytest.Mon
     # A soft mount turns a server's silence into EIO: here in system calls of the verb.
     options = f"vers=3,proto=tcp,mountproto=tcp,nolock,soft,timeo=3,retrans=1,port={gate.port}"
     with stage(tmp_path, monkeypatch, "/export/io", options) as on:
-        step, lab, ended = on.strike("revert_to_oldest", "revert", gate.hold)
-        assert ended.startswith(("UnavailableError", "PoolDownError")), ended
+        struck = on.strike("revert_to_oldest", "revert", gate.hold)
+        assert struck.ended.startswith(("UnavailableError", "PoolDownError")), struck.ended
         gate.open()
-        print(f"\nEIO in the middle of revert: {ended}; {on.resume(lab, step, ended)} tries")
+        print(f"\nEIO in the middle of revert: {struck.ended}; {on.resume(struck)} tries")
 
 
 def test_stale_handles(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,22 +305,21 @@ def test_stale_handles(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         sh("exportfs", "-u", "*:/small")
 
     with stage(tmp_path, monkeypatch, "/small", "vers=4.2") as on:
-        step, lab, ended = on.strike("extend_with_snapshots", "extend", unexport)
-        assert ended.startswith(("UnavailableError", "PoolDownError")), ended
+        struck = on.strike("extend_with_snapshots", "extend", unexport)
+        assert struck.ended.startswith(("UnavailableError", "PoolDownError")), struck.ended
         export()
-        print(f"\nESTALE in the middle of extend: {ended}; {on.resume(lab, step, ended)} tries")
+        print(f"\nESTALE in the middle of extend: {struck.ended}; {on.resume(struck)} tries")
 
 
 def test_a_read_only_server(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only() -> None:
-        os.sync()
-        sh("mount", "-o", "remount,ro", str(small))
+        export("ro")
 
     with stage(tmp_path, monkeypatch, "/small", "vers=4.2") as on:
-        step, lab, ended = on.strike("delete", "delete", read_only)
-        sh("mount", "-o", "remount,rw", str(small))
-        assert ended.startswith(("UnavailableError", "PoolDownError")), ended
-        print(f"\nEROFS in the middle of delete: {ended}; {on.resume(lab, step, ended)} tries")
+        struck = on.strike("delete", "delete", read_only)
+        export()
+        assert struck.ended.startswith(("UnavailableError", "PoolDownError")), struck.ended
+        print(f"\nEROFS in the middle of delete: {struck.ended}; {on.resume(struck)} tries")
 
 
 def test_a_full_server(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,11 +334,11 @@ def test_a_full_server(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 pass
 
     with stage(tmp_path, monkeypatch, "/small", "vers=4.2") as on:
-        step, lab, ended = on.strike("create", "create", fill)
+        struck = on.strike("create", "create", fill)
         assert on.backend.stats()[0].up, "full is not down"
         filler.unlink()
-        assert ended.startswith("NoSpaceError"), ended
-        print(f"\nENOSPC in the middle of create: {ended}; {on.resume(lab, step, ended)} tries")
+        assert struck.ended.startswith("NoSpaceError"), struck.ended
+        print(f"\nENOSPC in the middle of create: {struck.ended}; {on.resume(struck)} tries")
 
 
 def set_quota(device: str, uid: int, kib: int) -> None:
@@ -348,11 +363,11 @@ def test_a_used_up_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         line.split()[0] for line in Path("/proc/mounts").read_text().splitlines() if f" {point} " in line
     )
     with stage(tmp_path, monkeypatch, "/limited", "vers=4.2") as on:
-        step, lab, ended = on.strike("snapshot_2", "snapshot", lambda: set_quota(device, 65534, 64))
+        struck = on.strike("snapshot_2", "snapshot", lambda: set_quota(device, 65534, 64))
         assert on.backend.stats()[0].up, "a used up quota is not down"
         set_quota(device, 65534, 0)
-        assert ended.startswith("NoSpaceError"), ended
-        print(f"\nEDQUOT in the middle of snapshot: {ended}; {on.resume(lab, step, ended)} tries")
+        assert struck.ended.startswith("NoSpaceError"), struck.ended
+        print(f"\nEDQUOT in the middle of snapshot: {struck.ended}; {on.resume(struck)} tries")
 
 
 def test_an_export_made_anew_is_mounted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +379,7 @@ def test_an_export_made_anew_is_mounted_anew(tmp_path: Path, monkeypatch: pytest
 
         def made() -> bool:
             try:
-                on.backend.create(volume, Attempt(operation_id=str(uuid4()), token="t"))
+                on.backend.create(volume, attempt())
             except UnavailableError:
                 return False
             return True
@@ -384,6 +399,7 @@ def test_helpers_killed_on_a_real_mount(tmp_path: Path, monkeypatch: pytest.Monk
             lab = Lab(FileStorage(on.directory, lambda: Kept(on.backend), options={"format": "qcow2"}))
             step = SCENARIOS[scenario].prepare(lab)
             on.order.write_text(f"{verb} {line}")
-            ended = on.attempt(lab, step)
+            operation_id = str(uuid4())
+            ended = on.attempt(step, operation_id)
             assert "ended before it answered" in ended
-            on.resume(lab, step, ended)
+            on.resume(Struck(step, lab, operation_id, ended))
