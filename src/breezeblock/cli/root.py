@@ -9,6 +9,7 @@ from breezeblock.cli import (
     image,
     operations,
     pools,
+    secrets,
     server,
     shares,
     snapshots,
@@ -28,7 +29,7 @@ app = typer.Typer(
     "6 findings, 7 still running.",
 )
 server.register(app)
-for group in (volumes, snapshots, types, pools, shares, operations, users, image, xenserver):
+for group in (volumes, snapshots, types, pools, shares, operations, users, image, xenserver, secrets):
     app.add_typer(group.app)
 
 

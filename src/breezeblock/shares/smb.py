@@ -269,7 +269,7 @@ _FAILURES = {
 
 def explain(complaint: str) -> str:
     """Put what mount.cifs said into words; its numbers are those of errno(3)."""
-    found = re.search(r"mount error\((\d+)\): ([^.]*?)(?: Refer to the mount\.cifs|$)", complaint)
+    found = re.search(r"mount error\((\d+)\): (.*?)(?: Refer to the mount\.cifs|\.?$)", complaint)
     if found is None:
         return complaint
     known = _FAILURES.get(found[1])

@@ -4,7 +4,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,17 @@ def options_of(address: str) -> str:
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> Path:
+def known(tmp_path: Path) -> Iterator[Path]:
     vault.at(tmp_path).set("server", PASSWORD)
     vault.at(tmp_path).set("wrong", "wrong-password")
-    yield tmp_path  # type: ignore[misc]
+    yield tmp_path
     for entry in mounts.table():
         if entry.mount_point.startswith(str(tmp_path)):
             subprocess.run(["umount", "-l", entry.mount_point], check=True)
 
 
-def named(user: str = USER, secret: str = "server") -> str:
-    return f"{ADDRESS} -o username={user},secret={secret}"
+def named(kept_as: str = "server") -> str:
+    return f"{ADDRESS} -o username={USER},secret={kept_as}"
 
 
 def test_signed_by_default_with_the_latest_version(known: Path) -> None:
@@ -112,7 +112,7 @@ def test_no_password_in_any_argument_or_environment(known: Path) -> None:
 
 
 def test_a_wrong_password_says_so_and_the_right_one_helps_without_a_restart(known: Path) -> None:
-    backend = opened(known, named(secret="wrong"))
+    backend = opened(known, named("wrong"))
     backend.start()
     (pool,) = backend.stats()
     assert not pool.up
@@ -126,7 +126,7 @@ def test_an_unknown_user_does_not_get_in_as_a_guest(known: Path) -> None:
     # The server is told to take unknown users for guests, as many appliances do by default.
     SERVER.share("open", guest_ok="yes")
     try:
-        pool = look(known, f"//127.0.0.1/open -o username=nosuchuser,secret=wrong")
+        pool = look(known, "//127.0.0.1/open -o username=nosuchuser,secret=wrong")
         assert not pool.up
         guest = look(known, "//127.0.0.1/open", allow_guest=True)
         print(f"\nas nosuchuser: {pool.reason}\nas a guest who is allowed: {guest.up} {guest.reason}")
@@ -161,7 +161,7 @@ def test_what_cannot_be_mounted_says_why(share: str, says: str, known: Path) -> 
 
 
 def test_a_secret_that_is_missing_is_named(known: Path) -> None:
-    pool = look(known, named(secret="missing"))
+    pool = look(known, named("missing"))
     assert not pool.up
     assert "There is no secret 'missing'" in pool.reason
 
@@ -186,8 +186,7 @@ def test_a_directory_of_a_share_and_names_of_other_scripts(known: Path) -> None:
     try:
         pool = look(
             known,
-            f"//127.0.0.1/Büro\\04_東京/Тома".replace("\\04_", "\\040")
-            + f" -o username={USER},secret=server",
+            f"//127.0.0.1/Büro\\040東京/Тома -o username={USER},secret=server",
         )
         assert pool.up, pool.reason
         assert mounts.source_at(mounts.mount_point(known / "mnt", pool.name)) == pool.name
