@@ -54,7 +54,10 @@ class FileStorage:
         if key == "active":
             return self.directory / str(described["active"])
         # A snapshot's entry names the overlay that was begun with it; its content is what that rests on.
-        return self.directory / _backing_name(self.directory / str(described[key]))
+        return self.directory / self._below(self.directory / str(described[key]))
+
+    def _below(self, image: Path) -> str:
+        return _backing_name(image)
 
 
 def _format(image: Path) -> str:

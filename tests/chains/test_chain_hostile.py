@@ -217,10 +217,9 @@ def fingerprint(directory: Path) -> list[tuple[str, int, bytes]]:
 
 def test_a_depth_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = Volume(tmp_path, "raw", MIB).create()
-    monkeypatch.setattr("breezeblock.chains.chain.MAX_DEPTH", 3)
-    volume.snapshot()
-    volume.snapshot()
-    volume.snapshot()
+    for _ in range(3):
+        volume.snapshot()
+    monkeypatch.setattr("breezeblock.chains.plain.MAX_LAYERS", 3)
     with pytest.raises(CorruptError, match="more than 3 layers"):
         chains.active(tmp_path, NAMING, volume.id, "raw")
 

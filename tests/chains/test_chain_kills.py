@@ -361,6 +361,6 @@ def test_a_half_deleted_snapshot_is_finished_by_any_other_verb(tmp_path: Path) -
         after.snapshot()
         chains.sweep(directory, [])
         after.verify()
-    # The record; the data below; the child's header, twice; the new .info begun, written, renamed; the overlay
-    # gone. How far qemu-img itself came when it was killed may add some.
+    # The record; the data below; the child's header, twice; the new .info begun, written, renamed; the
+    # overlay gone. How far qemu-img itself came when it was killed may add some.
     assert begun >= 8

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from chainlab import KIB, MIB, NAMING, Volume, attempt
+from chainlab import KIB, MIB, Volume, attempt
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -66,16 +66,14 @@ class Life(RuleBasedStateMachine):
     def extend(self, sectors: int) -> None:
         self.volume.extend(len(self.volume.model) + sectors * 512)
 
-    @rule(
-        data=st.data(), result_format=st.sampled_from(["raw", "qcow2"]), more=st.sampled_from([0, 512, MIB])
-    )
+    @rule(data=st.data(), result_format=st.sampled_from(chains.FORMATS), more=st.sampled_from([0, 512, MIB]))
     def copy(self, data: st.DataObject, result_format: str, more: int) -> None:
         chosen = data.draw(st.sampled_from([None, *self.volume.snapshots]))
         expected = self.volume.snapshots[chosen] if chosen else bytes(self.volume.model)
         result = Volume(self.directory, result_format, len(expected) + more)
         chains.copy(
             self.directory,
-            NAMING,
+            result.naming,
             self.volume.id,
             chosen,
             self.directory,
@@ -83,18 +81,27 @@ class Life(RuleBasedStateMachine):
             len(expected) + more,
             attempt(),
             source_format=self.image_format,
+            source_naming=self.volume.naming,
             format=result_format,
         )
         result.model[: len(expected)] = expected
         result.verify()
-        chains.delete(self.directory, NAMING, result.id, attempt())
+        chains.delete(self.directory, result.naming, result.id, attempt())
 
 
 class Qcow2Life(Life):
     image_format = "qcow2"
 
 
-@pytest.mark.parametrize("machine", [Life, Qcow2Life])
+class VhdLife(Life):
+    image_format = "vhd"
+
+
+class VhdxLife(Life):
+    image_format = "vhdx"
+
+
+@pytest.mark.parametrize("machine", [Life, Qcow2Life, VhdLife, VhdxLife])
 def test_a_volume_lives_like_a_bytearray(machine: type[Life]) -> None:
     run_state_machine_as_test(
         machine,

@@ -32,7 +32,9 @@ from breezeblock.backends.contract import (
 from breezeblock.errors import InvalidInputError, NotFoundError, UnavailableError, UnsupportedError
 from breezeblock.shares.space import Space
 
-Format = Literal["raw", "qcow2"]
+Format = Literal["raw", "qcow2", "vhd", "vhdx"]
+EXTENSIONS = ("vhd", "vhdx")
+"""Formats that programs know by the name's extension; Cinder's NFS driver gave none to the others."""
 Provisioning = Literal["thin", "thick"]
 Cloning = Literal["linked", "full"]
 
@@ -71,8 +73,8 @@ class FileBackend:
     """Volumes as files, in any `Places`; stateless apart from them.
 
     `Placement.format` is the format of the image that a volume began with. It never changes, and the
-    chain's upper images are always qcow2, so it is all that must be remembered; what a consumer is to
-    open is in `connection_info`.
+    format of the chain's upper images follows from it, so it is all that must be remembered; what a
+    consumer is to open is in `connection_info`.
     """
 
     name: str
@@ -111,7 +113,7 @@ class FileBackend:
             repair=True,
             linked_clones=True,
             options={
-                "format": ("raw", "qcow2"),
+                "format": chains.FORMATS,
                 "provisioning": ("thin", "thick"),
                 "clone": ("linked", "full"),
             },
@@ -153,14 +155,10 @@ class FileBackend:
     def delete(self, volume: Volume, attempt: Attempt) -> None:
         """Remove the volume with everything of it."""
         directory = self.places.directory(volume.pool)
-        chains.delete(
-            directory,
-            self._naming(volume),
-            volume.id,
-            attempt,
-            depth=volume.depth,
-            snapshots=volume.snapshots,
-        )
+        for naming in self._namings(volume, directory):
+            chains.delete(
+                directory, naming, volume.id, attempt, depth=volume.depth, snapshots=volume.snapshots
+            )
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Grow the active image; the layers below keep their size."""
@@ -172,7 +170,7 @@ class FileBackend:
         return self._placed(volume, grown)
 
     def snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Snapped:
-        """Put a new qcow2 overlay on top; what was active until now is the snapshot."""
+        """Put a new overlay on top; what was active until now is the snapshot."""
         made = chains.snapshot(
             self.places.directory(volume.pool),
             self._naming(volume),
@@ -221,7 +219,7 @@ class FileBackend:
         if self._linked(source, volume, thick=thick):
             made = chains.clone(
                 directory,
-                self._naming(volume),
+                self._naming(source),
                 source.id,
                 snapshot_id,
                 volume.id,
@@ -233,7 +231,7 @@ class FileBackend:
             return self._placed(volume, made)
         made = chains.copy(
             self.places.directory(source.pool),
-            self._naming(volume),
+            self.naming.of_format(wanted),
             source.id,
             snapshot_id,
             directory,
@@ -243,13 +241,14 @@ class FileBackend:
             source_format=self._format(source),
             source_depth=source.depth,
             source_naming=self._naming(source),
+            thick=thick,
             format=wanted,
         )
         return self._placed(volume, made)
 
     def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
         """Convert an image into a new volume."""
-        wanted, _thick = self._wanted(volume)
+        wanted, thick = self._wanted(volume)
         made = chains.import_image(
             self.places.directory(volume.pool),
             self._naming(volume),
@@ -259,6 +258,7 @@ class FileBackend:
             image_format,
             attempt,
             format=wanted,
+            thick=thick,
         )
         return self._placed(volume, made)
 
@@ -307,8 +307,9 @@ class FileBackend:
     def release(self, volume: Volume, attempt: Attempt) -> str:
         """Finish what was begun; the files stay as they are, as Cinder's driver would have left them."""
         directory = self.places.directory(volume.pool)
-        chains.release(directory, self._naming(volume), volume.id, attempt, format=self._format(volume))
-        return self._naming(volume).volume(volume.id)
+        naming = self._naming(volume)
+        chains.release(directory, naming, volume.id, attempt, format=self._format(volume))
+        return naming.volume(volume.id)
 
     def _adopted(self, volume: Volume, found: chains.Stranger) -> Adopted:
         return Adopted(
@@ -325,15 +326,18 @@ class FileBackend:
 
     def _linked(self, source: Volume, volume: Volume, *, thick: bool) -> bool:
         """Say whether a clone shares; by default it does unless what it must be leaves no choice."""
-        asked = volume.options.get("clone")
+        made = chains.above(self._format(source))
+        asked, kind = volume.options.get("clone"), volume.options.get("format", made)
         problem = ""
         if source.pool != volume.pool:
             problem = f"its source is in pool {source.pool}"
         elif thick:
             problem = "its space is to be reserved"
-        elif self.naming.extensions and not self._format(source) == self._format(volume) != "raw":
-            problem = f"it is to be {self._format(volume)} and its source is {self._format(source)}"
-        elif asked is None and volume.options.get("format") == "raw":
+        elif kind not in {made, "raw"} or (kind == "raw" and made != "qcow2"):
+            problem = f"it is to be {kind}, and what rests on its source is {made}"
+        elif self._naming(source) != self.naming.of_format(made):
+            problem = f"{made} cannot rest on {self._format(source)} where names end in the format"
+        elif asked is None and kind == "raw":
             problem = "a raw image rests on nothing"
         if asked == "linked" and problem:
             raise InvalidInputError(f"Volume {volume.id} cannot be a linked clone: {problem}.")
@@ -464,6 +468,14 @@ class FileBackend:
     def _naming(self, volume: Volume) -> chains.Naming:
         return self.naming.of_format(self._format(volume))
 
+    def _namings(self, volume: Volume, directory: Path) -> list[chains.Naming]:
+        """Return how the volume is named; every way in which something is, where that was never noted."""
+        naming = self._naming(volume)
+        if volume.format:
+            return [naming]
+        found = [one for one in self.naming.variants() if chains.is_named(directory, one, volume.id)]
+        return [naming, *(one for one in found if one != naming)]
+
     def _known(self, volume: Volume) -> Any:
         return {"format": self._format(volume), "depth": volume.depth}
 
@@ -472,7 +484,8 @@ class FileBackend:
         locator = self.places.locator(volume.pool)
         directory = self.places.directory(volume.pool)
         try:
-            chain = chains.load(directory, self._naming(volume), volume.id, image_format, depth=1)
+            naming = self.naming.of_format(image_format)
+            chain = chains.load(directory, naming, volume.id, image_format, depth=1)
         except NotFoundError:  # a snapshot of a volume that is not there was deleted
             return Placement(locator=locator, format=image_format)
         return Placement(
@@ -481,7 +494,7 @@ class FileBackend:
             depth=len(chain.layers),
             hidden_layers=len(chain.hidden),
             reclaimable_bytes=sum(layer.allocated_bytes for layer in chain.hidden),
-            parent=self._naming(volume).owner(chain.layers[len(chain.own)].name) or ""
+            parent=self.naming.owner(chain.layers[len(chain.own)].name) or ""
             if len(chain.layers) > len(chain.own)
             else "",
         )

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.files import Cloning, FileBackend, Format, Provisioning
+from breezeblock.backends.files import EXTENSIONS, Cloning, FileBackend, Format, Provisioning
 from breezeblock.backends.local import AbsolutePath, FileMode
 from breezeblock.backends.parts import Parts
 from breezeblock.backends.shared import SharePlaces, SharePool
@@ -77,7 +77,7 @@ def open_nfs(name: str, config: NfsConfig, state_dir: Path) -> FileBackend:
         return Connection(driver_volume_type="nfs", data=data)
 
     places = SharePlaces(name, "nfs", pools, connect)
-    naming = Naming(mode=int(config.file_mode, 8))
+    naming = Naming(mode=int(config.file_mode, 8), extensions=EXTENSIONS)
     return FileBackend(name, places, naming, config.format, config.provisioning, config.clone)
 
 

@@ -21,7 +21,7 @@ from breezeblock.shares import login, mounts, ping, samba, sharelist, smb
 from breezeblock.shares.smb import SmbShare
 
 EXTENSIONS = ("raw", "qcow2", "vhd", "vhdx")
-"""Of files: Windows trusts them."""
+"""Every volume has its format's: Windows goes by it."""
 _GONE = frozenset({errno.ESTALE, errno.EACCES, 126, 127, 128, 129})
 """Besides ESTALE: the session ended and the kernel could not log in again (EACCES, ENOKEY, EKEYEXPIRED,
 EKEYREVOKED, EKEYREJECTED). It keeps the password of the first time; a new mount takes the present one."""
@@ -52,7 +52,7 @@ class SmbConfig(
     secrets_to_consumers: bool = False
     """Put the password into the connection that a host is told. Nova's libvirt driver needs it; it is then
     kept in clear with the attachment, and in Nova's own database."""
-    format: Format = "raw"
+    format: Format = "vhdx"
     provisioning: Provisioning = "thin"
     clone: Cloning = "linked"
     """How volumes are made from others of the same pool, where their type does not say."""

@@ -5,16 +5,19 @@ holds nothing of the volume but its images and, once a snapshot was taken, its `
 """
 
 from breezeblock.chains.adopting import Stranger, adopt, look, release
-from breezeblock.chains.chain import Chain, Layer, active, load
+from breezeblock.chains.chain import Chain, active, load
 from breezeblock.chains.clones import clone, flatten, removable, shorten
+from breezeblock.chains.families import FORMATS, above
 from breezeblock.chains.imaging import export_image, import_image
+from breezeblock.chains.layers import Layer
 from breezeblock.chains.naming import Naming
 from breezeblock.chains.repairing import Mend, mend, mends, quarantine
 from breezeblock.chains.snapshots import delete_snapshot, revert, snapshot
 from breezeblock.chains.survey import Item, Problem, check, inventory, sweep
-from breezeblock.chains.volumes import copy, create, delete, extend
+from breezeblock.chains.volumes import copy, create, delete, extend, is_named
 
 __all__ = [
+    "FORMATS",
     "Chain",
     "Item",
     "Layer",
@@ -22,6 +25,7 @@ __all__ = [
     "Naming",
     "Problem",
     "Stranger",
+    "above",
     "active",
     "adopt",
     "check",
@@ -35,6 +39,7 @@ __all__ = [
     "flatten",
     "import_image",
     "inventory",
+    "is_named",
     "load",
     "look",
     "mend",

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from breezeblock.attempt import Attempt
 from breezeblock.chains.begin import begun
-from breezeblock.chains.chain import FORMATS, MAX_DEPTH, Layer, load
+from breezeblock.chains.chain import load
+from breezeblock.chains.families import FORMATS
 from breezeblock.chains.info import DOCTOR, Info, read_info, read_intent
-from breezeblock.chains.merge import grow
+from breezeblock.chains.layers import Layer
 from breezeblock.chains.naming import Naming
+from breezeblock.chains.plain import MAX_LAYERS, grow
 from breezeblock.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from breezeblock.images import qcow2, qemu_img
 from breezeblock.shares import files
@@ -217,7 +219,7 @@ def _walk(
     current: str | None = top
     recorded: str | None = None
     while current is not None:
-        if len(layers) == MAX_DEPTH or any(one.name == current for one in layers):
+        if len(layers) == MAX_LAYERS or any(one.name == current for one in layers):
             raise CorruptError(f"Volume {volume_id}: its chain comes back to {current}.", remedy=DOCTOR)
         if not naming.is_image(volume_id, current):
             raise CorruptError(

@@ -3,37 +3,22 @@
 The chain of a linked clone goes on below its own first image with images of the volume that it was cloned
 from. Those are crossed into only where `.info` and the header of the first image name the same image.
 
-The format of an overlay is always qcow2. That of the image at the bottom is what the volume was created
-with and never changes; the caller remembers it. A layer's recorded backing format must agree, and
+The format of the image at the bottom is what the volume was created with and never changes; the caller
+remembers it. That of the images above follows from it. A layer's recorded backing format must agree, and
 nothing is ever probed: a raw volume in which a guest wrote a qcow2 header stays raw.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from breezeblock.chains.families import above, family, layer
 from breezeblock.chains.info import DOCTOR, Info, read_info
+from breezeblock.chains.layers import Layer
 from breezeblock.chains.naming import Naming
-from breezeblock.errors import CorruptError, InvalidInputError, NotFoundError
-from breezeblock.images import qcow2
+from breezeblock.errors import CorruptError, NotFoundError
 from breezeblock.shares import files
 
-MAX_DEPTH = 4096
-FORMATS = ("raw", "qcow2")
 _LOOKS = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """One image of a chain."""
-
-    name: str
-    format: str
-    virtual_bytes: int
-    allocated_bytes: int
-    """What it takes on storage."""
-    backing: str | None = None
-    backing_format: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,40 +64,14 @@ class Chain:
         return self.below(overlay)
 
 
-def layer(directory: Path, name: str, image_format: str) -> Layer:
-    """Look at one image. Raises CorruptError, FileNotFoundError."""
-    with files.opened(directory / name) as fd:
-        return _describe(fd, name, image_format)
-
-
-def _describe(fd: int, name: str, image_format: str) -> Layer:
-    status = os.fstat(fd)
-    allocated = status.st_blocks * 512
-    if image_format == "raw":
-        return Layer(name=name, format="raw", virtual_bytes=status.st_size, allocated_bytes=allocated)
-    try:
-        header = qcow2.parse(fd)
-    except CorruptError as error:
-        raise CorruptError(f"{name}: {error.message}", remedy=error.remedy) from error
-    return Layer(
-        name=name,
-        format="qcow2",
-        virtual_bytes=header.virtual_bytes,
-        allocated_bytes=allocated,
-        backing=header.backing,
-        backing_format=header.backing_format,
-    )
-
-
 def walk(
     directory: Path, naming: Naming, volume_id: str, name: str, base_format: str, parent: str | None = None
 ) -> tuple[Layer, ...]:
     """Follow the chain from the named image to its bottom; `parent` is what `.info` says of it.
 
-    Raises CorruptError for a missing layer, a foreign name, a cycle, or more than MAX_DEPTH layers.
+    Raises CorruptError for a missing layer, a foreign name, a cycle, or too many layers.
     """
-    if base_format not in FORMATS:
-        raise InvalidInputError(f"Image format {base_format[:40]!a} is none of raw, qcow2.")
+    most = family(base_format).MAX_LAYERS
     layers: list[Layer] = []
     seen: set[str] = set()
     owner = volume_id
@@ -121,14 +80,14 @@ def walk(
     while current is not None:
         if current in seen:
             raise CorruptError(f"Volume {volume_id}: {current} is its own ancestor.", remedy=DOCTOR)
-        if len(layers) == MAX_DEPTH:
-            raise CorruptError(f"Volume {volume_id}: more than {MAX_DEPTH} layers.", remedy=DOCTOR)
+        if len(layers) == most:
+            raise CorruptError(f"Volume {volume_id}: more than {most} layers.", remedy=DOCTOR)
         if layers and layers[-1].name == naming.volume(owner):
             if owner != volume_id:
                 described = read_info(directory, naming, owner)
                 parent = described.parent if described else None
             if current == parent:
-                owner = naming.owner(current) or owner
+                owner, naming = naming.owner(current) or owner, naming.like(current)
         if not naming.is_image(owner, current):
             raise CorruptError(
                 f"Volume {volume_id}: {layers[-1].name if layers else '.info'} refers to {current}, "
@@ -137,7 +96,7 @@ def walk(
             )
         seen.add(current)
         own = base_format if owner == volume_id else expected or base_format
-        own = own if current == naming.volume(owner) else "qcow2"
+        own = own if current == naming.volume(owner) else above(own)
         if expected is not None and expected != own:
             raise CorruptError(
                 f"Volume {volume_id}: {layers[-1].name} records {current} as {expected}, but it is {own}.",

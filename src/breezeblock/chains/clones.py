@@ -12,19 +12,17 @@ import msgspec
 from breezeblock.attempt import Attempt
 from breezeblock.chains import users
 from breezeblock.chains.begin import begun
-from breezeblock.chains.chain import Chain, Layer, layer, load
+from breezeblock.chains.chain import Chain, load
+from breezeblock.chains.families import above, family, layer
 from breezeblock.chains.info import DOCTOR, Info, Intent, read_info, write_info, write_intent
+from breezeblock.chains.layers import Layer
 from breezeblock.chains.merge import finish
 from breezeblock.chains.naming import Naming
 from breezeblock.chains.snapshots import publish_overlay, put_on_top
 from breezeblock.chains.volumes import check_size
 from breezeblock.errors import ConflictError, CorruptError, InvalidInputError
-from breezeblock.images import clusters, qcow2, qemu_img
 from breezeblock.images.raw import check_cancelled
 from breezeblock.shares import files
-
-FORMAT = "qcow2"
-"""Of a linked clone's first image."""
 
 
 def clone(
@@ -44,16 +42,18 @@ def clone(
     The source must be held by the same operation. Everything that can be found later points back: the
     clone's `.info` is first, its image last.
     """
-    check_size(virtual_bytes, FORMAT)
-    name = naming.volume(volume_id)
+    made = above(source_format)
+    check_size(virtual_bytes, made)
+    own = naming.of_format(made)
+    name = own.volume(volume_id)
     with begun(directory, naming, source_id, attempt, source_format):
         chain = load(directory, naming, source_id, source_format, source_depth)
-        info = read_info(directory, naming, volume_id)
+        info = read_info(directory, own, volume_id)
         if files.exists(directory / name):
-            _require_same(directory, name, info, naming, source_id, virtual_bytes)
-            return FORMAT
+            _require_same(layer(directory, name, made), info, naming, source_id, virtual_bytes)
+            return made
         if info is not None and (info.parent is None or naming.owner(info.parent) != source_id):
-            raise CorruptError(f"{naming.info(volume_id)} is there and of something else.", remedy=DOCTOR)
+            raise CorruptError(f"{own.info(volume_id)} is there and of something else.", remedy=DOCTOR)
         held = chain.active if snapshot_id is None else chain.data(snapshot_id)[0]
         if held.virtual_bytes > virtual_bytes:
             raise InvalidInputError(
@@ -62,13 +62,13 @@ def clone(
         check_cancelled(attempt)
         image = _image(directory, chain, snapshot_id, info)
         if info is None:
-            write_info(directory, naming, volume_id, Info(name, {}, image.name), attempt)
+            write_info(directory, own, volume_id, Info(name, {}, image.name), attempt)
         if image.name == chain.active.name:
             overlay = naming.overlay(source_id, volume_id)
             put_on_top(directory, naming, source_id, chain, overlay, image.virtual_bytes, attempt)
         users.add(directory, naming, image.name, volume_id)
-        publish_overlay(directory, naming, name, virtual_bytes, image.name, image.format, attempt)
-    return FORMAT
+        publish_overlay(directory, own, name, virtual_bytes, image, attempt)
+    return made
 
 
 def _image(directory: Path, chain: Chain, snapshot_id: str | None, info: Info | None) -> Layer:
@@ -81,21 +81,21 @@ def _image(directory: Path, chain: Chain, snapshot_id: str | None, info: Info | 
     if snapshot_id is not None:
         return chain.data(snapshot_id)[0]
     if len(chain.own) > 1:
-        with files.opened(directory / chain.active.name) as fd:
-            if clusters.is_empty(fd, qcow2.parse(fd)):
-                return chain.own[1]
+        top = chain.active
+        if family(top.format).is_empty(directory / top.name, top.format):
+            return chain.own[1]
     return chain.active
 
 
 def _require_same(
-    directory: Path, name: str, info: Info | None, naming: Naming, source_id: str, virtual_bytes: int
+    found: Layer, info: Info | None, naming: Naming, source_id: str, virtual_bytes: int
 ) -> None:
-    if info is not None and info.parent is not None and naming.owner(info.parent) == source_id:
-        found = layer(directory, name, FORMAT)
-        if (found.virtual_bytes, found.backing) == (virtual_bytes, info.parent):
-            return
+    parent = info.parent if info else None
+    ours = parent is not None and naming.owner(parent) == source_id
+    if ours and (found.virtual_bytes, found.backing) == (virtual_bytes, parent):
+        return
     raise CorruptError(
-        f"{directory} holds {name} already, which is not the new clone of {virtual_bytes} bytes.",
+        f"{found.name} is there already, and is not the new clone of {virtual_bytes} bytes.",
         remedy="Move the foreign files away, then repeat.",
     )
 
@@ -127,7 +127,7 @@ def flatten(
             check_cancelled(attempt)
             temp = directory / attempt.temp_name
             with files.fresh(temp, naming.mode) as fd:
-                qemu_img.convert(directory / first.name, first.format, temp, first.format, attempt)
+                family(first.format).flatten(fd, temp, first, attempt)
                 made = layer(directory, temp.name, first.format)
                 if (made.virtual_bytes, made.backing) != (first.virtual_bytes, None):
                     raise CorruptError(f"{temp.name} did not become what {first.name} reads as.")
@@ -156,14 +156,13 @@ def shorten(
                 return format
             check_cancelled(attempt)
             top, base = pair
-            with files.opened(directory / top) as fd:
-                clusters.validate(fd, qcow2.parse(fd))
-            intent = Intent(verb="shorten", top=top, base=base)
+            family(base.format).require_mergeable(directory, top, base)
+            intent = Intent(verb="shorten", top=top.name, base=base.name)
             write_intent(directory, naming, volume_id, intent, attempt)
             finish(directory, naming, volume_id, intent, attempt, base_format=format)
 
 
-def removable(directory: Path, naming: Naming, volume_id: str, chain: Chain) -> tuple[str, str] | None:
+def removable(directory: Path, naming: Naming, volume_id: str, chain: Chain) -> tuple[Layer, Layer] | None:
     """Return the lowest layer that can be merged and the one below it: so nothing is moved twice."""
     hidden = {one.name for one in chain.hidden}
     if not hidden:
@@ -171,5 +170,5 @@ def removable(directory: Path, naming: Naming, volume_id: str, chain: Chain) -> 
     frozen = users.frozen(directory, naming, volume_id, chain)
     for top, base in reversed(list(zip(chain.own, chain.own[1:], strict=False))):
         if top.name in hidden and base.name not in frozen:
-            return top.name, base.name
+            return top, base
     return None

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from breezeblock import images
 from breezeblock.attempt import Attempt
 from breezeblock.chains.begin import begun, tidied
-from breezeblock.chains.chain import FORMATS, Layer, layer, load
-from breezeblock.chains.merge import grow
+from breezeblock.chains.chain import load
+from breezeblock.chains.families import layer
 from breezeblock.chains.naming import Naming
-from breezeblock.chains.volumes import check_size, is_there, lay_flat
+from breezeblock.chains.volumes import check_size, fill, is_there
 from breezeblock.errors import InvalidInputError
-from breezeblock.images import inspection, qemu_img, raw
+from breezeblock.images import inspection
 from breezeblock.images.raw import check_cancelled
 from breezeblock.shares import files
 
@@ -25,6 +24,7 @@ def import_image(
     attempt: Attempt,
     *,
     format: str,  # noqa: A002 - what the catalogue calls it
+    thick: bool = False,
 ) -> str:
     """Make a volume that reads as the image `source`, zeros beyond; nothing is written if it may not be.
 
@@ -42,27 +42,13 @@ def import_image(
                 f"The image has {found} bytes for its consumer, the volume only {virtual_bytes}.",
                 remedy="Make the volume larger.",
             )
-        if source_format not in FORMATS:
-            source, source_format = _as_raw(source, source_format, attempt), "raw"
         image = layer(source.parent, source.name, source_format)
         temp = directory / attempt.temp_name
         with files.fresh(temp, naming.mode) as fd:
-            _write(source.parent, (image,), temp, fd, format, attempt)
-            if format == "raw":
-                raw.grow(fd, virtual_bytes)
-            else:
-                grow(directory, layer(directory, temp.name, format), virtual_bytes, 0, attempt)
+            fill(fd, temp, source.parent, (image,), format, virtual_bytes, attempt, thick=thick)
             check_cancelled(attempt)
             files.publish(fd, temp, final)
     return format
-
-
-def _as_raw(source: Path, source_format: str, attempt: Attempt) -> Path:
-    """Write a VHD or VHDX as a raw image beside it, where the caller keeps and removes such things."""
-    flat = source.with_name(f"{source.name}.flat")
-    flat.unlink(missing_ok=True)
-    images.convert(source, flat, "raw", source_format, attempt=attempt)
-    return flat
 
 
 def export_image(
@@ -83,18 +69,5 @@ def export_image(
         chain = load(directory, naming, volume_id, format)
         layers = chain.layers if snapshot_id is None else chain.data(snapshot_id)
         target.unlink(missing_ok=True)
-        flat = target if target_format in FORMATS else target.with_name(f"{target.name}.flat")
-        flat.unlink(missing_ok=True)
-        with files.fresh(flat, 0o600) as fd:
-            _write(directory, layers, flat, fd, target_format if flat == target else "raw", attempt)
-    if flat != target:
-        images.convert(flat, target, target_format, "raw", attempt=attempt)
-        flat.unlink()
-
-
-def _write(
-    directory: Path, layers: tuple[Layer, ...], target: Path, fd: int, target_format: str, attempt: Attempt
-) -> None:
-    if target_format == "raw" and lay_flat(directory, layers, fd, attempt):
-        return
-    qemu_img.convert(directory / layers[0].name, layers[0].format, target, target_format, attempt)
+        with files.fresh(target, 0o600) as fd:
+            fill(fd, target, directory, layers, target_format, layers[0].virtual_bytes, attempt)

@@ -5,8 +5,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from breezeblock.chains import users
-from breezeblock.chains.chain import Layer, layer, walk
+from breezeblock.chains.chain import walk
+from breezeblock.chains.families import above, layer
 from breezeblock.chains.info import Info
+from breezeblock.chains.layers import Layer
 from breezeblock.chains.naming import Naming
 from breezeblock.errors import BreezeblockError
 
@@ -42,7 +44,7 @@ def advice(
 
 def _look(directory: Path, naming: Naming, volume_id: str, name: str, base_format: str) -> Layer | None:
     try:
-        return layer(directory, name, base_format if name == naming.volume(volume_id) else "qcow2")
+        return layer(directory, name, base_format if name == naming.volume(volume_id) else above(base_format))
     except (BreezeblockError, OSError):
         return None
 
@@ -70,7 +72,7 @@ def fitting(
     looked = {name: _look(directory, naming, volume_id, name, base_format) for name in images}
     below = {found.backing for found in looked.values() if found is not None}
     chains = []
-    parent = _parent(directory, naming, volume_id)
+    parent = _parent(directory, naming, volume_id, base_format)
     for top in looked.keys() - below:
         try:
             chains.append(walk(directory, naming, volume_id, top, base_format, parent))
@@ -93,12 +95,12 @@ def _unfitting(naming: Naming, volume_id: str, looked: dict[str, Layer | None]) 
     )
 
 
-def _parent(directory: Path, naming: Naming, volume_id: str) -> str | None:
+def _parent(directory: Path, naming: Naming, volume_id: str, base_format: str) -> str | None:
     """Return the image that the volume was cloned from, if both ends of the link say so."""
     try:
-        backing = layer(directory, naming.volume(volume_id), "qcow2").backing
+        backing = layer(directory, naming.volume(volume_id), base_format).backing
         source = naming.owner(backing) if backing else None
-        said = users.of(directory, naming, source).get(volume_id) if source else None
+        said = users.of(directory, naming.like(backing or ""), source).get(volume_id) if source else None
     except (BreezeblockError, OSError):
         return None
     return backing if said == backing else None

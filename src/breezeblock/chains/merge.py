@@ -5,18 +5,18 @@ before anything else. Each step finds out whether it was done already; what no c
 is removed last, when the chain has been seen to stand without it.
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from breezeblock.attempt import Attempt
-from breezeblock.chains.chain import Layer, layer, walk
+from breezeblock.chains.chain import walk
+from breezeblock.chains.families import family, layer
 from breezeblock.chains.info import DOCTOR, Intent, read_info, write_info
+from breezeblock.chains.layers import Layer
 from breezeblock.chains.naming import Naming
 from breezeblock.errors import CorruptError
-from breezeblock.images import clusters, qcow2, qemu_img, raw
 from breezeblock.shares import files
 
 
@@ -62,57 +62,10 @@ def _merge(
     if names[place + 1 : place + 2] != [intent.base]:
         raise CorruptError(f"{intent.top} is no longer backed by {intent.base}.", remedy=DOCTOR)
     top, base = layers[place], layers[place + 1]
-    if resumed and base.format == "qcow2":
-        qemu_img.repair_leaks(directory / base.name, attempt)
     below = layers[place + 2].virtual_bytes if place + 2 < len(layers) else 0
-    grow(directory, base, top.virtual_bytes, below, attempt)
-    _commit(directory, top, base, attempt)
+    kind = family(base.format)
+    kind.merge(directory, top, base, below, attempt, resumed=resumed)
     if place == 0:
         return base.name
-    relink(directory, layers[place - 1], base, attempt)
+    kind.relink(directory, layers[place - 1], layer(directory, base.name, base.format), attempt)
     return names[0]
-
-
-def _commit(directory: Path, top: Layer, base: Layer, attempt: Attempt) -> None:
-    with files.opened(directory / top.name) as fd:
-        header = qcow2.parse(fd)
-        if clusters.is_empty(fd, header):
-            return
-        if base.format == "raw" and not clusters.has_compressed(fd, header):
-            with files.opened(directory / base.name, os.O_RDWR) as target:
-                clusters.commit_to_raw(fd, header, target, attempt)
-                os.fsync(target)
-            return
-    qemu_img.commit(directory / top.name, attempt)
-    files.sync_file(directory / base.name)
-
-
-def grow(directory: Path, image: Layer, virtual_bytes: int, below_bytes: int, attempt: Attempt) -> None:
-    """Let an image be at least `virtual_bytes` long; the new bytes are zeros.
-
-    `below_bytes` is how long its backing file is: what that holds beyond the image must not show.
-    """
-    if image.virtual_bytes >= virtual_bytes:
-        return
-    path = directory / image.name
-    with files.opened(path, os.O_RDWR) as fd:
-        if image.format == "raw":
-            raw.grow(fd, virtual_bytes)
-            os.fsync(fd)
-            return
-        if below_bytes <= image.virtual_bytes and qcow2.grow(fd, qcow2.parse(fd), virtual_bytes):
-            return
-    qemu_img.resize(path, image.format, virtual_bytes, attempt)
-    files.sync_file(path)
-
-
-def relink(directory: Path, child: Layer, backing: Layer, attempt: Attempt) -> None:
-    """Give `child` another backing file that reads the same."""
-    path = directory / child.name
-    with files.opened(path, os.O_RDWR) as fd:
-        if qcow2.reparent(fd, qcow2.parse(fd), backing.name, backing.format):
-            return
-    qemu_img.relink(path, backing.name, backing.format, attempt)
-    files.sync_file(path)
-    if layer(directory, child.name, "qcow2").backing != backing.name:
-        raise CorruptError(f"{child.name} was not re-linked to {backing.name}.", remedy=DOCTOR)

@@ -27,19 +27,24 @@ class Naming:
     """Without the dot."""
     mode: int = 0o660
     extensions: tuple[str, ...] = ()
-    """Where a volume's extension is its format: those that there may be."""
+    """The formats of volumes that have theirs as the extension of all their files."""
 
     def of_format(self, image_format: str) -> "Naming":
         """Name a volume whose first image has this format."""
-        return replace(self, extension=image_format) if self.extensions else self
+        if not self.extensions:
+            return self
+        return replace(self, extension=image_format if image_format in self.extensions else "")
 
     def like(self, name: str) -> "Naming":
         """Name what belongs to the same volume as a file of this name."""
         stem = name
         for ending in (*_BESIDE, "clones"):
             stem = stem.removesuffix(f".{ending}")
-        _, _, extension = stem.rpartition(".")
-        return self.of_format(extension) if extension in self.extensions else self
+        return self.of_format(stem.rpartition(".")[2])
+
+    def variants(self) -> tuple["Naming", ...]:
+        """Return every way in which a volume may be named."""
+        return tuple(self.of_format(one) for one in ("", *self.extensions)) if self.extensions else (self,)
 
     def volume(self, volume_id: str) -> str:
         """Name the image that the volume began with."""
@@ -78,13 +83,14 @@ class Naming:
         return match[1], kind or ("overlay" if match[2] else "volume"), match[2]
 
     def owner(self, name: str) -> str | None:
-        """Return the id of the volume whose image may be called so; None if it is no image's name."""
-        parsed = self.parse(name)
+        """Return the id of the volume, of any format, whose image may be called so; None if none may."""
+        parsed = self.like(name).parse(name)
         return parsed[0] if parsed is not None and parsed[1] in {"volume", "overlay"} else None
 
     def is_image(self, volume_id: str, name: str) -> bool:
         """Tell whether an image of this volume may be called so."""
-        return self.owner(name) == volume_id
+        parsed = self.parse(name)
+        return parsed is not None and parsed[:2] in {(volume_id, "volume"), (volume_id, "overlay")}
 
     def of_volume(self, volume_id: str, names: Iterable[str]) -> list[tuple[str, Kind]]:
         """Pick this volume's files out of a directory's names."""

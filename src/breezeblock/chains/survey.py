@@ -5,15 +5,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from breezeblock.attempt import Attempt
 from breezeblock.chains import users
 from breezeblock.chains.chain import Chain, load
+from breezeblock.chains.families import above, family
 from breezeblock.chains.info import DOCTOR, read_info
 from breezeblock.chains.mending import advice
 from breezeblock.chains.naming import Naming
 from breezeblock.chains.repairing import QUARANTINE
 from breezeblock.errors import BreezeblockError, CorruptError, NotFoundError
-from breezeblock.images import qemu_img
 from breezeblock.shares import files
 
 CINDER_MARKER = ".cinderSecureEnvIndicator"
@@ -52,7 +51,7 @@ def check(
     tables: bool = True,
     depth: int = 0,
 ) -> list[Problem]:
-    """Compare a volume with what the catalogue believes; `tables` lets qemu-img examine every QCOW2 layer.
+    """Compare a volume with what the catalogue believes; `tables`: also look at every layer's tables.
 
     Overlays beside the chain are looked for only where the `depth` is not known, as that takes a listing
     of the directory; `inventory` tells of them all at once.
@@ -103,16 +102,18 @@ def _clones(directory: Path, naming: Naming, volume_id: str, chain: Chain) -> It
     parent = chain.info.parent if chain.info else None
     if parent is not None and len(chain.layers) > len(chain.own):
         source = naming.owner(parent) or ""
-        if users.of(directory, naming, source).get(volume_id) != parent:
-            text = f"it rests on {parent}, but {naming.users(source)} does not say so"
+        there = naming.like(parent)
+        if users.of(directory, there, source).get(volume_id) != parent:
+            text = f"it rests on {parent}, but {there.users(source)} does not say so"
             remedy = f"Flatten the volume, or make the file {volume_id}@{parent} there; until then delete "
             yield Problem(
                 f"volume {volume_id}", text, f"{remedy}no snapshot and not volume {source}.", "error"
             )
+    made = naming.of_format(above(chain.own[-1].format))
     for clone, image in users.of(directory, naming, volume_id).items():
         path = directory / naming.users(volume_id) / f"{clone}@{image}"
         try:
-            info = read_info(directory, naming, clone)
+            info = read_info(directory, made, clone)
         except CorruptError:
             continue  # the clone's own check tells
         if info is None or info.parent != image:
@@ -122,21 +123,8 @@ def _clones(directory: Path, naming: Naming, volume_id: str, chain: Chain) -> It
 
 
 def _examine(directory: Path, chain: Chain) -> Iterator[Problem]:
-    looking = Attempt(operation_id="check", token="0")  # noqa: S106 - it names no file
-    for image in chain.own:
-        if image.format != "qcow2":
-            continue
-        try:
-            verdict, said = qemu_img.check(directory / image.name, looking)
-        except BreezeblockError as error:
-            yield Problem(image.name, error.message, error.remedy, "error")
-            continue
-        if verdict == "leaks":
-            remedy = f"`qemu-img check -r leaks -f qcow2 {image.name}` frees them."
-            yield Problem(image.name, "clusters are reserved that nothing uses", remedy, "warning")
-        elif verdict == "broken":
-            text = "its tables are damaged: " + " ".join(said.split())[:300]
-            yield Problem(image.name, text, "Restore it from a copy; keep the volume detached.", "error")
+    for name, text, remedy, is_error in family(chain.active.format).examine(directory, chain.own):
+        yield Problem(name, text, remedy, "error" if is_error else "warning")
 
 
 def inventory(directory: Path, naming: Naming) -> Iterator[Item]:
@@ -146,7 +134,7 @@ def inventory(directory: Path, naming: Naming) -> Iterator[Item]:
     deleted volume for the clones that rest on it.
     """
     shapes: dict[str, _Shape] = {}
-    any_naming = naming
+    all_names = naming
     with files.storage_errors(str(directory)), os.scandir(directory) as entries:
         for entry in entries:
             try:
@@ -154,7 +142,7 @@ def inventory(directory: Path, naming: Naming) -> Iterator[Item]:
             except FileNotFoundError:
                 continue
             allocated = status.st_blocks * 512
-            naming = any_naming.like(entry.name)
+            naming = all_names.like(entry.name)
             users_of = _users_of(naming, entry) if entry.is_dir(follow_symlinks=False) else None
             parsed = naming.parse(entry.name) if entry.is_file(follow_symlinks=False) else None
             if users_of is not None:

@@ -19,10 +19,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from breezeblock.chains.chain import Chain
+from breezeblock.chains.families import FORMATS, above, layer
 from breezeblock.chains.info import read_info
 from breezeblock.chains.naming import Naming, is_id
 from breezeblock.errors import CorruptError
-from breezeblock.images import qcow2
 from breezeblock.shares import files
 
 
@@ -49,7 +49,7 @@ def frozen(directory: Path, naming: Naming, volume_id: str, chain: Chain) -> fro
 
 def add(directory: Path, naming: Naming, image: str, clone_id: str) -> None:
     """Freeze an image for a clone; the caller holds the volume that the image belongs to."""
-    place = directory / naming.users(_owner(naming, image))
+    place = directory / naming.like(image).users(_owner(naming, image))
     mode = naming.mode | (naming.mode & 0o444) >> 2  # whoever may read the files may look who there is
     while True:
         try:
@@ -90,7 +90,7 @@ def release(directory: Path, naming: Naming, image: str, clone_id: str) -> None:
     gone: list[Path] = []
     needed: str | None = image
     while needed is not None:
-        owner = _owner(naming, needed)
+        owner, naming = _owner(naming, needed), naming.like(needed)
         place = directory / naming.users(owner)
         try:
             (place / f"{clone_id}@{needed}").unlink(missing_ok=True)
@@ -125,11 +125,15 @@ def images(directory: Path, naming: Naming, volume_id: str, top: str) -> tuple[l
             names.append(current)
             if current == naming.volume(volume_id):
                 return names, True
-            with files.opened(directory / current) as fd:
-                current = qcow2.parse(fd).backing
+            current = layer(directory, current, _overlay_format(naming)).backing
         except CorruptError:
             return names, False
     return names, False
+
+
+def _overlay_format(naming: Naming) -> str:
+    """Return what the volume's overlays are, which its name tells although nobody remembers it."""
+    return above(naming.extension if naming.extension in FORMATS else "raw")
 
 
 def remove(directory: Path, names: Iterable[str]) -> None:

@@ -3,21 +3,21 @@
 `format` is always that of the image the volume begins with, and is what every verb returns.
 """
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
 
 from breezeblock.attempt import Attempt
-from breezeblock.chains import users
+from breezeblock.chains import differencing, plain, users
 from breezeblock.chains.begin import begun, tidied
-from breezeblock.chains.chain import FORMATS, Layer, layer, load
+from breezeblock.chains.chain import load
+from breezeblock.chains.families import family, layer
 from breezeblock.chains.info import Info, read_info, read_intent, write_info
-from breezeblock.chains.merge import grow
+from breezeblock.chains.layers import Layer
 from breezeblock.chains.naming import Naming
 from breezeblock.errors import CorruptError, InvalidInputError
-from breezeblock.images import clusters, qcow2, qemu_img, raw
+from breezeblock.images import qemu_img, raw
 from breezeblock.images.raw import check_cancelled
 from breezeblock.shares import files
 
@@ -41,14 +41,7 @@ def create(
         check_cancelled(attempt)
         temp = directory / attempt.temp_name
         with files.fresh(temp, naming.mode) as fd:
-            if format == "qcow2" and thick:
-                qemu_img.create_preallocated(temp, virtual_bytes, attempt)
-            elif format == "qcow2":
-                qcow2.create(fd, virtual_bytes)
-            elif thick:
-                raw.preallocate(fd, virtual_bytes, attempt)
-            else:
-                raw.grow(fd, virtual_bytes)
+            family(format).create(fd, temp, format, virtual_bytes, attempt, thick=thick)
             check_cancelled(attempt)
             files.publish(fd, temp, final)
     return format
@@ -56,13 +49,19 @@ def create(
 
 def check_size(virtual_bytes: int, image_format: str) -> None:
     """Raise InvalidInputError unless an image of this format can have these virtual bytes."""
-    if image_format not in FORMATS:
-        raise InvalidInputError(f"Image format {image_format[:40]!a} is none of raw, qcow2.")
-    limit = qcow2.MAX_VIRTUAL_BYTES  # snapshots of a raw volume are qcow2
+    limit = family(image_format).MAX_VIRTUAL_BYTES[image_format]
     if not 0 < virtual_bytes <= limit or virtual_bytes % 512:
         raise InvalidInputError(
-            f"{virtual_bytes} virtual bytes: a positive multiple of 512 up to {limit} is needed."
+            f"{virtual_bytes} virtual bytes: a {image_format} volume needs a positive multiple of 512 "
+            f"up to {limit}."
         )
+
+
+def is_named(directory: Path, naming: Naming, volume_id: str) -> bool:
+    """Tell whether something of the volume goes by these names."""
+    with files.storage_errors(f"Volume {volume_id}"):
+        named = naming.volume(volume_id), naming.info(volume_id), naming.intent(volume_id)
+        return any(files.exists(directory / one) for one in named)
 
 
 def is_there(directory: Path, naming: Naming, volume_id: str, virtual_bytes: int, image_format: str) -> bool:
@@ -172,12 +171,12 @@ def _remove(
 
 def _forget_parent(directory: Path, naming: Naming, volume_id: str, parent: str) -> None:
     """Let go of the image that the volume rested on, and of what a cloning that was cut off made there."""
-    source = naming.owner(parent) or ""
-    made = naming.overlay(source, volume_id)
+    source, there = naming.owner(parent) or "", naming.like(parent)
+    made = there.overlay(source, volume_id)
     if files.exists(directory / made):
-        info = read_info(directory, naming, source)
+        info = read_info(directory, there, source)
         if info is not None and info.deleted is None:
-            names, whole = users.images(directory, naming, source, info.active)
+            names, whole = users.images(directory, there, source, info.active)
             if whole and made not in names:
                 files.remove(directory / made)
     users.release(directory, naming, parent, volume_id)
@@ -199,7 +198,7 @@ def extend(
         chain = load(directory, naming, volume_id, format, depth)
         below = chain.layers[1].virtual_bytes if len(chain.layers) > 1 else 0
         check_cancelled(attempt)
-        grow(directory, chain.active, virtual_bytes, below, attempt)
+        family(format).grow(directory, chain.active, virtual_bytes, below, attempt)
     return format
 
 
@@ -216,6 +215,7 @@ def copy(
     source_format: str,
     source_depth: int = 0,
     source_naming: Naming | None = None,
+    thick: bool = False,
     format: str = "raw",  # noqa: A002 - what the catalogue calls it
 ) -> str:
     """Make a volume with the content of another one, or of a snapshot of it; zeros beyond its end.
@@ -227,9 +227,9 @@ def copy(
     with tidied(directory, volume_id, attempt):
         if is_there(directory, naming, volume_id, virtual_bytes, format):
             return format
-        source_naming = source_naming or naming
-        with begun(source_directory, source_naming, source_id, attempt, source_format):
-            chain = load(source_directory, source_naming, source_id, source_format, source_depth)
+        there = source_naming or naming
+        with begun(source_directory, there, source_id, attempt, source_format):
+            chain = load(source_directory, there, source_id, source_format, source_depth)
             layers = chain.layers if snapshot_id is None else chain.data(snapshot_id)
         if layers[0].virtual_bytes > virtual_bytes:
             raise InvalidInputError(
@@ -237,33 +237,36 @@ def copy(
             )
         temp = directory / attempt.temp_name
         with files.fresh(temp, naming.mode) as fd:
-            if format == "raw" and lay_flat(source_directory, layers, fd, attempt):
-                raw.grow(fd, virtual_bytes)
-            else:
-                qemu_img.convert(source_directory / layers[0].name, layers[0].format, temp, format, attempt)
-                grow(directory, layer(directory, temp.name, format), virtual_bytes, 0, attempt)
+            fill(fd, temp, source_directory, layers, format, virtual_bytes, attempt, thick=thick)
             check_cancelled(attempt)
             files.publish(fd, temp, final)
     return format
 
 
-def lay_flat(directory: Path, layers: tuple[Layer, ...], target: int, attempt: Attempt) -> bool:
-    """Write what the layers read as into an empty raw image; False if only qemu-img can (nothing written).
-
-    The bottom image is copied, sharing blocks where the file system can; each layer above is then laid
-    over it.
-    """
-    for image in layers:
-        if image.format == "qcow2":
-            with files.opened(directory / image.name) as fd:
-                if clusters.has_compressed(fd, qcow2.parse(fd)):
-                    return False
-    for image in reversed(layers):
-        with files.opened(directory / image.name) as fd:
-            if image.format == "raw":
-                raw.copy(fd, target, attempt)
-            else:
-                raw.grow(target, image.virtual_bytes)
-                clusters.commit_to_raw(fd, qcow2.parse(fd), target, attempt)
-    os.ftruncate(target, layers[0].virtual_bytes)
-    return True
+def fill(
+    fd: int,
+    path: Path,
+    source_directory: Path,
+    layers: tuple[Layer, ...],
+    image_format: str,
+    virtual_bytes: int,
+    attempt: Attempt,
+    *,
+    thick: bool = False,
+) -> None:
+    """Write a new image, empty and open, that reads as what the layers read as; zeros beyond their end."""
+    top = layers[0]
+    if image_format in differencing.ABOVE or top.format in differencing.ABOVE:
+        flat = plain.unpacked(source_directory, layers, path, attempt)
+        source, source_format = (flat, "raw") if flat else (source_directory / top.name, top.format)
+        differencing.copy(
+            fd, path.name, source, source_format, image_format, virtual_bytes, attempt, fixed=thick
+        )
+        if flat:
+            flat.unlink()
+    elif image_format == "raw" and plain.lay_flat(source_directory, layers, fd, attempt):
+        raw.grow(fd, virtual_bytes)
+    else:
+        qemu_img.convert(source_directory / top.name, top.format, path, image_format, attempt)
+        made = layer(path.parent, path.name, image_format)
+        family(image_format).grow(path.parent, made, virtual_bytes, 0, attempt)

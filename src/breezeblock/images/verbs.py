@@ -245,10 +245,11 @@ def grow(path: Path, virtual_bytes: int, image_format: str | None = None) -> Non
         for layer in layers:
             held.enter_context(locks.for_writing(layer.file))
         for depth in reversed(range(len(layers))):
-            _grow(Stack(chain.layers[depth:], chain.paths[depth:]), virtual_bytes)
+            grow_top(Stack(chain.layers[depth:], chain.paths[depth:]), virtual_bytes)
 
 
-def _grow(chain: Stack, virtual_bytes: int) -> None:
+def grow_top(chain: Stack, virtual_bytes: int) -> None:
+    """Raise the virtual bytes of the topmost layer, unless that would bring bytes of its parent to light."""
     old = chain.virtual_bytes
     if old >= virtual_bytes:
         return
