@@ -1,6 +1,7 @@
 """Shares as the pools of a back end of files: reached when they are needed and not reached."""
 
 import errno
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Protocol
 from breezeblock.backends.contract import Connection
 from breezeblock.errors import ConfigError, UnavailableError
 from breezeblock.shares.space import Look, Space
+
+_AGAIN_S = 0.3
 
 
 class Way(Protocol):
@@ -41,14 +44,17 @@ class SharePool:
     def space(self) -> Space:
         """Reach the share if need be, and ask it for its room."""
         self.way.path()
-        try:
-            return self.look.space(self.answer_timeout_s)
-        except UnavailableError as error:
-            if not (isinstance(error.__cause__, OSError) and error.__cause__.errno in self.gone):
-                raise
-            self.way.let_go()
-            self.way.path()
-            return self.look.space(self.answer_timeout_s)
+        for last in (False, True):
+            try:
+                return self.look.space(self.answer_timeout_s)
+            except UnavailableError as error:
+                if not (isinstance(error.__cause__, OSError) and error.__cause__.errno in self.gone):
+                    raise
+                if not last:
+                    time.sleep(_AGAIN_S)  # what is just being renewed may say the same
+        self.way.let_go()
+        self.way.path()
+        return self.look.space(self.answer_timeout_s)
 
 
 @dataclass(frozen=True, slots=True)

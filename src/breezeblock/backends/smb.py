@@ -22,9 +22,10 @@ from breezeblock.shares.smb import SmbShare
 
 EXTENSIONS = ("raw", "qcow2", "vhd", "vhdx")
 """Every volume has its format's: Windows goes by it."""
-_GONE = frozenset({errno.ESTALE, errno.EACCES, 126, 127, 128, 129})
+_GONE = frozenset({errno.ESTALE, errno.EACCES, errno.EAGAIN, 126, 127, 128, 129})
 """Besides ESTALE: the session ended and the kernel could not log in again (EACCES, ENOKEY, EKEYEXPIRED,
-EKEYREVOKED, EKEYREJECTED). It keeps the password of the first time; a new mount takes the present one."""
+EKEYREVOKED, EKEYREJECTED). It keeps the password of the first time; a new mount takes the present one.
+EAGAIN: the share was taken away; Linux 6.1 does not find it again by itself when it is back."""
 
 
 class SmbConfig(

@@ -45,7 +45,8 @@ def stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, path: Path | None = None
 ) -> Iterator[Stage]:
     """Make the share `name`, and a back end that has it."""
-    directory = SERVER.share(name, path)
+    # The judge writes on the server's own disk: then Samba must see it and break what clients hold.
+    directory = SERVER.share(name, path, kernel_oplocks="yes")
     address = f"//127.0.0.1/{name}"
     monkeypatch.setattr("breezeblock.backends.apart.RECHECK_S", 0.2)
     monkeypatch.setattr("breezeblock.backends.health.FLAPPING_S", 0.0)
@@ -96,19 +97,19 @@ def test_a_share_removed_and_put_back(tmp_path: Path, monkeypatch: pytest.Monkey
         struck = on.strike("snapshot_2", "snapshot", lambda: SERVER.remove("removed"))
         until(lambda: not on.backend.stats()[0].up, "the pool is down")
         reason = on.backend.stats()[0].reason
-        SERVER.share("removed")
+        SERVER.share("removed", kernel_oplocks="yes")
         print(f"\nshare removed: {struck.ended[:150]}\n  {reason[:200]}\n  {on.resume(struck)} tries")
 
 
 def test_a_share_that_becomes_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only() -> None:
-        SERVER.share("readonly", read_only="yes")
+        SERVER.share("readonly", read_only="yes", kernel_oplocks="yes")
         sh("smbcontrol", "-s", str(CONFIG), "all", "close-share", "readonly")
 
     with stage(tmp_path, monkeypatch, "readonly") as on:
         struck = on.strike("delete_middle_snapshot", "delete_snapshot", read_only)
         assert struck.ended.startswith(("UnavailableError", "PoolDownError")), struck.ended
-        SERVER.share("readonly")
+        SERVER.share("readonly", kernel_oplocks="yes")
         sh("smbcontrol", "-s", str(CONFIG), "all", "close-share", "readonly")
         print(f"\nread-only in the middle: {struck.ended[:150]}; {on.resume(struck)} tries")
 
