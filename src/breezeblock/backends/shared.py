@@ -43,7 +43,7 @@ class SharePool:
 
     def space(self) -> Space:
         """Reach the share if need be, and ask it for its room."""
-        self.way.path()
+        self.look.directory = self.way.path()
         for last in (False, True):
             try:
                 return self.look.space(self.answer_timeout_s)

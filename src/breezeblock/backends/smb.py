@@ -1,6 +1,7 @@
 """The `smb` back end: shares of Windows servers, scale-out file servers, Samba and appliances as pools."""
 
 import errno
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from breezeblock.backends.parts import Parts
 from breezeblock.backends.shared import SharePlaces, SharePool, Way
 from breezeblock.chains import Naming
 from breezeblock.errors import BreezeblockError, ConfigError, UnavailableError
-from breezeblock.shares import login, mounts, ping, samba, sharelist, smb
+from breezeblock.shares import login, mounts, ping, samba, sharelist, smb, windows
 from breezeblock.shares.smb import SmbShare
 
 EXTENSIONS = ("raw", "qcow2", "vhd", "vhdx")
@@ -112,6 +113,12 @@ def _way(one: SmbShare, config: SmbConfig, state_dir: Path) -> Way:
         directory = samba.local_directory(one.share.address, Path(config.samba_config))
         if directory is not None:
             return LocalWay(directory)
+    if sys.platform == "win32":
+        return windows.UncWay(
+            one.share.address,
+            lambda: _resolved(one, state_dir),
+            privacy="seal" in _in_force(one, config).split(","),
+        )
     return mounts.Mounted(
         sharelist.Share(one.share.address),
         _base(config, state_dir),
@@ -119,14 +126,14 @@ def _way(one: SmbShare, config: SmbConfig, state_dir: Path) -> Way:
         config.mount_attempts,
         config.mount_timeout_s,
         client=smb.CIFS,
-        credentials=None if one.login.anonymous else lambda: _credentials(one, state_dir),
+        credentials=None if one.login.anonymous else lambda: login.credentials(_resolved(one, state_dir)),
     )
 
 
-def _credentials(one: SmbShare, state_dir: Path) -> bytes:
+def _resolved(one: SmbShare, state_dir: Path) -> login.Login:
     """Look the password up anew each time, so that a new one helps without a restart."""
     try:
-        return login.credentials(login.resolved(one.login, vault.at(state_dir).get))
+        return login.resolved(one.login, vault.at(state_dir).get)
     except BreezeblockError as error:
         raise UnavailableError(
             f"The share {one.share.address} cannot be mounted: {error.message}", remedy=error.remedy
