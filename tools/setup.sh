@@ -28,6 +28,7 @@ for_test=(
     samba:smbd
     samba-common-bin:testparm
     smbclient:smbclient
+    strace:strace
     e2fsprogs:mkfs.ext4
     kmod:modprobe
     iproute2:ip

@@ -110,17 +110,7 @@ def tests(scratch: Path, files: list[str]) -> None:
     os.environ["TMPDIR"] = "/run/tmp"
     directory = str(Path(files[0]).parent)
     judges = Path(__file__).resolve().parent.parent / "backends"
-    options = [
-        "-v",
-        "-s",
-        "--color=no",
-        "-rf",
-        "-x",
-        "--durations=12",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-    ]
+    options = ["-q", "-s", "--color=no", "-rf", "--durations=3", "--tb=short", "-p", "no:cacheprovider"]
     options += ["-o", "python_files=guest_*.py", "-o", f"pythonpath={judges}"]
     places = [f"--confcutdir={directory}", "--basetemp=/run/tmp/pytest", f"--junitxml={scratch}/junit.xml"]
     status = pytest.main([*options, *places, *files])

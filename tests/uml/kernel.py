@@ -34,7 +34,14 @@ NEEDED = {
         "rpc.nfsd": "nfs-kernel-server",
         "exportfs": "nfs-kernel-server",
     },
-    "smb": {**COMMON, "mount.cifs": "cifs-utils", "smbd": "samba", "smbclient": "smbclient", "7zz": "7zip"},
+    "smb": {
+        **COMMON,
+        "mount.cifs": "cifs-utils",
+        "smbd": "samba",
+        "smbclient": "smbclient",
+        "7zz": "7zip",
+        "strace": "strace",
+    },
 }
 MODULE = {"nfs": "nfsd/nfsd", "smb": "smb/client/cifs"}
 """Where a kernel keeps what it needs for it, below fs."""
