@@ -14,6 +14,10 @@ import requests
 
 PROJECT = "aaaa"
 PATIENCE_S = 60.0
+LOCAL = """[backends.local]
+kind = "local"
+path = "{}"
+"""
 
 
 def free_port() -> int:
@@ -30,6 +34,10 @@ class Served:
     directory: Path
     database_url: str
     port: int = field(default_factory=free_port)
+    backends: str = ""
+    """Sections of the configuration; empty: one directory, `pool`."""
+    program: tuple[str, ...] = ("-m", "breezeblock")
+    """What Python is to run."""
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     @property
@@ -60,13 +68,11 @@ stop_timeout_s = 2
 [logging]
 level = "warning"
 format = "json"
-[backends.local]
-kind = "local"
-path = "{self.pool}"
+{self.backends or LOCAL.format(self.pool)}
 """
         )
         log = (self.directory / "log").open("ab")
-        command = [sys.executable, "-m", "breezeblock", "serve", "--config", str(config), "--role", role]
+        command = [sys.executable, *self.program, "serve", "--config", str(config), "--role", role]
         self.processes[executor] = subprocess.Popen(
             command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )

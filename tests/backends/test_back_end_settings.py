@@ -26,7 +26,7 @@ def refused(section: dict[str, Any]) -> str:
         ({"kind": "local", "path": "/a\x01"}, "path"),
         ({"kind": "local", "pools": {"p/q": "/b"}}, "pools"),
         ({"kind": "local", "pools": {"p": "/b", "q": "/c/../b"}}, "names one directory twice"),
-        ({"kind": "local", "path": "/a", "format": "vhd"}, "format"),
+        ({"kind": "local", "path": "/a", "format": "vmdk"}, "format"),
         ({"kind": "local", "path": "/a", "file_mode": "999"}, "file_mode"),
         ({"kind": "local", "path": "/a", "file_mode": "0466"}, "file_mode"),
         ({"kind": "local", "path": "/a", "colour": "red"}, "colour"),

@@ -35,17 +35,17 @@ def storage(path: Path, kind: str) -> FileStorage:
     return made(pool, lambda: open_local("here", config, path), options=options, extension=extension)
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
-@pytest.mark.parametrize("kind", KINDS)
-def test_local(case: Case, kind: str, tmp_path: Path) -> None:
-    case.run(storage(tmp_path, kind))
-
-
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A directory where fsync costs nothing: here processes are killed, not machines."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         yield Path(directory)
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_local(case: Case, kind: str, memory: Path) -> None:
+    case.run(storage(memory, kind))
 
 
 @pytest.mark.crash

@@ -3,10 +3,11 @@
 import subprocess
 from pathlib import Path
 
-from file_storage import QEMU_IO, FileStorage
+from file_storage import FileStorage
 
 from breezeblock import images
 from breezeblock.backends.contract import Snapshot, Volume
+from qemu_io import QEMU_IO
 
 QEMU_NAMES = {"vhd": "vpc", "vhdx": "vhdx"}
 

@@ -33,6 +33,22 @@ def lines_that_find_a_new_state(
     return msgspec.json.decode(notes.read_bytes(), type=tuple[list[Moment], list[Moment]])
 
 
+def _digest(path: Path) -> int:
+    """Look at what the file has but for holes: a VHDX has megabytes of them, and this runs for every line."""
+    found, offset = 0, 0
+    with path.open("rb", buffering=0) as file:
+        length = os.fstat(file.fileno()).st_size
+        while offset < length:
+            try:
+                offset = os.lseek(file.fileno(), offset, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(file.fileno(), offset, os.SEEK_HOLE)
+            found = zlib.crc32(os.pread(file.fileno(), end - offset, offset), found ^ offset)
+            offset = end
+    return found
+
+
 def _watched(function: Callable[[], None], directory: Path) -> tuple[list[Moment], list[Moment]]:
     changes: list[Moment] = []
     moments: list[Moment] = []
@@ -47,7 +63,7 @@ def _watched(function: Callable[[], None], directory: Path) -> tuple[list[Moment
             try:
                 path = Path(f"/proc/self/fd/{number}").readlink()
                 if path.parent == directory:
-                    found.append((path.name, zlib.crc32(path.read_bytes())))
+                    found.append((path.name, _digest(path)))
             except FileNotFoundError:
                 continue
         return found

@@ -103,3 +103,31 @@ def test_a_new_file_is_not_made_over_another(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError), files.fresh(path):
         pass
     assert path.read_text() == "x"
+
+
+def test_notes_name_what_killed_attempts_left(tmp_path: Path) -> None:
+    def died(token: str) -> None:
+        """What a process leaves that is killed in its work."""
+        with (tmp_path / ".tmp-op-attempts").open("a") as note:
+            note.write(f"{token}\n")
+        (tmp_path / f".tmp-op-{token}").write_text("half")
+
+    # Also one of the same token: a helper process that was killed, and is called again.
+    for token in ("one", "two"):
+        died(token)
+    with files.noted(tmp_path, "op", "two"):
+        assert [path.name for path in tmp_path.iterdir()] == [".tmp-op-attempts"]
+        with files.noted(tmp_path, "op", "two"):
+            (tmp_path / ".tmp-op-two").write_text("work")
+        assert len(list(tmp_path.iterdir())) == 2, "the inner verb's end is not the outer one's"
+        (tmp_path / ".tmp-op-two").unlink()
+    assert list(tmp_path.iterdir()) == []
+
+    def fails() -> None:
+        with files.noted(tmp_path, "op", "three"):
+            (tmp_path / ".tmp-op-three").write_text("work")
+            raise OSError(errno.EIO, "no")
+
+    with pytest.raises(OSError, match="no"):
+        fails()
+    assert list(tmp_path.iterdir()) == []

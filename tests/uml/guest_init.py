@@ -104,14 +104,14 @@ def probe(kind: str) -> None:
 SERVERS = {"nfs": nfs, "smb": samba}
 
 
-def tests(scratch: Path, files: list[str]) -> None:
+def run_tests(scratch: Path, files: list[str]) -> None:
     import pytest  # after the mounts, which decide what it sees
 
     os.environ["TMPDIR"] = "/run/tmp"
     directory = str(Path(files[0]).parent)
-    judges = Path(__file__).resolve().parent.parent / "backends"
+    tests = Path(__file__).resolve().parent.parent
     options = ["-q", "-s", "--color=no", "-rf", "--durations=3", "--tb=short", "-p", "no:cacheprovider"]
-    options += ["-o", "python_files=guest_*.py", "-o", f"pythonpath={judges}"]
+    options += ["-o", "python_files=guest_*.py", "-o", f"pythonpath={tests} {tests / 'backends'}"]
     places = [f"--confcutdir={directory}", "--basetemp=/run/tmp/pytest", f"--junitxml={scratch}/junit.xml"]
     status = pytest.main([*options, *places, *files])
     (scratch / "status").write_text(str(int(status)))
@@ -136,7 +136,7 @@ def main() -> None:
             f"{kind} server up after {time.monotonic() - started:.1f} s on Linux {platform.release()}",
             flush=True,
         )
-        tests(Path(scratch), files)
+        run_tests(Path(scratch), files)
     except BaseException:
         traceback.print_exc()
         if task != "uml":

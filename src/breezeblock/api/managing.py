@@ -14,7 +14,7 @@ from breezeblock.service import lists, snapshots
 from breezeblock.service import managing as service
 from breezeblock.service.core import GIB
 
-FORMATS = ("", "raw", "qcow2")
+FORMATS = ("", "raw", "qcow2", "vhd", "vhdx")
 _PAGE = 1000
 
 
@@ -26,7 +26,7 @@ def manage(request: Request) -> Reply:
     inputs.only(reference, ("source-name", "source-id", "format"))
     image_format = reference.get("format") or ""
     if image_format not in FORMATS:
-        raise inputs.refuse("ref.format", image_format, "It must be raw or qcow2.")
+        raise inputs.refuse("ref.format", image_format, "It must be raw, qcow2, vhd or vhdx.")
     if reference.get("source-id") is not None:
         name = f"volume-{inputs.identifier('source-id', reference['source-id'])}"
     else:

@@ -44,7 +44,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: as the list says."""
     volume_type: str = ""
     """Empty: as the list says, or the default."""
-    format: Literal["", "raw", "qcow2"] = ""
+    format: Literal["", "raw", "qcow2", "vhd", "vhdx"] = ""
     """Of images about which the share leaves a doubt."""
     volumes: Mapping[str, KnownVolume] = {}
     snapshots: Mapping[str, KnownSnapshot] = {}

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import msgspec
 
 from breezeblock import chains
 from breezeblock.attempt import Attempt
+from breezeblock.backends import file_options
 from breezeblock.backends.contract import (
     Adopted,
     Capabilities,
@@ -29,43 +30,9 @@ from breezeblock.backends.contract import (
     Snapshot,
     Volume,
 )
-from breezeblock.errors import InvalidInputError, NotFoundError, UnavailableError, UnsupportedError
-from breezeblock.shares.space import Space
-
-Format = Literal["raw", "qcow2", "vhd", "vhdx"]
-EXTENSIONS = ("vhd", "vhdx")
-"""Formats that programs know by the name's extension; Cinder's NFS driver gave none to the others."""
-Provisioning = Literal["thin", "thick"]
-Cloning = Literal["linked", "full"]
-
-
-class Places(Protocol):
-    """The directories that are a back end's pools. Every method may be called from any thread."""
-
-    @property
-    def protocol(self) -> str:
-        """`Capabilities.storage_protocol`."""
-
-    def pools(self) -> tuple[str, ...]:
-        """Return the pools' names, in the order of the configuration."""
-
-    def start(self, pool: str) -> None:
-        """Try to make the pool reachable. Raises UnavailableError."""
-
-    def directory(self, pool: str) -> Path:
-        """Return the pool's directory, reachable right now, or raise UnavailableError in limited time.
-
-        Raises ConfigError for a pool that is not configured.
-        """
-
-    def space(self, pool: str) -> Space:
-        """Look at the pool's room. Raises UnavailableError in limited time."""
-
-    def locator(self, pool: str) -> str:
-        """Return what the service is to remember as a volume's place."""
-
-    def connection(self, pool: str, name: str, image_format: str) -> Connection:
-        """Say how a consumer reaches the file `name` in the pool."""
+from breezeblock.backends.file_options import Defaults, check_bytes, format_of
+from breezeblock.backends.places import Places
+from breezeblock.errors import NotFoundError, UnavailableError, UnsupportedError
 
 
 @dataclass(slots=True)
@@ -80,10 +47,7 @@ class FileBackend:
     name: str
     places: Places
     naming: chains.Naming
-    format: Format = "raw"
-    """For volumes whose type does not ask for one."""
-    provisioning: Provisioning = "thin"
-    clone_mode: Cloning = "linked"
+    defaults: Defaults
 
     def start(self) -> None:
         """Try to reach every pool at once; `stats` tells of those that were not."""
@@ -102,7 +66,7 @@ class FileBackend:
         """Say what it can do."""
         return Capabilities(
             storage_protocol=self.places.protocol,
-            thin=self.provisioning == "thin",
+            thin=self.defaults.provisioning == "thin",
             extend=True,
             snapshots=True,
             revert="any",
@@ -112,11 +76,7 @@ class FileBackend:
             images=True,
             repair=True,
             linked_clones=True,
-            options={
-                "format": chains.FORMATS,
-                "provisioning": ("thin", "thick"),
-                "clone": ("linked", "full"),
-            },
+            options=file_options.ALLOWED,
         )
 
     def stats(self) -> list[Pool]:
@@ -139,42 +99,36 @@ class FileBackend:
 
     def create(self, volume: Volume, attempt: Attempt) -> Placement:
         """Make an empty volume."""
-        wanted, thick = self._wanted(volume)
-        directory = self.places.directory(volume.pool)
+        file_options.check(volume)
         made = chains.create(
-            directory,
-            self._naming(volume),
-            volume.id,
+            *self._at(volume),
             volume.virtual_bytes,
             attempt,
-            format=wanted,
-            thick=thick,
+            format=format_of(volume, self.defaults),
+            thick=file_options.thick(volume, self.defaults),
         )
         return self._placed(volume, made)
 
     def delete(self, volume: Volume, attempt: Attempt) -> None:
         """Remove the volume with everything of it."""
-        directory = self.places.directory(volume.pool)
-        for naming in self._namings(volume, directory):
+        directory, usual, volume_id = self._at(volume)
+        # Where no attempt lived to tell the format, whatever one of them made goes.
+        found = [] if volume.format else chains.named(directory, self.naming, volume_id)
+        for naming in dict.fromkeys((usual, *found)):
             chains.delete(
-                directory, naming, volume.id, attempt, depth=volume.depth, snapshots=volume.snapshots
+                directory, naming, volume_id, attempt, depth=volume.depth, snapshots=volume.snapshots
             )
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Grow the active image; the layers below keep their size."""
-        _check_bytes(virtual_bytes)
-        directory = self.places.directory(volume.pool)
-        grown = chains.extend(
-            directory, self._naming(volume), volume.id, virtual_bytes, attempt, **self._known(volume)
-        )
+        check_bytes(virtual_bytes)
+        grown = chains.extend(*self._at(volume), virtual_bytes, attempt, **self._known(volume))
         return self._placed(volume, grown)
 
     def snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Snapped:
         """Put a new overlay on top; what was active until now is the snapshot."""
         made = chains.snapshot(
-            self.places.directory(volume.pool),
-            self._naming(volume),
-            volume.id,
+            *self._at(volume),
             snapshot.id,
             volume.virtual_bytes,
             attempt,
@@ -184,18 +138,13 @@ class FileBackend:
 
     def delete_snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
         """Merge the snapshot's overlay away."""
-        directory = self.places.directory(volume.pool)
-        left = chains.delete_snapshot(
-            directory, self._naming(volume), volume.id, snapshot.id, attempt, **self._known(volume)
-        )
+        left = chains.delete_snapshot(*self._at(volume), snapshot.id, attempt, **self._known(volume))
         return self._placed(volume, left)
 
     def revert(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
         """Give the volume the snapshot's content."""
         reverted = chains.revert(
-            self.places.directory(volume.pool),
-            self._naming(volume),
-            volume.id,
+            *self._at(volume),
             snapshot.id,
             volume.virtual_bytes,
             attempt,
@@ -214,9 +163,9 @@ class FileBackend:
         return self._derive(source, snapshot.id, volume, attempt)
 
     def _derive(self, source: Volume, snapshot_id: str | None, volume: Volume, attempt: Attempt) -> Placement:
-        wanted, thick = self._wanted(volume)
+        file_options.check(volume)
         directory = self.places.directory(volume.pool)
-        if self._linked(source, volume, thick=thick):
+        if file_options.linked(source, volume, self.defaults, self.naming):
             made = chains.clone(
                 directory,
                 self._naming(source),
@@ -225,40 +174,38 @@ class FileBackend:
                 volume.id,
                 volume.virtual_bytes,
                 attempt,
-                source_format=self._format(source),
+                source_format=format_of(source, self.defaults),
                 source_depth=source.depth,
             )
             return self._placed(volume, made)
         made = chains.copy(
             self.places.directory(source.pool),
-            self.naming.of_format(wanted),
+            self._naming(volume),
             source.id,
             snapshot_id,
             directory,
             volume.id,
             volume.virtual_bytes,
             attempt,
-            source_format=self._format(source),
+            source_format=format_of(source, self.defaults),
             source_depth=source.depth,
             source_naming=self._naming(source),
-            thick=thick,
-            format=wanted,
+            thick=file_options.thick(volume, self.defaults),
+            format=format_of(volume, self.defaults),
         )
         return self._placed(volume, made)
 
     def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
         """Convert an image into a new volume."""
-        wanted, thick = self._wanted(volume)
+        file_options.check(volume)
         made = chains.import_image(
-            self.places.directory(volume.pool),
-            self._naming(volume),
-            volume.id,
+            *self._at(volume),
             volume.virtual_bytes,
             Path(path),
             image_format,
             attempt,
-            format=wanted,
-            thick=thick,
+            format=format_of(volume, self.defaults),
+            thick=file_options.thick(volume, self.defaults),
         )
         return self._placed(volume, made)
 
@@ -267,22 +214,20 @@ class FileBackend:
     ) -> None:
         """Flatten a volume or a snapshot into an image."""
         chains.export_image(
-            self.places.directory(volume.pool),
-            self._naming(volume),
-            volume.id,
+            *self._at(volume),
             snapshot.id if snapshot else None,
             Path(path),
             image_format,
             attempt,
-            format=self._format(volume),
+            format=format_of(volume, self.defaults),
         )
 
     def examine(self, volume: Volume, reference: str) -> Adopted:
         """Look at a chain or a file that the catalog does not know."""
-        directory = self.places.directory(volume.pool)
+        directory, naming, reference = self._called(volume, reference)
         found = chains.look(
             directory,
-            self._naming(volume),
+            naming,
             volume.id,
             reference,
             format=volume.format,
@@ -292,9 +237,10 @@ class FileBackend:
 
     def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
         """Make a chain or a file ours: by editing headers and renaming, never by copying."""
+        directory, naming, reference = self._called(volume, reference)
         found = chains.adopt(
-            self.places.directory(volume.pool),
-            self._naming(volume),
+            directory,
+            naming,
             volume.id,
             reference,
             attempt,
@@ -306,10 +252,8 @@ class FileBackend:
 
     def release(self, volume: Volume, attempt: Attempt) -> str:
         """Finish what was begun; the files stay as they are, as Cinder's driver would have left them."""
-        directory = self.places.directory(volume.pool)
-        naming = self._naming(volume)
-        chains.release(directory, naming, volume.id, attempt, format=self._format(volume))
-        return naming.volume(volume.id)
+        chains.release(*self._at(volume), attempt, format=format_of(volume, self.defaults))
+        return self._naming(volume).volume(volume.id)
 
     def _adopted(self, volume: Volume, found: chains.Stranger) -> Adopted:
         return Adopted(
@@ -324,35 +268,14 @@ class FileBackend:
             edits=found.edits,
         )
 
-    def _linked(self, source: Volume, volume: Volume, *, thick: bool) -> bool:
-        """Say whether a clone shares; by default it does unless what it must be leaves no choice."""
-        made = chains.above(self._format(source))
-        asked, kind = volume.options.get("clone"), volume.options.get("format", made)
-        problem = ""
-        if source.pool != volume.pool:
-            problem = f"its source is in pool {source.pool}"
-        elif thick:
-            problem = "its space is to be reserved"
-        elif kind not in {made, "raw"} or (kind == "raw" and made != "qcow2"):
-            problem = f"it is to be {kind}, and what rests on its source is {made}"
-        elif self._naming(source) != self.naming.of_format(made):
-            problem = f"{made} cannot rest on {self._format(source)} where names end in the format"
-        elif asked is None and kind == "raw":
-            problem = "a raw image rests on nothing"
-        if asked == "linked" and problem:
-            raise InvalidInputError(f"Volume {volume.id} cannot be a linked clone: {problem}.")
-        return (asked or self.clone_mode) == "linked" and not problem
-
     def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
         """Give the volume a first image of its own."""
-        directory = self.places.directory(volume.pool)
-        flat = chains.flatten(directory, self._naming(volume), volume.id, attempt, **self._known(volume))
+        flat = chains.flatten(*self._at(volume), attempt, **self._known(volume))
         return self._placed(volume, flat)
 
     def shorten(self, volume: Volume, attempt: Attempt) -> Placement:
         """Merge what belongs to no snapshot and no clone."""
-        directory = self.places.directory(volume.pool)
-        short = chains.shorten(directory, self._naming(volume), volume.id, attempt, **self._known(volume))
+        short = chains.shorten(*self._at(volume), attempt, **self._known(volume))
         return self._placed(volume, short)
 
     def open_data(
@@ -366,10 +289,8 @@ class FileBackend:
         """Name the active file; the consumer reaches the directory by itself."""
         del connector  # every host is told the same
         name, image_format = chains.active(
-            self.places.directory(volume.pool),
-            self._naming(volume),
-            volume.id,
-            self._format(volume),
+            *self._at(volume),
+            format_of(volume, self.defaults),
             volume.depth,
         )
         return self.places.connection(volume.pool, name, image_format)
@@ -380,12 +301,10 @@ class FileBackend:
     def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
         """Compare files, `.info` and headers with the catalog."""
         problems = chains.check(
-            self.places.directory(volume.pool),
-            self._naming(volume),
-            volume.id,
+            *self._at(volume),
             [snapshot.id for snapshot in snapshots],
             volume.virtual_bytes,
-            self._format(volume),
+            format_of(volume, self.defaults),
             depth=volume.depth,
         )
         return [
@@ -396,24 +315,20 @@ class FileBackend:
     def mends(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Mend]:
         """Look for edits cut off, a lost `.info`, leftovers and leaked clusters."""
         found = chains.mends(
-            self.places.directory(volume.pool),
-            self._naming(volume),
-            volume.id,
+            *self._at(volume),
             [snapshot.id for snapshot in snapshots],
-            self._format(volume),
+            format_of(volume, self.defaults),
         )
         return [Mend(name=one.name, text=one.text, kind=one.kind) for one in found]
 
     def mend(self, volume: Volume, snapshots: tuple[Snapshot, ...], mend: Mend, attempt: Attempt) -> None:
         """Do one of them."""
         chains.mend(
-            self.places.directory(volume.pool),
-            self._naming(volume),
-            volume.id,
+            *self._at(volume),
             [snapshot.id for snapshot in snapshots],
             chains.Mend(mend.kind, mend.name, mend.text),
             attempt,
-            format=self._format(volume),
+            format=format_of(volume, self.defaults),
         )
 
     def quarantine(self, found: Found) -> str:
@@ -449,42 +364,25 @@ class FileBackend:
                 continue  # what is there waits until the pool is back; stats tells why it is away
         return found
 
-    def _wanted(self, volume: Volume) -> tuple[str, bool]:
-        """Return the format and whether to preallocate, for a volume that is to be made."""
-        _check_bytes(volume.virtual_bytes)
-        allowed = self.capabilities().options
-        for key, value in volume.options.items():
-            if value not in allowed.get(key, ()):
-                choices = ", ".join(allowed.get(key, ())) or f"only the options {', '.join(allowed)}"
-                raise InvalidInputError(
-                    f"Volume {volume.id}: the volume type asks for {key} = {value!r}; allowed is {choices}."
-                )
-        provisioning = volume.options.get("provisioning", self.provisioning)
-        return volume.options.get("format", self.format), provisioning == "thick"
-
-    def _format(self, volume: Volume) -> str:
-        return volume.format or volume.options.get("format", self.format)
+    def _at(self, volume: Volume) -> tuple[Path, chains.Naming, str]:
+        """Return what every verb of `chains` begins with; the directory can be reached right now."""
+        return self.places.directory(volume.pool), self._naming(volume), volume.id
 
     def _naming(self, volume: Volume) -> chains.Naming:
-        return self.naming.of_format(self._format(volume))
+        return self.naming.of_format(format_of(volume, self.defaults))
 
-    def _namings(self, volume: Volume, directory: Path) -> list[chains.Naming]:
-        """Return how the volume is named; every way in which something is, where that was never noted."""
-        naming = self._naming(volume)
-        if volume.format:
-            return [naming]
-        found = [one for one in self.naming.variants() if chains.is_named(directory, one, volume.id)]
-        return [naming, *(one for one in found if one != naming)]
+    def _called(self, volume: Volume, reference: str) -> tuple[Path, chains.Naming, str]:
+        directory = self.places.directory(volume.pool)
+        return directory, *chains.called(directory, self.naming, volume.id, reference, volume.format)
 
     def _known(self, volume: Volume) -> Any:
-        return {"format": self._format(volume), "depth": volume.depth}
+        return {"format": format_of(volume, self.defaults), "depth": volume.depth}
 
     def _placed(self, volume: Volume, image_format: str) -> Placement:
         """Say where the volume is and how deep its chain is, right after a verb: it is known to be whole."""
         locator = self.places.locator(volume.pool)
-        directory = self.places.directory(volume.pool)
         try:
-            naming = self.naming.of_format(image_format)
+            directory, naming = self.places.directory(volume.pool), self.naming.of_format(image_format)
             chain = chains.load(directory, naming, volume.id, image_format, depth=1)
         except NotFoundError:  # a snapshot of a volume that is not there was deleted
             return Placement(locator=locator, format=image_format)
@@ -497,11 +395,4 @@ class FileBackend:
             parent=self.naming.owner(chain.layers[len(chain.own)].name) or ""
             if len(chain.layers) > len(chain.own)
             else "",
-        )
-
-
-def _check_bytes(virtual_bytes: int) -> None:
-    if virtual_bytes <= 0 or virtual_bytes % 512 or virtual_bytes >= 1 << 63:
-        raise InvalidInputError(
-            f"A volume of {virtual_bytes} bytes cannot be made; allowed are multiples of 512 below 2^63."
         )

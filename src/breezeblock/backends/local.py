@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.files import EXTENSIONS, Cloning, FileBackend, Format, Provisioning
+from breezeblock.backends.file_options import EXTENSIONS, Cloning, Defaults, Format, Provisioning
+from breezeblock.backends.files import FileBackend
 from breezeblock.chains import Naming
 from breezeblock.errors import ConfigError, UnavailableError
 from breezeblock.shares.mounts import source_at
@@ -116,4 +117,5 @@ def open_local(name: str, config: LocalConfig, _state_dir: Path) -> FileBackend:
     looks = {pool: Look(Path(path)) for pool, path in directories.items()}
     places = LocalPlaces(name, looks, config.create_directories, config.must_be_mounted)
     naming = Naming(mode=int(config.file_mode, 8), extensions=EXTENSIONS)
-    return FileBackend(name, places, naming, config.format, config.provisioning, config.clone)
+    defaults = Defaults(format=config.format, provisioning=config.provisioning, clone=config.clone)
+    return FileBackend(name, places, naming, defaults)

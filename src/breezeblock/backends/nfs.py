@@ -7,7 +7,8 @@ import msgspec
 from msgspec import Meta
 
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.files import EXTENSIONS, Cloning, FileBackend, Format, Provisioning
+from breezeblock.backends.file_options import EXTENSIONS, Cloning, Defaults, Format, Provisioning
+from breezeblock.backends.files import FileBackend
 from breezeblock.backends.local import AbsolutePath, FileMode
 from breezeblock.backends.parts import Parts
 from breezeblock.backends.shared import SharePlaces, SharePool
@@ -78,7 +79,8 @@ def open_nfs(name: str, config: NfsConfig, state_dir: Path) -> FileBackend:
 
     places = SharePlaces(name, "nfs", pools, connect)
     naming = Naming(mode=int(config.file_mode, 8), extensions=EXTENSIONS)
-    return FileBackend(name, places, naming, config.format, config.provisioning, config.clone)
+    defaults = Defaults(format=config.format, provisioning=config.provisioning, clone=config.clone)
+    return FileBackend(name, places, naming, defaults)
 
 
 def nfs_parts(name: str, config: NfsConfig) -> Parts | None:

@@ -12,7 +12,8 @@ from msgspec import Meta
 
 from breezeblock import vault
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.files import Cloning, FileBackend, Format, Provisioning
+from breezeblock.backends.file_options import Cloning, Defaults, Format, Provisioning
+from breezeblock.backends.files import FileBackend
 from breezeblock.backends.local import AbsolutePath, FileMode
 from breezeblock.backends.parts import Parts
 from breezeblock.backends.shared import SharePlaces, SharePool, Way
@@ -105,7 +106,8 @@ def open_smb(name: str, config: SmbConfig, state_dir: Path) -> FileBackend:
 
     places = SharePlaces(name, "smbfs", pools, connect)
     naming = Naming(mode=int(config.file_mode, 8), extensions=EXTENSIONS)
-    return FileBackend(name, places, naming, config.format, config.provisioning, config.clone)
+    defaults = Defaults(format=config.format, provisioning=config.provisioning, clone=config.clone)
+    return FileBackend(name, places, naming, defaults)
 
 
 def _way(one: SmbShare, config: SmbConfig, state_dir: Path) -> Way:

@@ -8,13 +8,14 @@ from breezeblock.chains.adopting import Stranger, adopt, look, release
 from breezeblock.chains.chain import Chain, active, load
 from breezeblock.chains.clones import clone, flatten, removable, shorten
 from breezeblock.chains.families import FORMATS, above
+from breezeblock.chains.finding import called, named
 from breezeblock.chains.imaging import export_image, import_image
 from breezeblock.chains.layers import Layer
 from breezeblock.chains.naming import Naming
 from breezeblock.chains.repairing import Mend, mend, mends, quarantine
 from breezeblock.chains.snapshots import delete_snapshot, revert, snapshot
 from breezeblock.chains.survey import Item, Problem, check, inventory, sweep
-from breezeblock.chains.volumes import copy, create, delete, extend, is_named
+from breezeblock.chains.volumes import copy, create, delete, extend
 
 __all__ = [
     "FORMATS",
@@ -28,6 +29,7 @@ __all__ = [
     "above",
     "active",
     "adopt",
+    "called",
     "check",
     "clone",
     "copy",
@@ -39,11 +41,11 @@ __all__ = [
     "flatten",
     "import_image",
     "inventory",
-    "is_named",
     "load",
     "look",
     "mend",
     "mends",
+    "named",
     "quarantine",
     "release",
     "removable",

@@ -1,13 +1,13 @@
 """Taking over volumes that somebody else wrote: Cinder's NFS driver, or an operator by hand.
 
 Cinder's chains have our names and our `.info`, but more forms: headers that name the image below by a
-path, or without its format, and lengths that are no whole GiB. `look` reads all of that, changing
-nothing; `adopt` edits headers until the chain is one of ours. No data is copied, and what an edit
-was cut off in is simply taken over again.
+path (Windows in capitals, too), or without its format, and lengths that are no whole GiB. `look` reads
+all of that, changing nothing; `adopt` edits headers until the chain is one of ours. No data is copied, and
+what an edit was cut off in is simply taken over again.
 
 The format of an image without a name of its own in a header above it is never probed: a guest may have
 written a QCOW2 header onto its raw disk. It follows from the file's length, which no guest can change;
-where that leaves a doubt, the caller must say it.
+where that leaves a doubt, the caller must say it. An extension that our own names would have says it.
 """
 
 import os
@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from breezeblock.attempt import Attempt
+from breezeblock.chains import differencing, plain
 from breezeblock.chains.begin import begun
 from breezeblock.chains.chain import load
-from breezeblock.chains.families import FORMATS
+from breezeblock.chains.families import FORMATS, above, family
 from breezeblock.chains.info import DOCTOR, Info, read_info, read_intent
 from breezeblock.chains.layers import Layer
 from breezeblock.chains.naming import Naming
-from breezeblock.chains.plain import MAX_LAYERS, grow
 from breezeblock.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from breezeblock.images import qcow2, qemu_img
 from breezeblock.shares import files
@@ -61,8 +61,10 @@ def look(
 
     Raises NotFoundError, ConflictError where it must not be done now, CorruptError where it cannot.
     """
-    if format and format not in FORMATS:
-        raise InvalidInputError(f"Image format {format[:40]!a} is none of raw, qcow2.")
+    if format:
+        family(format)
+    elif (spelled := naming.like(reference).extension) in FORMATS:
+        format = spelled  # noqa: A001 - what the catalogue calls it
     with files.storage_errors(f"{directory}/{reference[:300]}"):
         if reference == naming.volume(volume_id):
             return _look_at_chain(directory, naming, volume_id, format, virtual_bytes)
@@ -83,18 +85,22 @@ def adopt(
 
     `format` decides where the evidence leaves a doubt. `virtual_bytes`: at least so many; whole GiB.
     """
-    final = naming.volume(volume_id)
-    if reference != final:
+    if reference != naming.volume(volume_id):
         with files.storage_errors(f"Volume {volume_id}"):
             # A file published by an attempt that was killed is a chain of our name by now.
-            if not files.exists(directory / final):
+            done = [one for one in naming.variants() if files.exists(directory / one.volume(volume_id))]
+            if done:
+                naming = done[0]
+            else:
                 found = look(
                     directory, naming, volume_id, reference, format=format, virtual_bytes=virtual_bytes
                 )
                 _edit(directory, naming, found, attempt)
+                naming = naming.of_format(found.format)
                 with files.opened(directory / reference) as fd:
-                    files.publish(fd, directory / reference, directory / final)
+                    files.publish(fd, directory / reference, directory / naming.volume(volume_id))
                 format = found.format  # noqa: A001 - what the catalogue calls it
+    final = naming.volume(volume_id)
     found = look(directory, naming, volume_id, final, format=format, virtual_bytes=virtual_bytes)
     with files.storage_errors(f"Volume {volume_id}"):
         _edit(directory, naming, found, attempt)
@@ -150,8 +156,7 @@ def _look_at_chain(
             )
     order = sorted(snapshots, key=lambda one: names.index(snapshots[one]), reverse=True)
     held = ((one, _whole_gib(walked[names.index(snapshots[one]) + 1].virtual_bytes)) for one in order)
-    base_format = walked[-1].format if walked[-1].name == naming.volume(volume_id) else "qcow2"
-    return _stranger(walked, base_format, tuple(held), edits, virtual_bytes)
+    return _stranger(walked, walked[-1].format, tuple(held), edits, virtual_bytes)
 
 
 def _look_at_clone(directory: Path, naming: Naming, volume_id: str, virtual_bytes: int) -> Stranger:
@@ -159,32 +164,37 @@ def _look_at_clone(directory: Path, naming: Naming, volume_id: str, virtual_byte
 
     Raises NotFoundError for what is kept of a deleted volume because its clones rest on it.
     """
-    chain = load(directory, naming, volume_id, "qcow2")
+    kind = above(naming.extension if naming.extension in FORMATS else "qcow2")
+    chain = load(directory, naming, volume_id, kind)
     for one in chain.own:
         with files.opened(directory / one.name) as fd:
             _require_free(fd, one.name)
     order = sorted(chain.snapshots, key=lambda one: chain.names.index(chain.snapshots[one]), reverse=True)
     held = tuple((one, _whole_gib(chain.data(one)[0].virtual_bytes)) for one in order)
-    return _stranger(chain.layers, "qcow2", held, (), virtual_bytes)
+    return _stranger(chain.layers, kind, held, (), virtual_bytes)
 
 
 def _look_at_file(
     directory: Path, naming: Naming, volume_id: str, reference: str, said: str, virtual_bytes: int
 ) -> Stranger:
-    if not _BARE.match(reference) or naming.parse(reference) or reference.startswith(files.TEMPORARY):
+    if (
+        not _BARE.match(reference)
+        or naming.like(reference).parse(reference)
+        or reference.startswith(files.TEMPORARY)
+    ):
         raise InvalidInputError(
             f"{reference[:300]!a} cannot be taken over as a new volume.",
             remedy="Name a file of the pool's own directory; a volume-<id> keeps its id.",
         )
-    own = naming.of_volume(volume_id, files.listing(directory))
+    names = files.listing(directory)
+    own = [found for one in naming.variants() for found in one.of_volume(volume_id, names)]
     if own:
         raise ConflictError(f"Volume {volume_id} is in {directory} already: {own[0][0]}.")
     try:
         with files.opened(directory / reference) as fd:
             _require_free(fd, reference)
-            plain = os.pread(fd, 4, 0) != qcow2.MAGIC
-            kind = said or ("raw" if plain else _doubt(reference))
-            found, _header = _layer(fd, reference, kind)
+            kind = said or (_doubt(reference) if os.pread(fd, 4, 0) == qcow2.MAGIC else "raw")
+            found, _told = _layer(fd, reference, kind)
     except FileNotFoundError as error:
         raise NotFoundError(f"There is no {reference} in {directory}.") from error
     if found.backing is not None:
@@ -192,7 +202,7 @@ def _look_at_file(
             f"{reference} rests on another image, which would have to be taken over with it.",
             remedy="Flatten it first (`qemu-img convert`), or import it as an image.",
         )
-    edits = (f"{reference} is renamed to {naming.volume(volume_id)}",)
+    edits = (f"{reference} is renamed to {naming.of_format(kind).volume(volume_id)}",)
     return _stranger((found,), kind, (), edits, virtual_bytes)
 
 
@@ -218,8 +228,9 @@ def _walk(
     edits: list[str] = []
     current: str | None = top
     recorded: str | None = None
+    overlays = above(naming.extension) if naming.extension in FORMATS else "qcow2"
     while current is not None:
-        if len(layers) == MAX_LAYERS or any(one.name == current for one in layers):
+        if len(layers) == family(overlays).MAX_LAYERS or any(one.name == current for one in layers):
             raise CorruptError(f"Volume {volume_id}: its chain comes back to {current}.", remedy=DOCTOR)
         if not naming.is_image(volume_id, current):
             raise CorruptError(
@@ -229,20 +240,22 @@ def _walk(
         try:
             with files.opened(directory / current) as fd:
                 _require_free(fd, current)
-                if current == naming.volume(volume_id):
+                if current == naming.volume(volume_id) and overlays not in differencing.ABOVE:
                     kind = recorded or _evidence(fd, current, said)
                 else:
-                    kind = "qcow2"
+                    kind = overlays
                 if recorded not in {None, kind}:
                     raise _disagreement(volume_id, layers[-1].name, current, recorded, kind)
-                found, header = _layer(fd, current, kind)
+                found, told = _layer(fd, current, kind)
         except FileNotFoundError as error:
             raise CorruptError(f"Volume {volume_id}: image {current} is missing.", remedy=DOCTOR) from error
         if layers and recorded is None:
             edits.append(f"{layers[-1].name} is told that {current} is {kind}")
             layers[-1] = replace(layers[-1], backing_format=kind)
-        if header is not None and found.backing != header.backing:
+        if found.backing != told:
             edits.append(f"{current} is told that its backing file {found.backing} is in its own directory")
+        if layers and overlays in differencing.ABOVE:
+            differencing.require_parent(directory, layers[-1], found)
         layers.append(found)
         current, recorded = found.backing, found.backing_format
     return tuple(layers), tuple(edits)
@@ -254,11 +267,12 @@ def _disagreement(volume_id: str, above: str, name: str, recorded: str | None, k
     )
 
 
-def _layer(fd: int, name: str, image_format: str) -> tuple[Layer, qcow2.Header | None]:
-    status = os.fstat(fd)
-    allocated = status.st_blocks * 512
+def _layer(fd: int, name: str, image_format: str) -> tuple[Layer, str | None]:
+    """Describe an image; return how it names the one below, too."""
+    if image_format in differencing.ABOVE:
+        return differencing.describe_foreign(fd, name, image_format)
     if image_format == "raw":
-        return Layer(name=name, format="raw", virtual_bytes=status.st_size, allocated_bytes=allocated), None
+        return plain.describe(fd, name, image_format), None
     try:
         header = qcow2.parse(fd, foreign=True)
     except CorruptError as error:
@@ -267,11 +281,11 @@ def _layer(fd: int, name: str, image_format: str) -> tuple[Layer, qcow2.Header |
         name=name,
         format="qcow2",
         virtual_bytes=header.virtual_bytes,
-        allocated_bytes=allocated,
+        allocated_bytes=os.fstat(fd).st_blocks * 512,
         backing=_in_own_directory(name, header.backing),
         backing_format=header.backing_format,
     )
-    return found, header
+    return found, header.backing
 
 
 def _in_own_directory(name: str, backing: str | None) -> str | None:
@@ -323,12 +337,13 @@ def _whole_gib(virtual_bytes: int) -> int:
 
 
 def _edit(directory: Path, naming: Naming, found: Stranger, attempt: Attempt) -> None:
-    for image in found.layers:
+    for image in reversed(found.layers):
         _own_mode(directory / image.name, naming.mode)
         if image.backing is not None:
             _link(directory, image, attempt)
     below = found.layers[1].virtual_bytes if len(found.layers) > 1 else 0
-    grow(directory, found.layers[0], found.virtual_bytes, below, attempt)
+    active = found.layers[0]
+    family(active.format).grow(directory, active, found.virtual_bytes, below, attempt)
 
 
 def _own_mode(path: Path, mode: int) -> None:
@@ -344,6 +359,9 @@ def _link(directory: Path, image: Layer, attempt: Attempt) -> None:
     assert image.backing is not None  # noqa: S101 - the caller has looked
     assert image.backing_format is not None  # noqa: S101 - `_walk` fills it in
     path = directory / image.name
+    if image.format in differencing.ABOVE:
+        differencing.link_foreign(directory, image)
+        return
     with files.opened(path, os.O_RDWR) as fd:
         header = qcow2.parse(fd, foreign=True)
         if (header.backing, header.backing_format) == (image.backing, image.backing_format):

@@ -5,6 +5,7 @@ parent is known by name and by identity, which is compared whenever a chain is o
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,7 @@ from breezeblock.shares import files
 ABOVE = {"vhd": "vhd", "vhdx": "vhdx"}
 MAX_VIRTUAL_BYTES = {"vhd": 2040 << 30, "vhdx": 64 << 40}
 MAX_LAYERS = stack.MAX_DEPTH
+_SEPARATOR = re.compile(r"[/\\]")
 
 
 def describe(fd: int, name: str, image_format: str) -> Layer:
@@ -67,19 +69,21 @@ def put_above(fd: int, directory: Path, below: Layer, virtual_bytes: int) -> Non
 def settle(directory: Path, image: Layer) -> None:
     """See that nobody writes to the image any more, and that it has no log to be replayed."""
     with opened(directory / image.name) as file:
+        if files.held(file.fd):
+            raise UnavailableError(
+                f"{file.name} is in use: a guest or another program holds a lock on it.",
+                remedy="Shut the guest down or detach the volume first.",
+            )
+    complete(directory, image)
+
+
+def complete(directory: Path, image: Layer) -> None:
+    """Replay the log of a VHDX, if a stop left one: we read through it, many other programs refuse."""
+    with opened(directory / image.name) as file:
         if not formats.open_layer(file, image.format).details.get("log_to_replay"):
-            _require_free(file)
             return
     with opened(directory / image.name, write=True) as file, locks.for_writing(file):
         formats.open_layer(file, image.format).commit()
-
-
-def _require_free(file: File) -> None:
-    if files.held(file.fd):
-        raise UnavailableError(
-            f"{file.name} is in use: a guest or another program holds a lock on it.",
-            remedy="Shut the guest down or detach the volume first.",
-        )
 
 
 def is_empty(path: Path, image_format: str) -> bool:
@@ -114,20 +118,17 @@ def merge(
 
 def relink(directory: Path, child: Layer, backing: Layer, attempt: Attempt) -> None:
     """Record another parent; see `Family.relink`."""
-    del attempt
     # A child must not be shorter than its parent, which an extension that was cut off can leave.
-    _grow(directory / child.name, child.format, backing.virtual_bytes)
+    grow(directory, child, backing.virtual_bytes, 0, attempt)
     images.reparent(directory / child.name, directory / backing.name, child.format, backing.format)
 
 
 def grow(directory: Path, image: Layer, virtual_bytes: int, below_bytes: int, attempt: Attempt) -> None:
     """Let an image be longer; see `Family.grow`."""
     del below_bytes, attempt
-    _grow(directory / image.name, image.format, virtual_bytes)
-
-
-def _grow(path: Path, image_format: str, virtual_bytes: int) -> None:
-    with opened_stack(path, image_format, write=1) as chain, locks.for_writing(chain.top.file):
+    complete(directory, image)
+    path = directory / image.name
+    with opened_stack(path, image.format, write=1) as chain, locks.for_writing(chain.top.file):
         verbs.grow_top(chain, virtual_bytes)
 
 
@@ -202,6 +203,44 @@ def copy(
             last = transfer.Batch(target)
             last.put(whole, rest.ljust(min(unit, virtual_bytes - whole), b"\0"))
             last.commit()
+
+
+def describe_foreign(fd: int, name: str, image_format: str) -> tuple[Layer, str | None]:
+    """Describe an image that Windows may have written; return the path by which it knows its parent, too.
+
+    Windows may record a path of its own, and in capitals. Only the last part of it is taken, as the name of
+    a file beside the image, and only if `require_parent` then knows that file by its identity.
+    """
+    image = formats.open_layer(File(fd, name), image_format)
+    recorded = image.parent
+    told = next(iter(recorded.paths), "") if recorded else None
+    found = Layer(
+        name=name,
+        format=image_format,
+        virtual_bytes=image.virtual_bytes,
+        allocated_bytes=os.fstat(fd).st_blocks * 512,
+        backing=_SEPARATOR.split(told)[-1].lower() if told is not None else None,
+        backing_format=recorded.format if recorded else None,
+    )
+    is_ours = told is not None and told.removeprefix(".\\") == found.backing
+    return found, found.backing if is_ours else told
+
+
+def require_parent(directory: Path, child: Layer, parent: Layer) -> None:
+    """Raise CorruptError unless the child was made for this very parent."""
+    with opened(directory / child.name) as upper, opened(directory / parent.name) as lower:
+        below = formats.open_layer(lower, parent.format)
+        formats.open_layer(upper, child.format).verify_parent(below)
+
+
+def link_foreign(directory: Path, child: Layer) -> None:
+    """Let an image name its parent as our own do; `require_parent` has been asked."""
+    complete(directory, child)
+    assert child.backing is not None  # noqa: S101 - the caller has looked
+    with opened(directory / child.name) as file:
+        if describe_foreign(file.fd, child.name, child.format)[1] == child.backing:
+            return
+    images.reparent(directory / child.name, directory / child.backing, child.format, child.backing_format)
 
 
 def examine(directory: Path, layers: tuple[Layer, ...]) -> Iterator[tuple[str, str, str, bool]]:

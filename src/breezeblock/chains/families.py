@@ -44,6 +44,10 @@ class Family(Protocol):
         """Make an image ready to be rested on. Raises UnavailableError if it is in use and must not be."""
         ...
 
+    def complete(self, directory: Path, image: Layer) -> None:
+        """Finish within an image what a stop cut off but readers like ours see done."""
+        ...
+
     def is_empty(self, path: Path, image_format: str) -> bool:
         """Tell whether an image that rests on another one holds nothing itself."""
         ...

@@ -46,6 +46,8 @@ def finish(
         layers = walk(directory, naming, volume_id, active, base_format, info.parent)
     if intent.top in {one.name for one in layers}:
         raise CorruptError(f"Volume {volume_id} still uses {intent.top} after its merge.", remedy=DOCTOR)
+    if linked := next((one for one in layers if one.backing == intent.base), None):
+        family(linked.format).complete(directory, linked)
     (directory / intent.top).unlink(missing_ok=True)
     # The overlay's absence must be durable before the record that it should be absent goes.
     files.sync_directory(directory)

@@ -60,6 +60,11 @@ def settle(directory: Path, image: Layer) -> None:
     del directory, image
 
 
+def complete(directory: Path, image: Layer) -> None:
+    """Do nothing: neither has a log."""
+    del directory, image
+
+
 def is_empty(path: Path, image_format: str) -> bool:
     """Tell whether an overlay holds nothing; see `Family.is_empty`."""
     del image_format

@@ -57,13 +57,6 @@ def check_size(virtual_bytes: int, image_format: str) -> None:
         )
 
 
-def is_named(directory: Path, naming: Naming, volume_id: str) -> bool:
-    """Tell whether something of the volume goes by these names."""
-    with files.storage_errors(f"Volume {volume_id}"):
-        named = naming.volume(volume_id), naming.info(volume_id), naming.intent(volume_id)
-        return any(files.exists(directory / one) for one in named)
-
-
 def is_there(directory: Path, naming: Naming, volume_id: str, virtual_bytes: int, image_format: str) -> bool:
     """Tell whether an earlier attempt published the new volume; CorruptError if something else did."""
     name, *beside = naming.volume(volume_id), naming.info(volume_id), naming.intent(volume_id)

@@ -19,6 +19,8 @@ class ImageFormat(enum.StrEnum):
 
     RAW = "raw"
     QCOW2 = "qcow2"
+    VHD = "vhd"
+    VHDX = "vhdx"
 
 
 Pool = Annotated[str, typer.Argument(metavar="BACKEND[#POOL]", help="The pool; its name may be left out.")]

@@ -5,6 +5,7 @@ ends inside a unit, the rest of that unit comes from the chain that is read, so 
 read back from what is being written.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -56,10 +57,18 @@ def move(
                 batch.put(piece.offset, piece.data)
             elif piece.layer is not target:
                 _put(piece, batch, fresh=fresh)
-            attempt.progress(one.offset, target.virtual_bytes)
+                _pace(piece, attempt)
+            at = piece.offset if isinstance(piece, _Bytes) else piece.extent.offset
+            attempt.progress(at, target.virtual_bytes)
         if one.end > end and not fresh:
             batch.zero(max(end, one.offset), one.end - max(end, one.offset))
     batch.commit()
+
+
+def _pace(part: Part, attempt: Attempt) -> None:
+    """Keep background work to the rate it was given."""
+    if attempt.io_bytes_per_s and part.extent.kind is Kind.DATA:
+        time.sleep(part.extent.length / attempt.io_bytes_per_s)
 
 
 def _whole_units(ranges: Iterable[Range], unit: int, limit: int) -> Iterator[Range]:

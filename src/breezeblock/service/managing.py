@@ -17,7 +17,7 @@ from breezeblock.service.core import Caller, Service
 from breezeblock.service.snapshots import visible as visible_snapshot
 
 Row = sa.Row[Any]
-_OURS = re.compile(r"volume-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z")
+_OURS = re.compile(r"volume-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\.[a-z0-9]{1,8})?\Z")
 MANAGE = "volume_extension:volume_manage"
 UNMANAGE = "volume_extension:volume_unmanage"
 LIST = "volume_extension:list_manageable"

@@ -15,12 +15,16 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from breezeblock.errors import BreezeblockError, CorruptError, NoSpaceError, UnavailableError
 
 TEMPORARY = ".tmp-"
 """How every temporary name begins; `Attempt.temp_name` continues it."""
+
+_held: ContextVar[frozenset[tuple[Path, str]]] = ContextVar("_held", default=frozenset())
+"""The notes that this thread's verbs hold, and for which attempt."""
 
 _F_OFD_GETLK = 36
 _FLOCK = struct.Struct("hhqqi4x")
@@ -227,18 +231,29 @@ def noted(directory: Path, operation_id: str, token: str) -> Iterator[None]:
     failure costs a file that the sweep at the next start removes.
     """
     note = directory / f"{TEMPORARY}{operation_id}-attempts"
-    tokens = (read_small(note, _MAX_NOTE) or b"").decode("ascii", "replace").split()
-    for earlier in tokens:
-        if earlier != token and _TOKEN.match(earlier):
-            with suppress(FileNotFoundError, IsADirectoryError):
-                (directory / f"{TEMPORARY}{operation_id}-{earlier}").unlink()
-    if token in tokens:  # the same attempt, one verb within another
+    held = _held.get()
+    if (note, token) in held:  # one verb within another
         yield
         return
-    with opened(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o660) as fd:
-        os.write(fd, f"{token}\n".encode())
+    tokens = (read_small(note, _MAX_NOTE) or b"").decode("ascii", "replace").split()
+    for earlier in tokens:  # perhaps with our own token: a helper process that was killed, and called again
+        if _TOKEN.match(earlier):
+            with suppress(FileNotFoundError, IsADirectoryError):
+                (directory / f"{TEMPORARY}{operation_id}-{earlier}").unlink()
+    if token not in tokens:
+        with opened(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o660) as fd:
+            os.write(fd, f"{token}\n".encode())
+    before = _held.set(held | {(note, token)})
     try:
         yield
-    finally:
+    except BaseException:
+        # The note goes only with the work: a server that was away may have kept it from being removed.
+        with suppress(OSError):
+            (directory / f"{TEMPORARY}{operation_id}-{token}").unlink(missing_ok=True)
+            note.unlink()
+        raise
+    else:
         with suppress(OSError):
             note.unlink()
+    finally:
+        _held.reset(before)

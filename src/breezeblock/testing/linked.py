@@ -49,11 +49,15 @@ def family(lab: Lab) -> tuple[Disk, Disk, Disk, Disk]:
 
 @case("linked_clones")
 def _related_volumes_can_be_deleted_in_any_order(lab: Lab) -> None:
-    for order in permutations(range(4)):
+    # In a circle and back: each comes first, each last, and each before and after each other one.
+    circle = (0, 1, 2, 3) * 2
+    for order in (circle[at : at + 4][::step] for at in range(4) for step in (1, -1)):
         disks = family(lab)
         for index in order:
             lab.delete(disks[index])
-            lab.verify()
+            lab.compare()
+            if lab.disks:
+                lab.verify_clean(lab.disks[0])
         lab.verify_nothing_left()
 
 
@@ -72,8 +76,9 @@ def _snapshots_of_related_volumes_can_be_deleted_in_any_order(lab: Lab) -> None:
         )
         for index in order:
             acts[index]()
-            lab.verify()
+            lab.compare()
             lab.write(source, 8192)
+        lab.verify()
         for disk in disks[:3]:
             lab.delete(disk)
         lab.verify_nothing_left()
@@ -86,13 +91,13 @@ def _related_volumes_take_every_verb(lab: Lab) -> None:
         lab.snapshots(disk, 2)
         lab.extend(disk, 3)
         lab.write(disk, 3 * lab.unit - 4096)
-        lab.verify()
+        lab.compare()
     for disk in disks:
         lab.revert(disk, disk.at(0))
-        lab.verify()
+        lab.compare()
         lab.delete_snapshot(disk, disk.at(-1))
         lab.shorten(disk)
-        lab.verify()
+        lab.compare()
         lab.delete_snapshot(disk, disk.at(0))
         lab.verify()
 

@@ -25,8 +25,14 @@ def storage(state: Path, version: str, image_format: str) -> FileStorage:
     )
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
-@pytest.mark.parametrize(("version", "image_format"), [("3", "raw"), ("4.2", "qcow2")])
+# What NFS 3 does differently with names is seen by one case of linked clones; the others take long in here.
+ALSO_ON_3 = [
+    case for case in cases() if "linked_clones" not in case.needs or "volumes_can_be_deleted" in case.name
+]
+RUNS = [(case, "4.2", "qcow2") for case in cases()] + [(case, "3", "raw") for case in ALSO_ON_3]
+
+
+@pytest.mark.parametrize(("case", "version", "image_format"), RUNS, ids=str)
 def test_nfs(case: Case, version: str, image_format: str, tmp_path: Path) -> None:
     case.run(storage(tmp_path, version, image_format))
 
@@ -36,11 +42,20 @@ SOME = [
     for scenario, ending in kills()
     if str(scenario) in {"create", "snapshot_1", "delete_middle_snapshot", "clone"}
 ]
+LINKED = {
+    "clone_linked_of_volume_written",
+    "delete_parent_of_clones",
+    "delete_last_clone",
+    "flatten_related",
+    "shorten_what_is_hidden",
+}
+SOME += [(scenario, ending) for scenario, ending in kills() if str(scenario) in LINKED]
 
 
 @pytest.mark.parametrize(("scenario", "ending"), SOME, ids=str)
 def test_nfs_killed(scenario: Scenario, ending: Ending, tmp_path: Path) -> None:
     # Few kills: the local back end, which shares all of this code, is killed at very many more.
-    report = kill_everywhere(storage(tmp_path, "4.2", "raw"), scenario, ending, repeats=1, stride=150)
+    stride = 300 if str(scenario) in LINKED else 150
+    report = kill_everywhere(storage(tmp_path, "4.2", "raw"), scenario, ending, repeats=1, stride=stride)
     assert report is not None
     assert report.kills > 1

@@ -203,7 +203,7 @@ def test_a_chain_thirty_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_rename_that_the_server_refuses_for_a_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a Windows server does while a scanner has the file open; here the file may not be changed for a while."""
+    """As a Windows server does while a scanner has the file open; here the file cannot be changed."""
     with stage(tmp_path, monkeypatch, "refusing") as on:
         busy = on.directory / "busy"
         busy.write_bytes(b"old")

@@ -11,9 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 from samba_server import PASSWORD, ROOT, SERVER, USER
 
@@ -21,7 +21,6 @@ from breezeblock import vault
 from breezeblock.shares import mounts
 
 WRITES = "write,pwrite64,writev,pwritev,pwritev2,sendto,sendmsg,sendmmsg"
-PROJECT = "http://127.0.0.1:8776/v3/demo"
 TYPED = "typed-into-the-list"
 
 
@@ -135,5 +134,9 @@ def ask(path: str, body: object = None, *, version: str = "3.70") -> Any:
         "OpenStack-API-Version": f"volume {version}",
     }
     data = None if body is None else json.dumps(body).encode()
-    with urlopen(Request(PROJECT + path, data, headers), timeout=30) as reply:
-        return json.loads(reply.read())
+    connection = HTTPConnection("127.0.0.1", 8776, timeout=30)
+    connection.request("GET" if data is None else "POST", f"/v3/demo{path}", data, headers)
+    reply = connection.getresponse()
+    answer = reply.read()
+    assert reply.status < 300, (path, reply.status, answer)
+    return json.loads(answer)

@@ -1,0 +1,95 @@
+"""Families of linked clones on real mounts, where two clients of one server are at work on them.
+
+What stands between the members is the server alone: who removes a directory, and what a name says there.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from file_storage import FileStorage
+
+from breezeblock.backends.contract import Backend
+from breezeblock.backends.registry import open_backend, read_config
+from breezeblock.errors import ConflictError
+from breezeblock.testing import Disk, Lab
+from breezeblock.testing.lab import attempt
+from breezeblock.testing.linked import family
+
+ROOT = Path("/run/nfsroot")
+
+
+@contextmanager
+def two_clients(tmp_path: Path, version: str) -> Iterator[tuple[Lab, tuple[Backend, Backend]]]:
+    """Yield a laboratory at the first client, which reads on the server's side, and both clients."""
+    export = f"/export/family-{uuid4().hex}"
+    (ROOT / export.lstrip("/")).mkdir()
+    config = read_config({"kind": "nfs", "shares": [f"127.0.0.1:{export} -o vers={version}"]}, "test")
+    first, second = (open_backend("nas", config, tmp_path / name) for name in ("first", "second"))
+    second.start()
+    lab = Lab(FileStorage(ROOT / export.lstrip("/"), lambda: first, options={"clone": "linked"}))
+    yield lab, (first, second)
+    mounted = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
+    assert len([point for point in mounted if str(tmp_path) in point]) == 2, "two mounts, two caches"
+    assert list((ROOT / export.lstrip("/")).iterdir()) == []
+
+
+def at_once(acts: Sequence[Callable[[], None]]) -> None:
+    start = threading.Barrier(len(acts) or 1)
+    failures: list[BaseException] = []
+
+    def go(act: Callable[[], None]) -> None:
+        try:
+            start.wait()
+            act()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            failures.append(error)
+
+    threads = [threading.Thread(target=go, args=(act,)) for act in acts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for failure in failures:
+        raise failure
+
+
+def remove(lab: Lab, disk: Disk, client: Backend) -> None:
+    client.delete(disk.volume, attempt())
+    lab.disks.remove(disk)
+
+
+def change(lab: Lab, disk: Disk, client: Backend, what: str) -> None:
+    if what == "delete":
+        remove(lab, disk, client)
+    elif what == "unsnap" and disk.snapshots:
+        snapshot = disk.at(0)
+        disk.placed(client.delete_snapshot(disk.volume, snapshot, attempt()))
+        del disk.snapshots[snapshot.id]
+    elif what == "flatten":
+        try:
+            disk.placed(client.flatten(disk.volume, attempt()))
+        except ConflictError:
+            return  # somebody still rests on it
+    elif what == "shorten":
+        disk.placed(client.shorten(disk.volume, attempt()))
+
+
+@pytest.mark.parametrize("version", ["3", "4.2"])
+def test_two_clients_at_one_family(tmp_path: Path, version: str) -> None:
+    with two_clients(tmp_path, version) as (lab, clients):
+        for seed in range(6):
+            chance = random.Random(seed)
+            disks = family(lab)
+            chosen = [chance.choice(["delete", "delete", "unsnap", "flatten", "shorten"]) for _ in disks]
+            host = [clients[(seed + place) % 2] for place in range(4)]
+            at_once([partial(change, lab, *each) for each in zip(disks, host, chosen, strict=True)])
+            lab.verify()
+            at_once([partial(remove, lab, *each) for each in zip(list(lab.disks), host, strict=False)])
+            lab.verify_nothing_left()
+        print(f"\nNFSv{version}: two clients at once on each of 6 families, everything right and gone")
