@@ -50,7 +50,19 @@ shares_file = "{shares}"
 mount_attempts = 1
 """)
     trace, log = tmp_path / "trace", tmp_path / "log"
-    strace = ["strace", "-f", "-y", "-s", "1000000", "-e", f"trace=execve,{WRITES}", "-v", "-o", str(trace)]
+    strace = [
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-y",
+        "-s",
+        "1000000",
+        "-e",
+        f"trace=execve,{WRITES}",
+        "-v",
+        "-o",
+        str(trace),
+    ]
     serve = [sys.executable, "-m", "breezeblock", "serve", "--config", str(config)]
     with log.open("wb") as output:
         process = subprocess.Popen([*strace, *serve], stdout=output, stderr=output, env=dict(os.environ))
