@@ -119,7 +119,7 @@ def theirs(where: Path, kind: str, written: int, repeat: int) -> None:
     made, committed = [], []
     for _ in range(repeat):
         copy.unlink(missing_ok=True)
-        made.append(milliseconds(lambda: run("create", "-f", name, "-F", name, "-b", base, copy)))
+        made.append(milliseconds(lambda: run("create", "-f", name, "-F", name, "-b", base.name, copy)))
         scatter(copy, kind, GIB, written)
         committed.append(milliseconds(lambda: (run("commit", "-d", "-f", name, copy), os.sync())))
     print(

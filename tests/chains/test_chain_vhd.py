@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,9 +55,15 @@ def test_files_are_called_as_cinders_smb_driver_called_them(tmp_path: Path, kind
     assert found[f"{base}.{kind}.info"] == ("metadata", None)
 
 
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
 @kinds
-def test_a_chain_thirty_deep(tmp_path: Path, kind: str) -> None:
-    volume = written(tmp_path, kind, snapshots=29)
+def test_a_chain_thirty_deep(memory: Path, kind: str) -> None:
+    volume = written(memory, kind, snapshots=29)
     chosen = list(volume.snapshots)
     volume.revert(chosen[3])
     volume.delete_snapshot(chosen[15])
