@@ -12,7 +12,7 @@ import pytest
 FILES = sorted(path.name for path in kernel.GUEST_TESTS.glob("guest_*.py"))
 
 LIMIT_S = 560.0
-"""An idle machine with two cores needs about two minutes."""
+"""An idle machine with two cores needs about two minutes for each kind of server."""
 
 
 def kind(guest_file: str) -> str:

@@ -67,7 +67,7 @@ def _read(path: Path, reading: _Reading, depth: int) -> None:
         key, value = _SPACES.sub("", name).casefold(), _unquoted(value.strip())
         if key == "include":
             if "%" not in value and value and value != "registry":
-                # A missing file is nothing to Samba. Its sections end with it? No: it is as if pasted in.
+                # As if it stood here, as Samba has it; a missing file is nothing.
                 included = Path(value) if value.startswith("/") else path.parent / value
                 if included.exists():
                     _read(included, reading, depth + 1)
