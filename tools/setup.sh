@@ -20,11 +20,15 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # where Debian keeps mount.nfs and it
 # --- system packages ---------------------------------------------------------------------------
 
 # "package:what shows that it is there", so that a machine without apt, or with its own builds, will do.
-for_run=(qemu-utils:qemu-img nfs-common:mount.nfs util-linux:setpriv)
+for_run=(qemu-utils:qemu-img nfs-common:mount.nfs cifs-utils:mount.cifs util-linux:setpriv)
 for_test=(
     postgresql:/usr/lib/postgresql/*/bin/initdb
     user-mode-linux:linux.uml
     nfs-kernel-server:rpc.nfsd
+    samba:smbd
+    samba-common-bin:testparm
+    smbclient:smbclient
+    strace:strace
     e2fsprogs:mkfs.ext4
     kmod:modprobe
     iproute2:ip

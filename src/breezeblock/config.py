@@ -267,7 +267,11 @@ def _got(raw: object, key: str) -> str:
         if not isinstance(raw, Mapping) or part not in raw:
             return ""
         raw = raw[part]
-    if not key or isinstance(raw, Mapping | list) or "url" in key or "password" in key:
+    if (
+        not key
+        or isinstance(raw, Mapping | list)
+        or any(word in key for word in ("url", "password", "shares"))
+    ):
         return ""
     return f", got {raw!r}"
 

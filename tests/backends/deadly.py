@@ -20,6 +20,7 @@ from breezeblock.backends.contract import Backend
 from breezeblock.backends.local import LocalConfig, open_local
 from breezeblock.backends.nfs import NfsConfig, open_nfs
 from breezeblock.backends.proxy import Proxy
+from breezeblock.backends.smb import SmbConfig, open_smb
 
 T = TypeVar("T")
 ROOT = str(Path(breezeblock.__file__).parent)
@@ -62,3 +63,7 @@ def open_deadly_local(name: str, config: LocalConfig, state_dir: Path) -> Backen
 
 def open_deadly_nfs(name: str, config: NfsConfig, state_dir: Path) -> Backend:
     return Proxy(open_nfs(name, config, state_dir), around)
+
+
+def open_deadly_smb(name: str, config: SmbConfig, state_dir: Path) -> Backend:
+    return Proxy(open_smb(name, config, state_dir), around)

@@ -76,7 +76,7 @@ def test_names_that_are_no_ids(tmp_path: Path, identity: str) -> None:
     assert list((tmp_path / "pool").iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [{"format": "vhd"}, {"provisioning": "fat"}, {"colour": "red"}])
+@pytest.mark.parametrize("options", [{"format": "vmdk"}, {"provisioning": "fat"}, {"colour": "red"}])
 def test_options_that_are_not_offered(tmp_path: Path, options: dict[str, str]) -> None:
     backend = local(tmp_path, path=str(tmp_path / "pool"))
     with pytest.raises(InvalidInputError, match=next(iter(options))):

@@ -1,7 +1,7 @@
-"""The first process inside: makes a small NFS server out of this kernel, then runs pytest, then powers off.
+"""The first process inside: makes a small server out of this kernel, then runs pytest, then powers off.
 
-Run as `guest_init.py uml|run|probe SCRATCH FILE...` by kernel.py; never by hand on a machine's own
-name spaces, whose mounts it would change. Everything it writes is in tmpfs, except for the results in
+Run as `guest_init.py uml|run|probe nfs|smb|nbd SCRATCH FILE...` by kernel.py; never by hand on a machine's
+own name spaces, whose mounts it would change. Everything it writes is in tmpfs, except for the results in
 SCRATCH.
 """
 
@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+MODULES = {"nfs": ("nfsd", "nfsv3", "nfsv4"), "smb": ("cifs",), "nbd": ("nbd", "xfs", "btrfs")}
 ROOT = Path("/run/nfsroot")
 """What the server takes for its root, so that NFS 3 and 4 know an export by the same path."""
 
@@ -25,7 +26,7 @@ def sh(*argv: str) -> None:
         raise RuntimeError(f"{' '.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}")
 
 
-def base_system(*modules: str) -> None:
+def base_system(kind: str) -> None:
     """What an init system would have done before."""
     sh("mount", "-t", "proc", "proc", "/proc")
     sh("mount", "-t", "sysfs", "sysfs", "/sys")
@@ -38,15 +39,30 @@ def base_system(*modules: str) -> None:
     modprobe.write_text('#!/bin/sh\nexec /sbin/modprobe -d /run/modules "$@"\n')
     modprobe.chmod(0o755)
     Path("/proc/sys/kernel/modprobe").write_text(str(modprobe))
-    sh(str(modprobe), "-a", *modules)
+    sh(str(modprobe), "-a", "loop", "ext4", *MODULES[kind])
+    if kind == "nfs":
+        # NFS 3 locks are refused for a while after the server's start, in case somebody held some before.
+        Path("/proc/sys/fs/nfs/nlm_grace_period").write_text("1")
 
 
-def short_grace() -> None:
-    # NFS 3 locks are refused for a while after the server's start, in case somebody held some before.
-    Path("/proc/sys/fs/nfs/nlm_grace_period").write_text("1")
+def nothing() -> None:
+    """Serve nothing: the tests start their own servers on loopback."""
+    sh("ip", "link", "set", "lo", "up")
+    Path("/run/tmp").mkdir()
 
 
-def server() -> None:
+def samba() -> None:
+    """Serve SMB on loopback."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent / "guest"))
+    import samba_server
+
+    sh("ip", "link", "set", "lo", "up")
+    Path("/run/tmp").mkdir()
+    samba_server.SERVER.set_up()
+    samba_server.SERVER.start()
+
+
+def nfs() -> None:
     """Export one ext4 file system over NFS 3 to 4.2 on loopback, with and without root squashing."""
     sh("ip", "link", "set", "lo", "up")
     sh("mount", "-t", "tmpfs", "tmpfs", "/var/lib/nfs")
@@ -76,11 +92,21 @@ def server() -> None:
     sh("rpc.mountd")
 
 
-def probe() -> None:
-    server()
+def probe(kind: str) -> None:
+    SERVERS[kind]()
+    if kind == "smb":
+        import samba_server
+
+        options = f"username={samba_server.OTHER},password={samba_server.OTHER_PASSWORD}"
+        sh("mount.cifs", "//127.0.0.1/volumes", "/mnt", "-o", options)
+        sh("umount", "/mnt")
+        return
     for version in ("3", "4.2"):
         sh("mount", "-t", "nfs", "-o", f"vers={version}", "127.0.0.1:/export", "/mnt")
         sh("umount", "/mnt")
+
+
+SERVERS = {"nfs": nfs, "smb": samba, "nbd": nothing}
 
 
 def run_tests(scratch: Path, files: list[str]) -> None:
@@ -97,35 +123,23 @@ def run_tests(scratch: Path, files: list[str]) -> None:
     (scratch / "status").write_text(str(int(status)))
 
 
-def environment() -> None:
+def main() -> None:
+    task, kind, scratch, *files = sys.argv[1:]
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{PATH}"
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = True
-
-
-def power_off() -> None:
-    sys.stdout.flush()
-    os.sync()
-    subprocess.run(["poweroff", "-f"], check=False)
-    time.sleep(60)
-
-
-def main() -> None:
-    task, scratch, *files = sys.argv[1:]
-    environment()
     started = time.monotonic()
     try:
         if task == "uml":
-            base_system("loop", "ext4", "nfsd", "nfsv3", "nfsv4")
-            short_grace()
+            base_system(kind)
         else:
             sh("mount", "-t", "tmpfs", "tmpfs", "/run")
         if task == "probe":
-            probe()
+            probe(kind)
             return
-        server()
+        SERVERS[kind]()
         print(
-            f"NFS server up after {time.monotonic() - started:.1f} s on Linux {platform.release()}",
+            f"{kind} ready after {time.monotonic() - started:.1f} s on Linux {platform.release()}",
             flush=True,
         )
         run_tests(Path(scratch), files)
@@ -136,7 +150,9 @@ def main() -> None:
     finally:
         sys.stdout.flush()
         if task == "uml":
-            power_off()
+            os.sync()
+            subprocess.run(["poweroff", "-f"], check=False)
+            time.sleep(60)
 
 
 if __name__ == "__main__":

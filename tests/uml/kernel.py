@@ -1,4 +1,4 @@
-"""A kernel that can serve and mount NFS: this host's own in fresh namespaces, else user-mode Linux.
+"""A kernel that can serve and mount NFS or SMB, or attach NBD: this host's own, else user-mode Linux.
 
 `run` gives a set of in-guest test files to pytest inside that kernel and brings back what each test
 did. It is every process start in there that costs, some twenty times what it costs outside.
@@ -19,22 +19,38 @@ HERE = Path(__file__).resolve().parent
 GUEST_TESTS = HERE / "guest"
 INIT = HERE / "guest_init.py"
 MODULES = Path("/usr/lib/uml/modules")
-NEEDED = {
+COMMON = {
     "linux.uml": "user-mode-linux",
-    "mount.nfs": "nfs-common",
-    "rpcbind": "rpcbind",
-    "rpc.nfsd": "nfs-kernel-server",
-    "exportfs": "nfs-kernel-server",
     "mkfs.ext4": "e2fsprogs",
     "modprobe": "kmod",
     "qemu-img": "qemu-utils",
     "ip": "iproute2",
 }
+NEEDED = {
+    "nfs": {
+        **COMMON,
+        "mount.nfs": "nfs-common",
+        "rpcbind": "rpcbind",
+        "rpc.nfsd": "nfs-kernel-server",
+        "exportfs": "nfs-kernel-server",
+    },
+    "smb": {
+        **COMMON,
+        "mount.cifs": "cifs-utils",
+        "smbd": "samba",
+        "smbclient": "smbclient",
+        "7zz": "7zip",
+        "strace": "strace",
+    },
+    "nbd": {**COMMON, "mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs"},
+}
+MODULE = {"nfs": "fs/nfsd/nfsd", "smb": "fs/smb/client/cifs", "nbd": "drivers/block/nbd"}
+"""Where a kernel keeps what it needs for it."""
 SEARCH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
 class NoKernelError(Exception):
-    """Nothing on this machine can serve and mount NFS; the message says what to install."""
+    """Nothing on this machine can serve and mount such shares; the message says what to install."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +71,17 @@ class Report:
 
 
 def run(
-    files: Sequence[Path], scratch: Path, say: Callable[[str], None], limit_s: float, init: Path = INIT
+    files: Sequence[Path], scratch: Path, say: Callable[[str], None], limit_s: float, kind: str = "nfs"
 ) -> Report:
-    """Run the test files inside; `say` gets each line of output as it comes.
-
-    Another `init` makes something else than an NFS server of user-mode Linux.
+    """Run the test files inside, beside a server of this kind; `say` gets each line of output as it comes.
 
     Raises NoKernelError, or RuntimeError when the kernel or pytest ended without results.
     """
-    if init == INIT and os.geteuid() == 0 and _host_can():
-        kernel, command = f"the host kernel {platform.release()}", _on_host("run", scratch, files)
+    # The devices of a host's own kernel are no playground: NBD always has its own.
+    if kind != "nbd" and os.geteuid() == 0 and _host_can(kind):
+        kernel, command = f"the host kernel {platform.release()}", _on_host("run", kind, scratch, files)
     else:
-        kernel, command = "user-mode Linux", _in_uml(scratch, files, init)
+        kernel, command = "user-mode Linux", _in_uml(kind, scratch, files)
     say(f"in-guest tests on {kernel}: {', '.join(file.name for file in files)}")
     output = _watch(command, scratch, say, limit_s)
     status = scratch / "status"
@@ -76,33 +91,34 @@ def run(
     return Report(kernel, tuple(_outcomes(junit)), output)
 
 
-def _host_can() -> bool:
-    """Whether this kernel serves and mounts NFS, found out by doing it in namespaces of its own."""
+def _host_can(kind: str) -> bool:
+    """Whether this kernel serves and mounts such shares, found out by doing it in namespaces of its own."""
     try:
         tried = subprocess.run(
-            _on_host("probe", Path("/nonexistent"), ()), capture_output=True, timeout=60, check=False
+            _on_host("probe", kind, Path("/nonexistent"), ()), capture_output=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return tried.returncode == 0
 
 
-def _on_host(task: str, scratch: Path, files: Sequence[Path]) -> list[str]:
+def _on_host(task: str, kind: str, scratch: Path, files: Sequence[Path]) -> list[str]:
     namespaces = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
-    return [*namespaces, sys.executable, str(INIT), task, str(scratch), *map(str, files)]
+    return [*namespaces, sys.executable, str(INIT), task, kind, str(scratch), *map(str, files)]
 
 
-def _in_uml(scratch: Path, files: Sequence[Path], init: Path) -> list[str]:
-    missing = {package for program, package in NEEDED.items() if shutil.which(program, path=SEARCH) is None}
-    if not missing and not any(MODULES.glob("*/kernel/fs/nfsd/nfsd.ko*")):
+def _in_uml(kind: str, scratch: Path, files: Sequence[Path]) -> list[str]:
+    needed = NEEDED[kind].items()
+    missing = {package for program, package in needed if shutil.which(program, path=SEARCH) is None}
+    if not missing and not any(MODULES.glob(f"*/kernel/{MODULE[kind]}.ko*")):
         missing = {"user-mode-linux"}
     if missing:
         raise NoKernelError(
-            "This kernel cannot serve and mount NFS, and user-mode Linux lacks parts. "
+            f"This kernel cannot do {kind.upper()}, and user-mode Linux lacks parts. "
             f"Install: apt-get install {' '.join(sorted(missing))}"
         )
     script = scratch / "init"
-    words = " ".join(f"'{word}'" for word in (sys.executable, init, "uml", scratch, *files))
+    words = " ".join(f"'{word}'" for word in (sys.executable, INIT, "uml", kind, scratch, *files))
     script.write_text(f"#!/bin/sh\nexec {words}\n")
     script.chmod(0o755)
     return [

@@ -19,7 +19,7 @@ def test_kernel_nbd(tmp_path: Path, record_property: Callable[[str, object], Non
         print(f"    | {line}", file=sys.stderr, flush=True)
 
     try:
-        report = kernel.run(FILES, tmp_path, say, LIMIT_S, kernel.HERE / "guest_nbd_init.py")
+        report = kernel.run(FILES, tmp_path, say, LIMIT_S, "nbd")
     except kernel.NoKernelError as error:
         pytest.fail(str(error), pytrace=False)
     assert report.outcomes, report.output[-4000:]

@@ -58,7 +58,7 @@ def thick(volume: Volume, defaults: Defaults) -> bool:
     return volume.options.get("provisioning", defaults.provisioning) == "thick"
 
 
-def linked(source: Volume, volume: Volume, defaults: Defaults) -> bool:
+def linked(source: Volume, volume: Volume, defaults: Defaults, naming: chains.Naming) -> bool:
     """Say whether a clone shares; by default it does unless what it must be leaves no choice.
 
     Raises InvalidInputError where it is to share and cannot.
@@ -72,6 +72,8 @@ def linked(source: Volume, volume: Volume, defaults: Defaults) -> bool:
         problem = "its space is to be reserved"
     elif kind not in {made, "raw"} or (kind == "raw" and made != "qcow2"):
         problem = f"it is to be {kind}, and what rests on its source is {made}"
+    elif naming.of_format(made) != naming.of_format(format_of(source, defaults)):
+        problem = f"{made} cannot rest on {format_of(source, defaults)} where names end in the format"
     elif asked is None and kind == "raw":
         problem = "a raw image rests on nothing"
     if asked == "linked" and problem:

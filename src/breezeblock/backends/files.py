@@ -166,7 +166,7 @@ class FileBackend:
     def _derive(self, source: Volume, snapshot_id: str | None, volume: Volume, attempt: Attempt) -> Placement:
         file_options.check(volume)
         directory = self.places.directory(volume.pool)
-        if file_options.linked(source, volume, self.defaults):
+        if file_options.linked(source, volume, self.defaults, self.naming):
             made = chains.clone(
                 directory,
                 self._naming(source),

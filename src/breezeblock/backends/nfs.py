@@ -1,8 +1,5 @@
 """The `nfs` back end: NFS exports as pools, kept mounted."""
 
-import errno
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +11,10 @@ from breezeblock.backends.file_options import EXTENSIONS, Cloning, Defaults, For
 from breezeblock.backends.files import FileBackend
 from breezeblock.backends.local import AbsolutePath, FileMode
 from breezeblock.backends.parts import Parts
+from breezeblock.backends.shared import SharePlaces, SharePool
 from breezeblock.chains import Naming
-from breezeblock.errors import ConfigError, UnavailableError
+from breezeblock.errors import ConfigError
 from breezeblock.shares import mounts, ping, sharelist
-from breezeblock.shares.space import Look, Space
 
 
 class NfsConfig(
@@ -55,94 +52,32 @@ class NfsConfig(
         mounts.check_usable(self.mount_options, "`mount_options`")
 
 
-@dataclass(frozen=True, slots=True)
-class NfsPool:
-    """One share."""
-
-    mounted: mounts.Mounted
-    answer_timeout_s: float
-    look: Look = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "look", Look(self.mounted.point))
-
-    def space(self) -> Space:
-        """Mount the share if need be, and ask it for its room."""
-        self.mounted.path()
-        try:
-            return self.look.space(self.answer_timeout_s)
-        except UnavailableError as error:
-            if not (isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ESTALE):
-                raise
-            self.mounted.let_go()
-            self.mounted.path()
-            return self.look.space(self.answer_timeout_s)
-
-
-@dataclass(frozen=True, slots=True)
-class NfsPlaces:
-    """Shares, each a pool named by its address, mounted when they are needed and not mounted."""
-
-    backend: str
-    shares: Mapping[str, NfsPool]
-    protocol: str = "nfs"
-
-    def pools(self) -> tuple[str, ...]:
-        """Return the shares' addresses."""
-        return tuple(self.shares)
-
-    def start(self, pool: str) -> None:
-        """Mount the share."""
-        self._share(pool).mounted.path()
-
-    def directory(self, pool: str) -> Path:
-        """Return the mount point of a share that is mounted and answers."""
-        share = self._share(pool)
-        share.space()
-        return share.mounted.point
-
-    def space(self, pool: str) -> Space:
-        """Look at the room."""
-        return self._share(pool).space()
-
-    def locator(self, pool: str) -> str:
-        """Return the address: Cinder's `provider_location`."""
-        return pool
-
-    def connection(self, pool: str, name: str, image_format: str) -> Connection:
-        """Give what os-brick and Nova take for `nfs`; they mount the share themselves."""
-        share = self._share(pool).mounted
-        data = {
-            "export": share.share.address,
-            "name": name,
-            "format": image_format,
-            "mount_point_base": str(share.point.parent),
-        }
-        if share.share.options:
-            data["options"] = f"-o {share.share.options}"
-        return Connection(driver_volume_type="nfs", data=data)
-
-    def _share(self, pool: str) -> NfsPool:
-        if pool not in self.shares:
-            raise ConfigError(
-                f"Back end {self.backend} has no share {pool}; its shares are {', '.join(self.shares)}.",
-                remedy="Put the share back into its list; its volumes cannot be reached without it.",
-            )
-        return self.shares[pool]
-
-
 def open_nfs(name: str, config: NfsConfig, state_dir: Path) -> FileBackend:
     """Return the back end, not started. Raises ConfigError for a share list that cannot be used."""
     base = Path(config.mount_base) if config.mount_base else state_dir / "mnt"
     options = mounts.merged(mounts.DEFAULT_OPTIONS, config.mount_options)
+    shares = {share.address: share for share in nfs_shares(name, config)}
     pools = {
-        share.address: NfsPool(
+        address: SharePool(
             mounts.Mounted(share, base, options, config.mount_attempts, config.mount_timeout_s),
             config.answer_timeout_s,
         )
-        for share in nfs_shares(name, config)
+        for address, share in shares.items()
     }
-    places = NfsPlaces(name, pools)
+
+    def connect(pool: str, file: str, image_format: str) -> Connection:
+        """Give what os-brick and Nova take for `nfs`; they mount the share themselves."""
+        data = {
+            "export": pool,
+            "name": file,
+            "format": image_format,
+            "mount_point_base": str(pools[pool].way.point.parent),
+        }
+        if shares[pool].options:
+            data["options"] = f"-o {shares[pool].options}"
+        return Connection(driver_volume_type="nfs", data=data)
+
+    places = SharePlaces(name, "nfs", pools, connect)
     naming = Naming(mode=int(config.file_mode, 8), extensions=EXTENSIONS)
     defaults = Defaults(format=config.format, provisioning=config.provisioning, clone=config.clone)
     return FileBackend(name, places, naming, defaults)

@@ -10,6 +10,7 @@ from breezeblock.cli import (
     nbd,
     operations,
     pools,
+    secrets,
     server,
     shares,
     snapshots,
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 server.register(app)
 nbd.register(app)
-for group in (volumes, snapshots, types, pools, shares, operations, users, image, xenserver):
+for group in (volumes, snapshots, types, pools, shares, operations, users, image, xenserver, secrets):
     app.add_typer(group.app)
 
 

@@ -183,10 +183,14 @@ def _without_secrets(config: "Config") -> Any:
     import msgspec
     import sqlalchemy
 
+    from breezeblock.shares import sharelist
+
     plain = msgspec.to_builtins(config)
     plain["database"]["url"] = sqlalchemy.make_url(config.database.url).render_as_string(hide_password=True)
     for section in plain["backends"].values():
         for key in section:
+            if key == "shares" and isinstance(section[key], list):
+                section[key] = [sharelist.redacted(str(line)) for line in section[key]]
             if any(word in key.lower() for word in ("password", "secret", "token", "credential")):
                 section[key] = "***"
     return plain

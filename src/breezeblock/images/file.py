@@ -15,7 +15,6 @@ from pathlib import Path
 from breezeblock.errors import CorruptError
 from breezeblock.images import raw
 
-_NO_HOLES = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS}
 _FOREIGN = {errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR, errno.ENOTDIR}
 
 
@@ -81,7 +80,7 @@ class File:
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return offset, size, False
-            if error.errno in _NO_HOLES:
+            if error.errno in raw.NO_HOLES:
                 return offset, size, True
             raise
 

@@ -25,6 +25,9 @@ _BUFFER_BYTES = 128 << 10
 """More at once makes the kernel look for larger pieces of memory, which takes long where there are few."""
 # A network file system may offer a call and refuse it for one pair of files: read and write do it then.
 _CANNOT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY}
+NO_HOLES = {*_CANNOT, errno.EIO}
+"""From lseek, where holes cannot be told. EIO is what Linux's SMB client makes of Samba's answer for a
+file with more than one stretch of data (STATUS_BUFFER_TOO_SMALL); a failing disk says so on reading, too."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -184,6 +187,6 @@ def _data_extent(fd: int, position: int, length: int) -> tuple[int, int]:
     except OSError as error:
         if error.errno == errno.ENXIO:
             return length, length
-        if error.errno in _CANNOT:
+        if error.errno in NO_HOLES:
             return position, length
         raise

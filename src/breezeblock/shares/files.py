@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -29,6 +30,7 @@ _F_OFD_GETLK = 36
 _FLOCK = struct.Struct("hhqqi4x")
 _MAX_NOTE = 1 << 16
 _TOKEN = re.compile(r"[0-9A-Za-z._]{1,128}\Z")
+_REFUSED_PAUSES_S = (0.01, 0.05, 0.2, 0.75)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FOREIGN = {errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR, errno.ENOTDIR}
 
@@ -172,8 +174,26 @@ def replace(path: Path, content: bytes, temp: Path, mode: int = 0o660) -> None:
 def publish(fd: int, temp: Path, final: Path) -> None:
     """Make the open file `temp` durable, then known as `final`, atomically and durably."""
     os.fsync(fd)
-    temp.rename(final)
+    rename(temp, final)
     sync_directory(final.parent)
+
+
+def rename(temp: Path, final: Path) -> None:
+    """Rename a file over another, patient with servers that refuse it for a moment.
+
+    An SMB server refuses it (EACCES, EBUSY) while a scanner or a backup has either file open, and right
+    after a hard link was made. Where it is refused for good, the error comes a second later.
+    """
+    for pause in _REFUSED_PAUSES_S:
+        try:
+            temp.rename(final)
+        except OSError as error:
+            if error.errno not in {errno.EACCES, errno.EBUSY, errno.ETXTBSY}:
+                raise
+            time.sleep(pause)
+        else:
+            return
+    temp.rename(final)
 
 
 def remove(path: Path) -> bool:

@@ -15,8 +15,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +45,6 @@ _GROUPS = {
     "actimeo": "ac",
 }
 """Options that say the same thing under another name; later lists replace earlier ones by group."""
-_MOUNT_PROGRAM = "mount.nfs"
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _KILL_WAIT_S = 2.0
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
@@ -102,9 +101,32 @@ def _group(option: str) -> str:
     return _GROUPS.get(name, name)
 
 
+def _normal_nfs(source: str) -> str:
+    host, _, path = source.partition(":/")
+    return f"{host}:/{'/'.join(part for part in path.split('/') if part)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What mounts the shares of one protocol."""
+
+    program: str
+    packages: str
+    """Which packages have it, for the operator."""
+    options: str
+    """What this program is always told."""
+    normal: Callable[[str], str]
+    """Two sources of mounts are one share if this says the same of both."""
+    explain: Callable[[str], str] = str
+    """Puts the program's complaint, on one line, into words that help."""
+
+
+NFS = Client("mount.nfs", "nfs-common (Debian, Ubuntu) or nfs-utils (Fedora, RHEL)", "retry=0", _normal_nfs)
+
+
 @dataclass(slots=True)
 class Mounted:
-    """One NFS share that is kept mounted. Threads may share it; two processes may race."""
+    """One share that is kept mounted. Threads may share it; two processes may race."""
 
     share: Share
     base: Path
@@ -113,6 +135,9 @@ class Mounted:
     attempts: int = 3
     timeout_s: float = 30.0
     """For one call of `path`, over all attempts."""
+    client: Client = NFS
+    credentials: Callable[[], bytes] | None = None
+    """Returns the content of a credentials file (mount.cifs(8)); asked anew for each attempt."""
     point: Path = field(init=False)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
     _failure: tuple[float, UnavailableError] | None = field(init=False, default=None)
@@ -154,7 +179,7 @@ class Mounted:
         source = source_at(self.point)
         if source is None:
             return False
-        if _normal(source) != _normal(self.share.address):
+        if self.client.normal(source) != self.client.normal(self.share.address):
             raise UnavailableError(
                 f"{self.point}, the mount point of {self.share.address}, has {source} mounted.",
                 remedy=f"Find out who mounted {source} there and unmount it.",
@@ -179,19 +204,23 @@ class Mounted:
             # The table decides, not the exit status: another process may have mounted it meanwhile.
             if self._is_mounted():
                 return
-        raise self._unavailable(reason or "mount.nfs ended well, but the mount table does not show the share")
+        raise self._unavailable(
+            reason or f"{self.client.program} ended well, but the mount table does not show the share"
+        )
 
     def _run(self, timeout_s: float) -> str:
         """Try to mount once; return why it failed, or nothing."""
-        options = merged(self.options, self.share.options, "retry=0")
-        command = argv(self.share.address, self.point, options)
+        options = merged(self.options, self.share.options, self.client.options)
         # A file, not a pipe: rpc.statd may be started by mount.nfs and would keep a pipe open.
-        with tempfile.TemporaryFile() as complaint:
+        with tempfile.TemporaryFile() as complaint, self._secret() as secret:
+            if secret is not None:
+                options += f",credentials=/proc/self/fd/{secret}"
             process = subprocess.Popen(
-                command,
+                argv(self.client, self.share.address, self.point, options),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=complaint,
+                pass_fds=() if secret is None else (secret,),
                 start_new_session=True,
                 env={"PATH": _PATH, "LC_ALL": "C"},
             )
@@ -204,7 +233,27 @@ class Mounted:
             text = complaint.read(4096).decode("utf-8", "replace")
         if process.returncode == 0:
             return ""
-        return redacted(" ".join(text.split())[:500]) or f"mount.nfs ended with {process.returncode}"
+        return (
+            self.client.explain(redacted(" ".join(text.split())[:500]))
+            or f"{self.client.program} ended with {process.returncode}"
+        )
+
+    @contextmanager
+    def _secret(self) -> Iterator[int | None]:
+        """Open a file that holds the credentials and has no name: memory that only we and the program see.
+
+        It is a file of the kernel's own tmpfs (memfd_create(2)), so there is nothing to remove after a kill.
+        """
+        if self.credentials is None:
+            yield None
+            return
+        fd = os.memfd_create("credentials", os.MFD_CLOEXEC)
+        try:
+            os.fchmod(fd, 0o400)
+            os.write(fd, self.credentials())
+            yield fd
+        finally:
+            os.close(fd)
 
     def _kill(self, process: subprocess.Popen[bytes]) -> None:
         with suppress(ProcessLookupError):
@@ -217,7 +266,7 @@ class Mounted:
     def _unavailable(self, reason: str) -> UnavailableError:
         return UnavailableError(
             f"The share {self.share.address} cannot be mounted at {self.point}: {reason}.",
-            remedy="Check the server, its exports and the mount options; it is tried again on the next use.",
+            remedy="Check the server, its shares and the mount options; it is tried again on the next use.",
         )
 
 
@@ -225,17 +274,17 @@ def _umount2(point: bytes, flags: int) -> None:
     ctypes.CDLL(None).umount2(point, flags)
 
 
-def argv(address: str, point: Path, options: str) -> Sequence[str]:
-    """Return the command that mounts an NFS share. No secret is ever part of it.
+def argv(client: Client, address: str, point: Path, options: str) -> Sequence[str]:
+    """Return the command that mounts a share. No secret is ever part of it.
 
     mount.nfs itself goes from 4.2 down to 3 where the options fix no version (nfs(5), `vers`).
     The child dies with the thread that waits for it.
     """
-    program = shutil.which(_MOUNT_PROGRAM, path=_PATH)
+    program = shutil.which(client.program, path=_PATH)
     if program is None:
         raise UnavailableError(
-            f"{address} cannot be mounted: the program mount.nfs is missing.",
-            remedy="Install it: package nfs-common (Debian, Ubuntu) or nfs-utils (Fedora, RHEL).",
+            f"{address} cannot be mounted: the program {client.program} is missing.",
+            remedy=f"Install it: package {client.packages}.",
         )
     command = (program, address, str(point), "-o", options)
     setpriv = shutil.which("setpriv", path=_PATH)
@@ -258,8 +307,3 @@ def _make_directories(point: Path) -> None:
         point.parent.mkdir(0o755, parents=True)
     with suppress(FileExistsError):
         point.mkdir(0o755)
-
-
-def _normal(source: str) -> str:
-    host, _, path = source.partition(":/")
-    return f"{host}:/{'/'.join(part for part in path.split('/') if part)}"

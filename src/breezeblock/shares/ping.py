@@ -8,6 +8,7 @@ from breezeblock.errors import UnavailableError
 from breezeblock.shares.sharelist import Share
 
 NFS_PORT = 2049
+SMB_PORT = 445
 TIMEOUT_S = 2.0
 _NFS_PROGRAM = 100003
 
@@ -42,8 +43,35 @@ def nfs(share: Share, options: str = "", timeout_s: float = TIMEOUT_S) -> None:
         raise _away(host, port, "what answers there is no NFS server")
 
 
-def _away(host: str, port: int, why: str) -> UnavailableError:
+def smb(share: Share, options: str = "", timeout_s: float = TIMEOUT_S) -> None:
+    """Open an SMB connection and agree on a version (MS-SMB2 2.2.3: NEGOTIATE), nothing more.
+
+    Raises UnavailableError saying what came instead of an answer. Any SMB 2 or 3 answer will do.
+    """
+    host, port = share.address[2:].partition("/")[0], SMB_PORT
+    for option in options.split(","):
+        name, _, value = option.partition("=")
+        if name == "port" and value.isdigit() and int(value):
+            port = int(value)
+        elif name == "ip" and value:
+            host = value
+    # Header: command 0, one credit. Body: length 36, 2 dialects, signing, no capabilities, client id.
+    header = struct.pack("<4sHHIHHIIQIIQ16x", b"\xfeSMB", 64, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
+    body = struct.pack("<HHHHI16sQ2H", 36, 2, 1, 0, 0, os.urandom(16), 0, 0x0210, 0x0302)
+    try:
+        with socket.create_connection((host, port), timeout_s) as server:
+            server.sendall(struct.pack(">I", len(header) + len(body)) + header + body)
+            answer = server.makefile("rb").read(8)
+    except TimeoutError as error:
+        raise _away(host, port, f"nothing was heard within {timeout_s:g} s", "SMB") from error
+    except OSError as error:
+        raise _away(host, port, (error.strerror or str(error)).lower(), "SMB") from error
+    if answer[4:] != b"\xfeSMB":  # after the length: an SMB 2 header
+        raise _away(host, port, "what answers there is no SMB 2 or 3 server", "SMB")
+
+
+def _away(host: str, port: int, why: str, protocol: str = "NFS") -> UnavailableError:
     return UnavailableError(
-        f"The NFS server {host} does not answer on port {port}: {why}.",
+        f"The {protocol} server {host} does not answer on port {port}: {why}.",
         remedy="Check the server and the network to it.",
     )

@@ -7,6 +7,8 @@ stuck, no second one is started: a thousand questions to a dead server cost one 
 
 import errno
 import os
+import shutil
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -31,6 +33,9 @@ def of(directory: Path) -> Space:
 
     Raises OSError, also when the directory cannot be written: there is no room in it then.
     """
+    if sys.platform == "win32":  # reached by its UNC name, which disk_usage takes
+        usage = shutil.disk_usage(directory)
+        return Space(usage.total, usage.free)
     found = os.statvfs(f"{directory}/.")  # the dot: a file in its place is an error
     if found.f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(directory))

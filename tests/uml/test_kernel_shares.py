@@ -1,7 +1,8 @@
-"""Real kernel NFS: every tests/uml/guest/guest_*.py, run inside a kernel that can mount it.
+"""Real kernel NFS and SMB: every tests/uml/guest/guest_*.py, run inside a kernel that can mount them.
 
-To add one, put a file of ordinary tests there; its name must begin with `guest_`. Each file gets a
-kernel of its own, which costs three seconds and lets several run side by side.
+To add one, put a file of ordinary tests there; its name must begin with `guest_`, or with `guest_smb_` to
+run beside a Samba server. Each file gets a kernel of its own, which costs three seconds and lets several
+run side by side.
 """
 
 import sys
@@ -26,8 +27,9 @@ LIMIT_S = 560.0
 def test_inside(guest_file: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     if guest_file == "guest_takeover.py":
         cinder_share.write_small(tmp_path / "cinder")
+    kind = "smb" if guest_file.startswith("guest_smb_") else "nfs"
     try:
-        report = kernel.run([kernel.GUEST_TESTS / guest_file], tmp_path, _say, LIMIT_S)
+        report = kernel.run([kernel.GUEST_TESTS / guest_file], tmp_path, _say, LIMIT_S, kind)
     except kernel.NoKernelError as error:
         pytest.fail(str(error), pytrace=False)
     assert report.outcomes, f"nothing in {guest_file} ran; the output was:\n{report.output[-4000:]}"

@@ -1,0 +1,221 @@
+"""The `smb` back end: shares of Windows servers, scale-out file servers, Samba and appliances as pools."""
+
+import errno
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from breezeblock import vault
+from breezeblock.backends.contract import Connection
+from breezeblock.backends.file_options import Cloning, Defaults, Format, Provisioning
+from breezeblock.backends.files import FileBackend
+from breezeblock.backends.local import AbsolutePath, FileMode
+from breezeblock.backends.parts import Parts
+from breezeblock.backends.shared import SharePlaces, SharePool, Way
+from breezeblock.chains import Naming
+from breezeblock.errors import BreezeblockError, ConfigError, UnavailableError
+from breezeblock.shares import login, mounts, ping, samba, sharelist, smb, windows
+from breezeblock.shares.smb import SmbShare
+
+EXTENSIONS = ("raw", "qcow2", "vhd", "vhdx")
+"""Every volume has its format's: Windows goes by it."""
+_GONE = frozenset({errno.ESTALE, errno.EACCES, errno.EAGAIN, 126, 127, 128, 129})
+"""Besides ESTALE: the session ended and the kernel could not log in again (EACCES, ENOKEY, EKEYEXPIRED,
+EKEYREVOKED, EKEYREJECTED). It keeps the password of the first time; a new mount takes the present one.
+EAGAIN: the share was taken away; Linux 6.1 does not find it again by itself when it is back."""
+
+
+class SmbConfig(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="smb"
+):
+    """`[backends.NAME]` with `kind = "smb"`; docs/backends/smb.md explains each key."""
+
+    shares: list[str] = []
+    """`//SERVER/SHARE [-o OPTIONS]` each, as in the file."""
+    shares_file: AbsolutePath | None = None
+    """A share list, one a line."""
+    samba_config: AbsolutePath | None = None
+    """The smb.conf of a Samba server on this very machine: its shares are reached by their directories."""
+    mount_base: AbsolutePath | None = None
+    """Directory of the mount points; None: `mnt` in the state directory."""
+    mount_options: str = ""
+    """Options for all shares, in place of defaults that say the same thing; a share's own win."""
+    mount_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
+    mount_timeout_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+    """For mounting one share, over all attempts."""
+    answer_timeout_s: Annotated[float, Meta(ge=0.1, le=3600)] = 10.0
+    """How long a mounted share may take to say how much room it has before it counts as down."""
+    allow_guest: bool = False
+    """Let a share without a user be mounted as a guest, unsigned: anybody can then read and write it."""
+    secrets_to_consumers: bool = False
+    """Put the password into the connection that a host is told. Nova's libvirt driver needs it; it is then
+    kept in clear with the attachment, and in Nova's own database."""
+    format: Format = "vhdx"
+    provisioning: Provisioning = "thin"
+    clone: Cloning = "linked"
+    """How volumes are made from others of the same pool, where their type does not say."""
+    file_mode: FileMode = "0660"
+    isolated: bool = True
+    """Do all work on a share in a helper process of its own."""
+    silence_timeout_s: Annotated[float, Meta(ge=1, le=86400)] = 900.0
+    """How long an operation may go without progress although its share answers."""
+
+    def __post_init__(self) -> None:
+        if not self.shares and self.shares_file is None:
+            raise ValueError("at least one of `shares` and `shares_file` is needed")
+        smb.check(self.mount_options, "`mount_options`")
+
+    def __repr__(self) -> str:
+        return f"SmbConfig({len(self.shares)} shares, {self.shares_file})"  # the list may hold passwords
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWay:
+    """A share of this very host's, by its directory."""
+
+    point: Path
+
+    def path(self) -> Path:
+        """Return the directory. Raises UnavailableError if it is not there."""
+        if not self.point.is_dir():
+            raise UnavailableError(
+                f"{self.point} is no directory, but the Samba configuration says a share is there.",
+                remedy="Correct the configuration, or mount what belongs there.",
+            )
+        return self.point
+
+    def let_go(self) -> None:
+        """Do nothing: there is no other way."""
+
+
+def open_smb(name: str, config: SmbConfig, state_dir: Path) -> FileBackend:
+    """Return the back end, not started. Raises ConfigError for a share list that cannot be used."""
+    shares = smb_shares(name, config)
+    pools = {
+        address: SharePool(_way(share, config, state_dir), config.answer_timeout_s, _GONE)
+        for address, share in shares.items()
+    }
+
+    def connect(pool: str, file: str, image_format: str) -> Connection:
+        return _connection(shares[pool], config, state_dir, file, image_format)
+
+    places = SharePlaces(name, "smbfs", pools, connect)
+    naming = Naming(mode=int(config.file_mode, 8), extensions=EXTENSIONS)
+    defaults = Defaults(format=config.format, provisioning=config.provisioning, clone=config.clone)
+    return FileBackend(name, places, naming, defaults)
+
+
+def _way(one: SmbShare, config: SmbConfig, state_dir: Path) -> Way:
+    if config.samba_config is not None:
+        directory = samba.local_directory(one.share.address, Path(config.samba_config))
+        if directory is not None:
+            return LocalWay(directory)
+    if sys.platform == "win32":
+        return windows.UncWay(
+            one.share.address,
+            lambda: _resolved(one, state_dir),
+            privacy="seal" in _in_force(one, config).split(","),
+        )
+    return mounts.Mounted(
+        sharelist.Share(one.share.address),
+        _base(config, state_dir),
+        _in_force(one, config),
+        config.mount_attempts,
+        config.mount_timeout_s,
+        client=smb.CIFS,
+        credentials=None if one.login.anonymous else lambda: login.credentials(_resolved(one, state_dir)),
+    )
+
+
+def _resolved(one: SmbShare, state_dir: Path) -> login.Login:
+    """Look the password up anew each time, so that a new one helps without a restart."""
+    try:
+        return login.resolved(one.login, vault.at(state_dir).get)
+    except BreezeblockError as error:
+        raise UnavailableError(
+            f"The share {one.share.address} cannot be mounted: {error.message}", remedy=error.remedy
+        ) from None
+
+
+def _in_force(one: SmbShare, config: SmbConfig) -> str:
+    # Without POSIX extensions the server knows no modes: mount.cifs is told which ones to show.
+    mode = int(config.file_mode, 8)
+    shown = f"file_mode=0{mode:o},dir_mode=0{mode | (mode & 0o444) >> 2:o}"
+    return smb.in_force(one, shown, config.mount_options)
+
+
+def _base(config: SmbConfig, state_dir: Path) -> Path:
+    return Path(config.mount_base) if config.mount_base else state_dir / "mnt"
+
+
+def _connection(
+    one: SmbShare, config: SmbConfig, state_dir: Path, file: str, image_format: str
+) -> Connection:
+    """Give what os-brick, Nova and Hyper-V hosts take for `smbfs`; they reach the share themselves."""
+    data = {
+        "export": one.share.address,
+        "name": file,
+        "format": image_format,
+        "mount_point_base": str(_base(config, state_dir)),
+    }
+    who = one.login
+    if config.secrets_to_consumers and not who.anonymous:
+        who = login.resolved(who, vault.at(state_dir).get)
+    named = {"username": who.username, "domain": who.domain}
+    if config.secrets_to_consumers:
+        named["password"] = who.password or ""
+    said = [f"{key}={value}" for key, value in named.items() if value]
+    said += [one.share.options] if one.share.options else []
+    if said:
+        data["options"] = f"-o {','.join(said)}"
+    return Connection(driver_volume_type="smbfs", data=data)
+
+
+def smb_parts(name: str, config: SmbConfig) -> Parts | None:
+    """Part the back end into its shares, if they are to be served apart. Raises ConfigError."""
+    if not config.isolated:
+        return None
+    shares = smb_shares(name, config)
+
+    def narrow(pools: tuple[str, ...]) -> SmbConfig:
+        lines = [smb.line(shares[pool]) for pool in pools]
+        return msgspec.structs.replace(config, shares=lines, shares_file=None)
+
+    def asked(pool: str) -> None:
+        ping.smb(shares[pool].share, _in_force(shares[pool], config))
+
+    return Parts(
+        pools=tuple(shares),
+        narrow=narrow,
+        ping=asked,
+        answer_timeout_s=config.answer_timeout_s,
+        # A look may have to mount first, and starting the helper tried to.
+        look_limit_s=2 * config.mount_timeout_s + config.answer_timeout_s + 5,
+        silence_timeout_s=config.silence_timeout_s,
+    )
+
+
+def smb_shares(name: str, config: SmbConfig) -> Mapping[str, SmbShare]:
+    """Return the shares of a back end's settings by address. Raises ConfigError for an unusable list."""
+    lines = sharelist.inline_lines(config.shares, f"backends.{name}.shares")
+    if config.shares_file:
+        lines += sharelist.file_lines(Path(config.shares_file), smb.ADDRESSES)
+    found = {}
+    for share in sharelist.parse(lines, smb.ADDRESSES):
+        one = smb.read(share)
+        where = f"The share {share.address}"
+        smb.check(one.share.options, where)
+        smb.check_sense(_in_force(one, config), one.login, where, allow_guest=config.allow_guest)
+        found[share.address] = one
+    if config.shares_file and any(one.login.password is not None for one in found.values()):
+        login.require_private(Path(config.shares_file), f"The share list {config.shares_file}")
+    if not found:
+        raise ConfigError(
+            f"Back end {name} has no share.", remedy=f"Add one, such as {smb.ADDRESSES.example}."
+        )
+    return found
