@@ -40,7 +40,7 @@ class Disk:
     gib: int
     slots: list[int]
     snapshots: dict[str, list[int]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def image(self, snapshot_id: str = "") -> tuple[Path, str]:
         """Return the image that a consumer opens, or that holds a snapshot, and its format."""
@@ -63,6 +63,8 @@ class Chaos:
         self.done = 0
         self.refused = 0
         self.kills: dict[str, int] = {}
+        self.notes: list[str] = []
+        """What happened when, for who must find out why something is not as it should be."""
         self._names = iter(range(1_000_000))
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -82,6 +84,20 @@ class Chaos:
         for failure in self._failures:
             raise failure
 
+    def note(self, volume_id: str, what: str) -> None:
+        self.notes.append(f"{time.monotonic():.2f} {volume_id} {what}")
+
+    def told(self) -> str:
+        """Return what happened, and what is there."""
+        lines = list(self.notes)
+        for share in self.shares.values():
+            for path in sorted(share.rglob("*")):
+                form = image_format(path) if path.is_file() else "-"
+                rests = backing_name(path) if form == "qcow2" else ""
+                said = path.read_text() if path.suffix in {".info", ".intent"} else rests
+                lines.append(f"{path.relative_to(share.parent)} {' '.join(said.split())}")
+        return "\n".join(lines)
+
     def _guarded(self, act: Callable[[Any], None], argument: Any) -> None:
         try:
             act(argument)
@@ -96,6 +112,7 @@ class Chaos:
                 time.sleep(0.005)
             if self._stop.wait(chance.uniform(0, 0.1)):
                 return
+            self.note("-", f"kill {name}")
             kill(chance)
             self.kills[name] = self.kills.get(name, 0) + 1
 
@@ -177,6 +194,7 @@ class Chaos:
             with self._in_hand(chance) as disk:
                 if disk is None:
                     verb = self.create if few else self.pause
+                self.note(disk.id if disk else "-", verb.__name__)
                 if verb(chance, disk):  # type: ignore[arg-type]  # `create` and `pause` need none
                     with self._lock:
                         self.done += verb != self.pause
@@ -218,6 +236,7 @@ class Chaos:
         snapshot = chance.choice([*disk.snapshots, ""])
         source = {"snapshot_id": snapshot} if snapshot else {"source_volid": disk.id}
         made = self.make("volume", {"size": disk.gib, **source})
+        self.note(disk.id, f"clone of {snapshot or 'now'} made {made and made['id']}")
         return self._new(chance, made, disk.snapshots[snapshot] if snapshot else disk.slots)
 
     def snapshot(self, _chance: random.Random, disk: Disk) -> bool:
@@ -228,6 +247,11 @@ class Chaos:
 
     def _act(self, disk: Disk, action: str, argument: Any, happened: Callable[[], bool]) -> bool:
         taken = self.ask("POST", f"/volumes/{disk.id}/action", {action: argument}, happened)
+        # Flattening and shortening leave the status as it is.
+        end = time.monotonic() + PATIENCE_S
+        while self.get(f"/operations?state=queued,running&volume_id={disk.id}")["operations"]:
+            assert time.monotonic() < end, (disk, action, self.served.log())
+            time.sleep(0.03)
         assert self.settle("volume", disk.id) is not None
         return taken
 
@@ -282,6 +306,7 @@ class Chaos:
         (said,) = QEMU_IO.tell(path, form, f"write -P {value} {slot * SLOT_BYTES} {SLOT_BYTES}")
         assert said.startswith("wrote "), said
         disk.slots[slot] = value
+        self.note(disk.id, f"wrote {slot}={value} to {path.name}")
 
     # ── judging ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -307,8 +332,9 @@ class Chaos:
         path, form = disk.image(snapshot)
         asked = [f"read -P {value} {place * SLOT_BYTES} {SLOT_BYTES}" for place, value in enumerate(slots)]
         for place, said in enumerate(QEMU_IO.tell(path, form, *asked)):
-            assert said.startswith("read "), (path, said)
-            assert "verification failed" not in said, (disk.id, snapshot, place, said)
+            if "verification failed" in said or not said.startswith("read "):
+                (held,) = QEMU_IO.tell(path, form, f"read -v {place * SLOT_BYTES} 16")
+                raise AssertionError((disk, snapshot, place, said, held))
 
     def _counts(self) -> None:
         database = Database(self.served.database_url)

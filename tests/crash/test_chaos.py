@@ -58,6 +58,9 @@ def test_nothing_is_lost_whatever_is_killed(memory: Path) -> None:
         chaos.run(killers)
         chaos.verify()
         chaos.end()
+    except AssertionError as error:
+        error.add_note(chaos.told())
+        raise
     finally:
         served.stop_all()
     print(
