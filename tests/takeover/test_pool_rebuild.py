@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from breezeblock import config as configuration
-from breezeblock.app import compose, doctor, quickstart
+from breezeblock.app import compose, doctor, quickstart, repair
 from breezeblock.app.takeover import Outcome, Takeover, Wishes
 from breezeblock.app.worker import Worker
 from breezeblock.catalog import invariants
@@ -280,6 +280,23 @@ def test_an_adoption_killed_before_any_line_completes_when_run_again(lost: Lost,
         compose.open_backends(one.config)[0]["local"].sweep(frozenset())  # as the next worker does
         assert doctor.examine(one.config).findings == []
     assert killed > 8
+
+
+def test_a_clone_whose_hold_on_its_parent_was_lost_gets_it_back(lost: Lost, tmp_path: Path) -> None:
+    """As after a copy of the share that left out empty files; until then the parent could go."""
+    lost = lost.elsewhere(tmp_path / "copy")
+    lost.rebuild()
+    holds = sorted(lost.pool.glob("*.clones/*"))
+    for hold in holds:
+        hold.unlink()
+    findings = doctor.examine(lost.config).findings
+    assert {one.severity for one in findings} == {"error"}
+    with repair.prepared(lost.config) as steps:
+        for step in steps:
+            assert step.text.startswith("note that volume"), step.text
+            step.do()
+    assert sorted(lost.pool.glob("*.clones/*")) == holds
+    assert doctor.examine(lost.config).findings == []
 
 
 def test_what_came_back_is_used_on_in_any_order(lost: Lost, tmp_path: Path) -> None:
