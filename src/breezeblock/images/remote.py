@@ -73,7 +73,7 @@ def _patiently(ask: Callable[[], T]) -> T:
 
 def _got(url: str, policy: Policy, headers: dict[str, str]) -> web.Answer:
     headers = {"Accept-Encoding": "identity", **headers}
-    if url.startswith("s3:"):
+    if url[:3].lower() == "s3:":
         return web.opened("GET", s3.address(url, policy), s3.reachable(policy), headers)
     return web.opened("GET", url, policy, headers)
 
