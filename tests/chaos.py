@@ -25,7 +25,6 @@ from qemu_io import QEMU_IO, backing_name, image_format
 from served import PATIENCE_S, Served
 
 SLOTS, SLOT_BYTES = 6, 64 << 10
-VOLUMES = 20
 ACCEPTED = {200, 202, 204}
 REFUSALS = ("rest on it", "layers")
 """What a family of clones does not allow: flattening its middle, a chain without end."""
@@ -56,9 +55,16 @@ class Disk:
 class Chaos:
     """One run."""
 
-    def __init__(self, served: Served, shares: Mapping[str, Path], seed: int, operations: int) -> None:
+    def __init__(
+        self,
+        served: Served,
+        shares: Mapping[str, Path],
+        seed: int,
+        operations: int,
+        volumes: int = 20,
+    ) -> None:
         self.served, self.shares, self.seed = served, shares, seed
-        self.wanted = operations
+        self.wanted, self.most = operations, volumes
         self.disks: list[Disk] = []
         self.done = 0
         self.refused = 0
@@ -107,6 +113,8 @@ class Chaos:
 
     def _kill(self, killers: Sequence[tuple[str, Callable[[random.Random], None]]]) -> None:
         chance = random.Random(self.seed)
+        while len(self.disks) < self.most // 4 and not self._stop.is_set():
+            time.sleep(0.005)  # there must be something to lose
         for number, (name, kill) in enumerate(killers):
             while self.done < self.wanted * number // len(killers) and not self._stop.is_set():
                 time.sleep(0.005)
@@ -187,9 +195,9 @@ class Chaos:
             self.shorten: 1,
         }
         while not self._stop.is_set():
-            few = len(self.disks) < VOLUMES - 4
+            few = len(self.disks) < self.most - 4
             verb = chance.choices([*verbs], weights=[*verbs.values()])[0]
-            if few or (verb in {self.create, self.clone} and len(self.disks) >= VOLUMES):
+            if few or (verb in {self.create, self.clone} and len(self.disks) >= self.most):
                 verb = chance.choice([self.create, self.clone]) if few else self.delete
             with self._in_hand(chance) as disk:
                 if disk is None:

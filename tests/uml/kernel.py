@@ -105,6 +105,8 @@ def _in_uml(scratch: Path, files: Sequence[Path]) -> list[str]:
         str(shutil.which("linux.uml", path=SEARCH)),
         *("rootfstype=hostfs", "rw", "mem=2G", f"init={script}", f"umid=breezeblock-{os.getpid()}"),
         *("con=null", "con0=fd:0,fd:1", "quiet"),
+        # What the kernel does not know, it gives to the first process as its environment.
+        *(f"{key}={value}" for key, value in os.environ.items() if key.startswith("BREEZEBLOCK_CHAOS_")),
     ]
 
 

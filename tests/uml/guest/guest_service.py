@@ -17,6 +17,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from qemu_io import image_format
+
 SERVER = Path("/run/nfsroot/export")
 PROJECT = "aaaa"
 SHARES = {"three": ("127.0.0.1:/export/s3", "vers=3"), "four": ("127.0.0.1:/export/s42", "vers=4.2")}
@@ -113,7 +115,7 @@ class Life:
         base = self.directory / f"volume-{volume.id}"
         info = Path(f"{base}.info")
         name = json.loads(info.read_text())["active"] if info.exists() else base.name
-        return self.directory / name, "raw" if name == base.name else "qcow2"
+        return self.directory / name, image_format(self.directory / name)
 
     def write(self, volume: Any, pattern: int) -> None:
         self._qemu_io(volume, f"write -q -P {pattern} 0 256k")
