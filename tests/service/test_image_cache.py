@@ -15,7 +15,7 @@ from test_families import Files, serving
 sys.path.insert(0, str(Path(__file__).parents[1] / "images"))
 from image_server import Site, serving_images
 
-from breezeblock.catalog import image_cache, operations
+from breezeblock.catalog import image_cache, operations, rows, tables
 from breezeblock.config import ImagesSection, PoolPolicy
 from breezeblock.errors import ConflictError, ForbiddenError
 from breezeblock.service import imaging, layers, volume_types, volumes
@@ -201,6 +201,20 @@ def test_an_administrator_lets_one_go_and_its_clones_live_on(tmp_path: Path, sit
         run.delete(volume_id)
         assert list(run.pool.iterdir()) == []
         assert run.kept() == set()
+
+
+def test_one_that_a_volume_is_being_made_from_stays(tmp_path: Path, site: Site) -> None:
+    with running(tmp_path) as run:
+        volume_id = import_(run, f"{site.url}/image")
+        (image,) = cached(run)
+        with run.database.write() as connection:
+            rows.update(connection, tables.volumes, volume_id, op_id="somebody's", status="downloading")
+        with pytest.raises(ConflictError):
+            imaging.evict(run.service, ADMIN, image.id)
+        with run.database.write() as connection:
+            rows.update(connection, tables.volumes, volume_id, op_id=None, status="available")
+        assert [one.state for one in cached(run)] == ["ready"]
+        reads(run, import_(run, f"{site.url}/image"), 9)
 
 
 @pytest.mark.parametrize("specs", [{"breezeblock:clone": "full"}, {"breezeblock:format": "raw"}])

@@ -1,9 +1,7 @@
 """A share written by Cinder's real NFS driver: adopted without a copy, read by others, and used on."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -27,7 +25,6 @@ from breezeblock.service.core import GIB, Caller, Service
 
 PROJECT = "c" * 32
 ME = Caller(project_id=PROJECT, user_id="b" * 32, roles=frozenset({"admin"}), request_id="req-takeover")
-COMMAND = (sys.executable, "-m", "breezeblock")
 MARKER = ".cinderSecureEnvIndicator"
 
 
@@ -307,39 +304,3 @@ def test_names_and_projects_come_from_a_list(share: Share, tmp_path: Path) -> No
         assert (row.name, row.project_id, row.bootable) == ("payroll", "d" * 32, True)
         assert row.created_at == "2020-01-02T03:04:05.000000"
         assert snapshots.get(service, ME, next(iter(disk.snapshots))).name == "friday"
-
-
-@pytest.mark.crash
-def test_killed_at_any_time_it_completes_when_run_again(share: Share) -> None:
-    disk = share.disks["merged offline"]
-    told = json.loads((share.pool / f"volume-{disk.id}.info").read_text())
-    for snapshot_id in disk.snapshots:
-        overlay = share.pool / told[snapshot_id]
-        kind = "raw" if below_of(overlay).name == f"volume-{disk.id}" else "qcow2"
-        path = f"/mnt/{'ab' * 16}/{below_of(overlay).name}"
-        subprocess.run(
-            ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", kind, "-b", path, str(overlay)], check=True
-        )
-    whole = time.monotonic()
-    share.command("pool", "list", "--help")
-    whole = time.monotonic() - whole
-    kills = 0
-    for step in range(2, 13, 3):
-        process = subprocess.Popen(
-            [*COMMAND, "pool", "adopt", "local", "--project", PROJECT, "--yes"],
-            env={**os.environ, "BREEZEBLOCK_CONFIG": str(share.data / "breezeblock.toml")},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            process.wait(whole * (0.6 + step * 0.2))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills
-    share.adopt()
-    share.verify(share.pool)
-    assert doctor.examine(share.config).findings == []
-    with running(share):
-        pass

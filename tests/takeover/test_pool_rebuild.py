@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from breezeblock import config as configuration
-from breezeblock.app import compose, doctor, quickstart
+from breezeblock.app import compose, doctor, quickstart, repair
 from breezeblock.app.takeover import Outcome, Takeover, Wishes
 from breezeblock.app.worker import Worker
 from breezeblock.catalog import invariants
@@ -60,6 +60,14 @@ class Lost:
         shutil.copy(self.catalog, catalog)
         database = configuration.DatabaseSection(url=f"sqlite:///{catalog}")
         return Lost(msgspec.structs.replace(self.config, database=database), self.before)
+
+    def elsewhere(self, directory: Path) -> "Lost":
+        """Return the same with copies of the catalog and of the pool."""
+        directory.mkdir()
+        subprocess.run(["cp", "-a", "--sparse=always", self.pool, directory / "pool"], check=True)
+        local = {**self.config.backends["local"], "path": str(directory / "pool")}
+        found = self.at(directory / "catalog.db")
+        return Lost(msgspec.structs.replace(found.config, backends={"local": local}), self.before)
 
     def forget(self) -> None:
         """Lose every volume, as a catalog that was begun anew has none."""
@@ -169,7 +177,7 @@ def family(service: Service, pool: Path) -> None:
     snapped(service, first)
     volumes.delete(service, ME, between)
     until(volumes.get, service, between, gone=True)
-    made(service, virtual_bytes=2 * GIB)
+    snapped(service, made(service, virtual_bytes=2 * GIB))
 
 
 @pytest.fixture(scope="module")
@@ -246,11 +254,53 @@ def test_killed_before_any_line_it_completes_when_run_again(lost: Lost, tmp_path
     assert killed > 20
 
 
+@pytest.mark.crash
+def test_an_adoption_killed_before_any_line_completes_when_run_again(lost: Lost, tmp_path: Path) -> None:
+    packages = ("breezeblock.app.takeover", "breezeblock.chains", "breezeblock.images.qcow2")
+    lost = lost.elsewhere(tmp_path / "prepared")
+    (plain,) = (
+        row[0] for row in lost.before["volumes"] if row[2] == 4 * GIB and row[7] == "raw" and row[9] == 2
+    )
+    (overlay,) = lost.pool.glob(f"volume-{plain}.????????-*")
+    below = f"/var/lib/cinder/mnt/{'ab' * 16}/volume-{plain}"
+    subprocess.run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", below, overlay], check=True)
+
+    def adopt(one: Lost) -> dict[str, str]:
+        with one.takeover(Wishes(edit=True, project_id=PROJECT)) as work:
+            return {outcome.volume_id: outcome.state for outcome in work.carry_out()}
+
+    traced = lost.elsewhere(tmp_path / "traced")
+    lines = trace_lines(lambda: adopt(traced), packages)
+    assert doctor.examine(traced.config).findings == []
+    killed = 0
+    for number in range(0, len(lines), len(lines) // 12):
+        one = lost.elsewhere(tmp_path / str(number))
+        killed += run_killed_at(lambda one=one: adopt(one), packages, lines[number]) is Ended.KILLED  # type: ignore[misc]
+        assert set(adopt(one).values()) <= {"added", "known"}
+        compose.open_backends(one.config)[0]["local"].sweep(frozenset())  # as the next worker does
+        assert doctor.examine(one.config).findings == []
+    assert killed > 8
+
+
+def test_a_clone_whose_hold_on_its_parent_was_lost_gets_it_back(lost: Lost, tmp_path: Path) -> None:
+    """As after a copy of the share that left out empty files; until then the parent could go."""
+    lost = lost.elsewhere(tmp_path / "copy")
+    lost.rebuild()
+    holds = sorted(lost.pool.glob("*.clones/*"))
+    for hold in holds:
+        hold.unlink()
+    findings = doctor.examine(lost.config).findings
+    assert {one.severity for one in findings} == {"error"}
+    with repair.prepared(lost.config) as steps:
+        for step in steps:
+            assert step.text.startswith("note that volume"), step.text
+            step.do()
+    assert sorted(lost.pool.glob("*.clones/*")) == holds
+    assert doctor.examine(lost.config).findings == []
+
+
 def test_what_came_back_is_used_on_in_any_order(lost: Lost, tmp_path: Path) -> None:
-    pool = tmp_path / "pool"  # the others need theirs
-    subprocess.run(["cp", "-a", "--sparse=always", lost.pool, pool], check=True)
-    local = {**lost.config.backends["local"], "path": str(pool)}
-    lost = Lost(msgspec.structs.replace(lost.config, backends={"local": local}), lost.before)
+    lost = lost.elsewhere(tmp_path / "copy")  # the others need theirs
     lost.rebuild()
     with running(lost.config) as service:
         rows = {row[0]: row for row in lost.before["volumes"]}

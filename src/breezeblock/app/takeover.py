@@ -32,7 +32,7 @@ from breezeblock.operations.adopting import add_kept, add_snapshots, as_json
 from breezeblock.operations.verbs import GIB, columns_of, quota_amounts
 
 NOBODY = "0" * 32
-_AT_REST = frozenset({"available", "error", "error_extending", "error_deleting"})
+_AT_REST = frozenset({"available", "error", "error_extending", "error_deleting", "cached"})
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):

@@ -65,6 +65,8 @@ def _joined() -> sa.Select[Any]:
         sa.select(sa.func.count()).where(table.c.parent_id == cached_images.c.volume_id).scalar_subquery()
         for table in (volumes.alias(), kept_volumes)
     ]
+    child = volumes.alias()
+    making = sa.exists().where(child.c.parent_id == cached_images.c.volume_id, child.c.op_id.is_not(None))
     return (
         sa.select(
             cached_images,
@@ -73,6 +75,7 @@ def _joined() -> sa.Select[Any]:
             volumes.c.op_id,
             volumes.c.created_at,
             (children[0] + children[1]).label("children"),
+            making.label("making"),
         )
         .join(volumes, volumes.c.id == cached_images.c.volume_id)
         .order_by(cached_images.c.used_at, cached_images.c.volume_id)

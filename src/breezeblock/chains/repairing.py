@@ -4,8 +4,9 @@ Nothing is ever removed. What seems to belong to nobody is moved aside into `QUA
 system, under a name that says when.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,9 +29,9 @@ class Mend(NamedTuple):
     """One step that would make something right."""
 
     kind: str
-    """finish, info, leaks or quarantine."""
+    """finish, info, freeze, leaks or quarantine."""
     name: str
-    """The file it is about."""
+    """The file it is about; for "freeze" the name to be made."""
     text: str
 
 
@@ -53,7 +54,11 @@ def mends(
             chain = load(directory, naming, volume_id, format)
         except BreezeblockError:
             return _of_info(directory, naming, volume_id, snapshot_ids, format, names)
-        return [*_of_leftovers(directory, naming, volume_id, chain, names), *_of_leaks(directory, chain)]
+        return [
+            *_of_freezing(directory, naming, chain),
+            *_of_leftovers(directory, naming, volume_id, chain, names),
+            *_of_leaks(directory, chain),
+        ]
 
 
 def mend(
@@ -76,6 +81,9 @@ def mend(
         elif one.kind == "leaks":
             qemu_img.repair_leaks(directory / one.name, attempt)
             files.sync_file(directory / one.name)
+        elif one.kind == "freeze":
+            clone, _at, image = one.name.partition("@")
+            users.add(directory, naming, image, clone)
         elif one.kind == "quarantine":
             quarantine(directory, one.name)
         else:
@@ -133,6 +141,15 @@ def _of_info(
     name = naming.info(volume_id)
     before = f"quarantine the unreadable {name} and " if name in names else ""
     return [Mend("info", name, f"{before}write the {name} that fits: {info.active} is active")]
+
+
+def _of_freezing(directory: Path, naming: Naming, chain: Chain) -> Iterator[Mend]:
+    """Freeze what a clone rests on, and what that rests on, where a copy of the share has lost the names."""
+    for above, below in pairwise(chain.names):
+        clone, source = naming.owner(above), naming.owner(below)
+        if clone and source and clone != source and users.of(directory, naming, source).get(clone) != below:
+            text = f"note that volume {clone} rests on {below}, which is then kept"
+            yield Mend("freeze", f"{clone}@{below}", text)
 
 
 def _of_leftovers(

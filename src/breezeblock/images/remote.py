@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from breezeblock.attempt import Attempt
 from breezeblock.errors import InvalidInputError, NoSpaceError, UnavailableError
@@ -18,6 +18,7 @@ CHUNK_BYTES = 1 << 20
 MAX_TRIES = 4
 """Of a server that breaks off, without a byte being won."""
 PAUSE_S = 0.25
+T = TypeVar("T")
 
 
 # ── in ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -57,13 +58,22 @@ def validator(url: str, policy: Policy) -> str:
             raise InvalidInputError(f"{shown(url)} cannot be read: {error.strerror}.") from error
         return f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
     # Not HEAD: a signed address is good for one method only.
-    with _got(url, policy, {"Range": "bytes=0-0"}) as answer:
+    with _patiently(lambda: _got(url, policy, {"Range": "bytes=0-0"})) as answer:
         return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    for tries in range(MAX_TRIES - 1):
+        try:
+            return ask()
+        except UnavailableError:
+            time.sleep(PAUSE_S * 2**tries)
+    return ask()
 
 
 def _got(url: str, policy: Policy, headers: dict[str, str]) -> web.Answer:
     headers = {"Accept-Encoding": "identity", **headers}
-    if url.startswith("s3:"):
+    if url[:3].lower() == "s3:":
         return web.opened("GET", s3.address(url, policy), s3.reachable(policy), headers)
     return web.opened("GET", url, policy, headers)
 
@@ -210,15 +220,7 @@ def send(source: Path, url: str, policy: Policy, attempt: Attempt) -> None:
             pass
 
     headers = {"Content-Length": str(total), "Content-Type": "application/octet-stream"}
-    for tries in range(MAX_TRIES):
-        try:
-            put()
-        except UnavailableError:
-            if tries + 1 == MAX_TRIES:
-                raise
-            time.sleep(PAUSE_S * 2**tries)
-        else:
-            return
+    _patiently(put)
 
 
 def _read(file: Any, told: Callable[[int], None]) -> Any:

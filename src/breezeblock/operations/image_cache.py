@@ -165,14 +165,14 @@ def _decide(connection: sa.Connection, job: Job, image_id: str) -> None:
 
 
 def evict(connection: sa.Connection, image: sa.Row[Any], *, even_if_used: bool) -> bool:
-    """Let an image's volume be deleted, in the caller's transaction; False if it is in somebody's hands.
+    """Let an image's volume be deleted, in the caller's transaction; False if an operation needs it.
 
     Volumes rest on it no less when it is deleted: what they need is kept until the last of them goes.
     """
     image_cache.hide(connection, image.volume_id)
     fresh = image_cache.one(connection, image.volume_id)  # nobody chooses it any more
     step = transition("volume", "evict")
-    if fresh is None or (fresh.children and not even_if_used):
+    if fresh is None or fresh.making or (fresh.children and not even_if_used):
         if fresh is not None and image.ready:
             _show(connection, image.volume_id)
         return False

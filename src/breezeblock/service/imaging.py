@@ -104,7 +104,10 @@ def evict(service: Service, caller: Caller, image_id: str) -> None:
         if image is None:
             raise NotFoundError(f"Image {image_id} could not be found.")
         if not working.evict(connection, image, even_if_used=True):
-            raise ConflictError(f"Image {image_id} is {image.status}: an operation is at work on it.")
+            raise ConflictError(
+                f"Image {image_id} is {image.status}: an operation is at work on it, or on a volume from it.",
+                remedy="Repeat it when that has ended.",
+            )
     service.wake()
 
 
