@@ -285,15 +285,18 @@ def test_raw_copy_stays_sparse_where_no_call_tells_the_holes(
     assert target.stat().st_blocks * 512 < MIB
 
 
+@pytest.mark.parametrize("copies", ["refused", "in the kernel", "through memory"])
 def test_raw_zero_and_move_without_help_from_the_file_system(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: str
 ) -> None:
-    """As on a share that offers neither hole punching nor server-side copies."""
+    """As on a share that offers no hole punching, whatever it offers for copying."""
 
     def refuse(*_arguments: object) -> int:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(os, "copy_file_range", refuse)
+    if copies == "refused":
+        monkeypatch.setattr(os, "copy_file_range", refuse)
+    monkeypatch.setattr(raw, "_only_copies", lambda _fd: copies == "through memory")
     monkeypatch.setattr(raw, "_fallocate", lambda *_arguments: False)
     monkeypatch.setattr(raw, "SLICE_BYTES", 64 * KIB)
     data = os.urandom(300 * KIB)

@@ -3,16 +3,19 @@
 import json
 import random
 import subprocess
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
 import oracles
 import pytest
 import recording
+from hypothesis import given
+from hypothesis import strategies as st
 from recording import LOG, RecordingFile
 
 from breezeblock import images
-from breezeblock.images import file
+from breezeblock.images import clusters, file
 
 MIB = 1 << 20
 VIRTUAL_BYTES = 5 * MIB + 512
@@ -117,3 +120,35 @@ def test_check_tells_damage_from_leaks_as_qemu_does(tmp_path: Path) -> None:
         corruptions, leaks = qemu_check(path)
         assert (bool(leaks), bool(corruptions)) == (repairable, not repairable)
         assert bool(images.repair(path)) is repairable
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 1 << 16, (1 << 63) | (5 << 16), (1 << 62) | 7, 2**64 - 1]),
+            st.integers(1, 40),
+        ),
+        max_size=12,
+    )
+)
+def test_a_table_is_divided_as_entry_by_entry(parts: list[tuple[int, int]]) -> None:
+    """What is compared in slices is what comparing each entry with the one before would give."""
+    size, ordinary = 1 << 16, {1 << 16, (1 << 63) | (5 << 16)}
+    entries = [
+        value + number * (size if value in ordinary else 0)
+        for value, count in parts
+        for number in range(count)
+    ]
+    divided = list(clusters.stretches(array("Q", entries), size))
+    seen = 0
+    for index, count, value in divided:
+        assert index == seen
+        packed = value >> 62 & 1
+        step = size if value & 0x00FF_FFFF_FFFF_FE00 and not packed and value != 2**64 - 1 else 0
+        assert entries[index : index + count] == [value + number * step for number in range(count)]
+        if packed:
+            assert count == 1
+        elif index + count < len(entries):
+            assert entries[index + count] != value + count * step, "the stretch ends where it must"
+        seen += count
+    assert seen == len(entries)

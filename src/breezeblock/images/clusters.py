@@ -81,27 +81,49 @@ def _clusters(fd: int, header: Header, start: int, stop: int) -> Iterator[Run]:
     first = start // header.l1_reach
     last = min(header.l1_entries, -(-stop // header.l1_reach))
     l1 = _table(fd, header.l1_offset + first * 8, max(0, last - first) * 8)
-    for index, entry in ((first + found, l1[found]) for found in _set(l1)):
+    # Tables are mostly zeros, so this loops in C.
+    for index, entry in ((first + found, l1[found]) for found in compress(count(), l1)):
         table = entry & _OFFSET
         if entry & _L1_RESERVED or not table or table % size or table + size > header.file_bytes:
             raise _bad(f"L1 entry {index} ({entry:#x})", header, header.l1_offset + index * 8)
-        l2 = _table(fd, table, size)
         base = index * header.l1_reach
-        for number in _set(l2):
-            offset = base + number * size
-            if start <= offset < stop:
-                length = min(size, header.virtual_bytes - offset)
-                run = _run(l2[number], offset, length, header, table + number * 8)
-                if run:
-                    yield run
+        begin, end = max(start - base, 0) // size, min(-(-(stop - base) // size), size // 8)
+        l2 = _table(fd, table + begin * 8, (end - begin) * 8)
+        for number, length, value in stretches(l2, size):
+            run = _run(value, base + (begin + number) * size, length, header, table + (begin + number) * 8)
+            if run:
+                yield run
 
 
-def _set(table: "array[int]") -> Iterator[int]:
-    """Yield the indices of entries that are not zero; tables are mostly zeros, so this loops in C."""
-    return compress(count(), table)
+def stretches(table: "array[int]", size: int) -> Iterator[tuple[int, int, int]]:
+    """Divide a table into (first index, how many, first entry): equal entries, or clusters side by side.
+
+    Compares whole slices, in C, each twice as long as the one before: most tables are a few long runs.
+    """
+    index, stop = 0, len(table)
+    while index < stop:
+        value = table[index]
+        step = size if value & _OFFSET and not value & (_L2_RESERVED | _COMPRESSED) else 0
+        length, more, doubling = 1, 1, True
+        while more and index + length < stop and not value & _COMPRESSED:
+            more = min(more, stop - index - length)
+            if table[index + length : index + length + more] == _expected(value + length * step, more, step):
+                length += more
+            else:
+                doubling = False
+            more = more * 2 if doubling else more // 2
+        yield index, length, value
+        index += length
 
 
-def _run(value: int, offset: int, length: int, header: Header, place: int) -> Run | None:
+def _expected(value: int, length: int, step: int) -> "array[int]":
+    if step:
+        return array("Q", range(value, value + length * step, step))
+    return array("Q", (value,)) * length
+
+
+def _run(value: int, offset: int, clusters: int, header: Header, place: int) -> Run | None:
+    length = min(clusters * header.cluster_bytes, header.virtual_bytes - offset)
     if value & _COMPRESSED:
         return Run(offset, length, Kind.COMPRESSED, value)
     host = value & _OFFSET
@@ -109,7 +131,7 @@ def _run(value: int, offset: int, length: int, header: Header, place: int) -> Ru
         raise _bad(f"the L2 entry for virtual byte {offset} ({value:#x})", header, place)
     if value & 1:
         return Run(offset, length, Kind.ZERO, 0)
-    if host >= header.file_bytes:
+    if host and host + (clusters - 1) * header.cluster_bytes >= header.file_bytes:
         raise _bad(f"the data of virtual byte {offset} at {host}", header, place)
     return Run(offset, length, Kind.DATA, host) if host else None
 

@@ -99,6 +99,10 @@ class File:
         self._span = (0, 0, False)
         os.ftruncate(self.fd, length)
 
+    def start_writing(self) -> None:
+        """Let what was written go to storage while more is written, so that `flush` has less to wait for."""
+        raw.start_writing(self.fd)
+
     def flush(self) -> None:
         """Return when everything written is durable, the file's length too."""
         if not self.hidden:

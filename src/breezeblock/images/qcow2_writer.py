@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator
 
 from breezeblock.errors import UnsupportedError
+from breezeblock.images.clusters import stretches
 from breezeblock.images.file import File
 from breezeblock.images.layer import corrupt
 from breezeblock.images.qcow2 import Header
@@ -57,29 +58,31 @@ class Writer:
             self.commit()
         end, start, run = offset + length, 0, 0
         while offset < end:
-            stop = min(end, (offset // self._bytes + 1) * self._bytes)
-            at = self._cluster(offset) + offset % self._bytes
-            if run and start + run != at:
+            inside = offset % self._bytes
+            at, count = self._clusters(offset, -(-(end - offset + inside) // self._bytes))
+            stop = min(end, offset - inside + count * self._bytes)
+            if run and start + run != at + inside:
                 yield start, run
                 run = 0
             if not run:
-                start = at
+                start = at + inside
             run += stop - offset
             offset = stop
         if run:
             yield start, run
 
-    def _cluster(self, offset: int) -> int:
-        """Return where the cluster's bytes go, allocating it if need be."""
+    def _clusters(self, offset: int, wanted: int) -> tuple[int, int]:
+        """Return where at most `wanted` clusters' bytes go, and how many side by side; allocates them."""
         index, number = divmod(offset // self._bytes, self._bytes // 8)
         table = self._table(index)
-        entry = table[number]
+        _, count, entry = next(stretches(table[number : number + wanted], self._bytes))
         if entry & _COPIED and entry & _OFFSET and not entry & (_COMPRESSED | _ZERO):
-            return entry & _OFFSET
-        host = self._allocate()
-        table[number] = host | _COPIED
+            return entry & _OFFSET, count
+        host, count = self._allocate(count)
+        first = host | _COPIED
+        table[number : number + count] = array("Q", range(first, first + count * self._bytes, self._bytes))
         self._dirty.add(index)
-        return host
+        return host, count
 
     def zero(self, offset: int, length: int) -> None:
         """Let whole clusters read as zeros; see `Layer.zero`."""
@@ -101,7 +104,7 @@ class Writer:
     def _zero(self, index: int, number: int, entry: int, offset: int) -> None:
         if self._header.version == 2:
             # Version 2 has no mark for zeros: a cluster of them is needed.
-            at = self._cluster(offset)
+            at, _ = self._clusters(offset, 1)
             self._file.zero(at, self._bytes)
         elif not entry & _ZERO or entry & _COMPRESSED:
             self._tables[index][number] = _ZERO
@@ -141,30 +144,35 @@ class Writer:
                     raise corrupt(self._file, f"L1 entry {index}", self._header.l1_offset + index * 8)
                 self._tables[index] = self._load("Q", at, self._bytes)
             else:
-                self._new_tables[index] = self._allocate()
+                self._new_tables[index], _ = self._allocate(1)
                 self._tables[index] = array("Q", bytes(self._bytes))
                 self._dirty.add(index)
         return self._tables[index]
 
-    def _allocate(self) -> int:
-        """Count the cluster at the end of the file as used; return where it begins."""
+    def _allocate(self, wanted: int) -> tuple[int, int]:
+        """Count clusters at the end of the file as used; return where they begin, and how many they are."""
         per_block = self._bytes // array(self._width).itemsize
         while True:
             cluster = self._next
-            self._next += 1
-            block = cluster // per_block
+            block, first = divmod(cluster, per_block)
             if block >= len(self._reftable):
                 raise UnsupportedError(
                     f"{self._file.name}: its refcount table is full.",
                     remedy="`qemu-img convert` makes an image with room for more.",
                 )
             if block in self._counts or self._reftable[block]:
-                self._counted(block)[cluster % per_block] += 1
-                return cluster * self._bytes
+                count = min(wanted, per_block - first)
+                self._next += count
+                counts = self._counted(block)
+                counts[first : first + count] = array(
+                    self._width, [old + 1 for old in counts[first : first + count]]
+                )
+                return cluster * self._bytes, count
             # This cluster becomes the refcount block that counts itself; the next one is the answer.
+            self._next += 1
             self._new_counts[block] = cluster * self._bytes
             self._counts[block] = array(self._width, bytes(self._bytes))
-            self._counts[block][cluster % per_block] = 1
+            self._counts[block][first] = 1
 
     def _counted(self, block: int) -> "array[int]":
         if block not in self._counts:

@@ -19,11 +19,16 @@ _GRAIN_BYTES = 64 << 10
 _ZEROS = bytes(_GRAIN_BYTES)
 _FICLONE = 0x40049409
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_START_WRITING = 2
+_EXT4 = 0xEF53
+_BUFFER_BYTES = 1 << 20
 # A network file system may offer a call and refuse it for one pair of files: read and write do it then.
 _CANNOT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
+_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
@@ -35,6 +40,14 @@ def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
     return True
+
+
+def start_writing(fd: int) -> None:
+    """Let the kernel begin to store what was written, so that a later flush has less to wait for.
+
+    Promises nothing, and so has no errors: the flush reports them.
+    """
+    _libc.sync_file_range(fd, 0, 0, _START_WRITING)
 
 
 def check_cancelled(attempt: Attempt) -> None:
@@ -82,17 +95,35 @@ def move(source: int, source_offset: int, target: int, target_offset: int, lengt
 
 
 def _move_some(source: int, source_offset: int, target: int, target_offset: int, length: int) -> int:
-    try:
-        done = os.copy_file_range(source, target, length, source_offset, target_offset)
-    except OSError as error:
-        if error.errno not in _CANNOT:
-            raise
-        done = 0
-    if done:
-        return done
-    data = os.pread(source, min(length, SLICE_BYTES), source_offset)
-    write(target, memoryview(data), target_offset)
-    return len(data)
+    done = 0
+    if not _only_copies(target):
+        try:
+            done = os.copy_file_range(source, target, length, source_offset, target_offset)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+    return done or _move_through_memory(source, source_offset, target, target_offset, length)
+
+
+def _only_copies(fd: int) -> bool:
+    """Tell whether the file system can neither share blocks nor copy them elsewhere than here: ext4.
+
+    There copy_file_range goes page by page and takes half as much time again as reading and writing.
+    """
+    status = (ctypes.c_long * 32)()
+    return _libc.fstatfs(fd, status) == 0 and status[0] == _EXT4
+
+
+def _move_through_memory(source: int, at: int, target: int, target_at: int, length: int) -> int:
+    buffer = memoryview(bytearray(min(length, _BUFFER_BYTES)))
+    done = 0
+    while done < length:
+        count = os.preadv(source, [buffer[: length - done]], at + done)
+        if not count:
+            break
+        write(target, buffer[:count], target_at + done)
+        done += count
+    return done
 
 
 def write(fd: int, view: memoryview, offset: int) -> None:

@@ -16,6 +16,8 @@ from breezeblock.images.stack import Part, Stack, extents, load, read
 _BATCH_BYTES = 256 << 20
 _BATCH_PIECES = 4096
 """What is placed between two commits, at most: it bounds memory, and what a stop loses."""
+_STORE_BYTES = 32 << 20
+"""After how much the kernel is asked to begin storing: copying and storing then go on side by side."""
 _ZERO_BYTES = 16 << 30
 """How much is made zeros at once, for layers that keep tables of it in memory."""
 
@@ -137,6 +139,7 @@ class Batch:
         self.target = target
         self._bytes = 0
         self._pieces = 0
+        self._unstored = 0
 
     def put(self, offset: int, data: bytes) -> None:
         """Write bytes."""
@@ -170,6 +173,10 @@ class Batch:
     def _count(self, length: int) -> None:
         self._bytes += length
         self._pieces += 1
+        self._unstored += length
+        if self._unstored >= _STORE_BYTES:
+            self._unstored = 0
+            self.target.file.start_writing()
         if self._bytes >= _BATCH_BYTES or self._pieces >= _BATCH_PIECES:
             self.commit()
 
