@@ -85,7 +85,7 @@ class CdmiStore(WebStore):
         for at in range(offset, offset + length, step):
             await self.put_range(key, at, bytes(min(step, offset + length - at)))
 
-    async def list(self, prefix: str, after: str = "") -> Page:  # noqa: ARG002 - never more than one page
+    async def page(self, prefix: str, after: str = "") -> Page:
         """List container by container. Children do not tell lengths; -1 stands for unknown."""
         folders = [prefix.rpartition("/")[0]]
         items: list[Item] = []

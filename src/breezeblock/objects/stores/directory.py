@@ -56,7 +56,7 @@ class DirectoryStore:
         """Tell an object's length."""
         return await asyncio.to_thread(self.head_now, key)
 
-    async def list(self, prefix: str, after: str = "") -> Page:  # noqa: ARG002 - never more than one page
+    async def page(self, prefix: str, after: str = "") -> Page:
         """List what begins with a prefix."""
         return Page(await asyncio.to_thread(lambda: list(self.walk_now(prefix))))
 

@@ -41,7 +41,7 @@ class MemoryStore:
         body = self._body(key)
         return Item(key, len(body), hashlib.sha256(body).hexdigest())
 
-    async def list(self, prefix: str, after: str = "") -> Page:  # noqa: ARG002 - never more than one page
+    async def page(self, prefix: str, after: str = "") -> Page:
         """List what begins with a prefix."""
         return Page([Item(key, len(body)) for key, body in self.objects.items() if key.startswith(prefix)])
 

@@ -95,7 +95,7 @@ class Store(Protocol):
     async def head(self, key: str) -> Item:
         """Tell length and tag. Raises NotFoundError."""
 
-    async def list(self, prefix: str, after: str = "") -> Page:
+    async def page(self, prefix: str, after: str = "") -> Page:
         """Return objects whose keys begin with `prefix`, in no order; `after` is an earlier page's `more`."""
 
     async def close(self) -> None:
@@ -147,9 +147,9 @@ def checked(key: str) -> str:
 
 async def everything(store: Store, prefix: str) -> list[Item]:
     """Return all objects under a prefix, sorted by key."""
-    page = await store.list(prefix)
+    page = await store.page(prefix)
     items = list(page.items)
     while page.more:
-        page = await store.list(prefix, page.more)
+        page = await store.page(prefix, page.more)
         items += page.items
     return sorted(items, key=lambda item: item.key)

@@ -80,7 +80,7 @@ class S3Store:
         reply = expect(await self._request("HEAD", key), f"HEAD {key}", 200)
         return Item(key, int(reply.headers.get("content-length", "0")), reply.headers.get("etag", ""))
 
-    async def list(self, prefix: str, after: str = "") -> Page:
+    async def page(self, prefix: str, after: str = "") -> Page:
         """List up to 1,000 objects (ListObjectsV2)."""
         pairs = {"list-type": "2", "prefix": self._prefix + prefix}
         if after:

@@ -1,6 +1,6 @@
 """Signatures of requests to S3 (AWS Signature Version 4), with the day's key kept: a few µs a request."""
 
-import datetime
+import datetime as dt
 import functools
 import hashlib
 import hmac
@@ -35,10 +35,10 @@ def sign(
     search: str,
     headers: dict[str, str],
     payload: str = UNSIGNED,
-    now: datetime.datetime | None = None,
+    now: dt.datetime | None = None,
 ) -> dict[str, str]:
     """Return the headers with date and signature. All of them are signed, `Host` too."""
-    moment = (now or datetime.datetime.now(datetime.UTC)).strftime("%Y%m%dT%H%M%SZ")
+    moment = (now or dt.datetime.now(dt.UTC)).strftime("%Y%m%dT%H%M%SZ")
     signed = {name.lower(): value.strip() for name, value in headers.items()}
     signed |= {"x-amz-date": moment, "x-amz-content-sha256": payload}
     if credentials.token:

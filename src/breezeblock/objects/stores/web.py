@@ -64,7 +64,7 @@ class WebStore:
         """Refuse."""
         raise UnsupportedError("This store is read-only.")
 
-    async def list(self, prefix: str, after: str = "") -> Page:
+    async def page(self, prefix: str, after: str = "") -> Page:
         """Refuse."""
         raise UnsupportedError("A plain HTTP server does not list.")
 

@@ -51,7 +51,7 @@ class WebDavStore(WebStore):
         reply = await self.client.request("DELETE", self.target(key), self.headers)
         expect(reply, f"DELETE {key}", 200, 202, 204, 404)
 
-    async def list(self, prefix: str, after: str = "") -> Page:  # noqa: ARG002 - never more than one page
+    async def page(self, prefix: str, after: str = "") -> Page:
         """List collection by collection: few servers allow an infinite depth."""
         folders = [prefix.rpartition("/")[0]]
         items: list[Item] = []
