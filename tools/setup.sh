@@ -32,6 +32,10 @@ for_test=(
     netbase:/etc/protocols
     git:git
     7zip:7zz
+    apache2-bin:/usr/sbin/apache2
+    nginx-core:nginx
+    libnginx-mod-http-dav-ext:/usr/lib/nginx/modules/ngx_http_dav_ext_module.so
+    rclone:rclone
     libnbd-bin:nbdinfo
     python3-libnbd:nbdsh
     nbdkit:nbdkit

@@ -5,6 +5,8 @@ are not served: among them are temporary files.
 """
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -44,7 +46,7 @@ class Answer(NamedTuple):
     """What is answered; `length` is told in place of the body's own, for HEAD."""
 
     status: int
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
     body: bytes = b""
     length: int = -1
 

@@ -84,6 +84,7 @@ class _Connection(asyncio.Protocol):
         self._everyone.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        del exc
         self._everyone.discard(self)
         self._transport = None
 
