@@ -54,7 +54,7 @@ def nginx(home: Path, port: int) -> list[str]:
 
 
 def wsgidav(home: Path, port: int) -> list[str]:
-    root = ["--root", str(home / "data"), "--auth", "anonymous", "--server", "wsgiref"]
+    root = ["--root", str(home / "data"), "--auth", "anonymous", "--server", "ext-wsgiutils"]
     return [str(BIN / "wsgidav"), "--host", "127.0.0.1", "--port", str(port), *root, "--no-config", "-q"]
 
 

@@ -6,6 +6,7 @@ import typer
 
 from breezeblock import __version__
 from breezeblock.cli import (
+    cdmi,
     image,
     operations,
     pools,
@@ -26,7 +27,7 @@ app = typer.Typer(
     "6 findings, 7 still running.",
 )
 server.register(app)
-for group in (volumes, snapshots, types, pools, shares, operations, users, image, xenserver):
+for group in (volumes, snapshots, types, pools, shares, operations, users, image, xenserver, cdmi):
     app.add_typer(group.app)
 
 
