@@ -2,6 +2,10 @@
 DATA ?= ./data
 PORT ?= 8776
 FUZZ_EXAMPLES ?= 5000
+FUZZ_SECONDS ?= 600
+FUZZ_DIR ?= /tmp/breezeblock-fuzz
+WORKERS ?= auto
+UPGRADE ?=
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
@@ -14,10 +18,10 @@ run: ## start the service on 127.0.0.1 (DATA=./data PORT=8776)
 	@tools/setup.sh run
 	@exec $(BIN)/breezeblock quickstart --data "$(DATA)" --port "$(PORT)"
 
-test: ## lint, then run all tests
+test: ## lint, then run all tests (WORKERS=auto: one for each core, at most four)
 	@tools/setup.sh test
 	@$(MAKE) lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: ## check style, types and the floors
 	@tools/setup.sh python
@@ -26,9 +30,13 @@ lint: ## check style, types and the floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fuzz: ## hostile and random images for a long time (FUZZ_EXAMPLES=5000)
+fuzz: ## hostile and random images for a long time (FUZZ_EXAMPLES=5000, FUZZ_SECONDS=600 per format)
 	@tools/setup.sh test
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --timeout 0 -q tests/images -k "fields_of_any_value or random_verbs"
+	@for format in vhd vhdx qcow2; do \
+		rm -rf $(FUZZ_DIR)/$$format && mkdir -p $(FUZZ_DIR)/$$format && \
+		$(BIN)/python tests/images/fuzz_images.py $$format $(FUZZ_DIR)/$$format -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 bench: ## run the benchmarks (see benchmarks/README.md)
 	@tools/setup.sh test
@@ -39,12 +47,12 @@ docs: ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
-lock: ## resolve requirements/*.txt anew (needs uv)
+lock: ## resolve requirements/*.txt, keeping what is pinned (UPGRADE=--upgrade: newest; needs uv)
 	uv pip compile -q $(LOCK) requirements/build.in -o requirements/build.txt
 	uv pip compile -q $(LOCK) pyproject.toml -o requirements/run.txt
 	uv pip compile -q $(LOCK) pyproject.toml --group clients -o requirements/try.txt
 	uv pip compile -q $(LOCK) pyproject.toml --group dev --group docs -o requirements/dev.txt
-LOCK := --universal --no-header --no-annotate --generate-hashes --python-version 3.11 --upgrade
+LOCK := --universal --no-header --no-annotate --generate-hashes --python-version 3.11 $(UPGRADE)
 
 clean: ## remove what can be made again (never DATA)
 	rm -rf .venv docs/_build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -26,6 +26,20 @@ def _rank(item: pytest.Item) -> int:
     )
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which tests ran where: those on kernel mounts prove nothing on another kernel."""
+    summaries = sorted(
+        str(value)
+        for report in terminalreporter.stats.get("passed", ())
+        for name, value in report.user_properties
+        if name == "summary"
+    )
+    if summaries:
+        terminalreporter.section("inside a kernel of their own")
+        for summary in summaries:
+            terminalreporter.write_line(summary)
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """One server for the whole run; it starts when the first test wants it."""

@@ -1,16 +1,19 @@
-"""A file that records what is done to it, and the states a power failure could leave of that.
+"""What is done to files, recorded, and the states a power failure could leave of that.
 
 A state is a prefix of the recorded calls in which everything before a file's last flush is there, and of
 what came after it any part: calls land in any order or not at all, and a write is cut at every 4 KiB
 page (the unit that storage of today writes whole). Names change in the order in which they were changed.
 """
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from breezeblock.images.file import File
+import pytest
+
+from breezeblock.images import raw
 
 PAGE = 4096
 
@@ -27,31 +30,39 @@ class Call:
 LOG: list[Call] = []
 
 
-class RecordingFile(File):
-    """Applies each change, and notes it."""
+def system_calls(patch: pytest.MonkeyPatch) -> None:
+    """Note each change to any file in `LOG`, where the kernel is asked for it."""
+    pwrite, ftruncate, fallocate, rename = os.pwrite, os.ftruncate, raw._fallocate, os.rename
 
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        LOG.append(Call(self.name, "write", offset, bytes(data)))
-        super().write(offset, data)
+    def named(fd: int) -> str:
+        return Path(f"/proc/self/fd/{fd}").readlink().name
 
-    def copy(self, source: File, source_offset: int, offset: int, length: int) -> None:
-        data = source.peek(source_offset, length).ljust(length, b"\0")
-        LOG.append(Call(self.name, "write", offset, data))
-        super().write(offset, data)
+    def write(fd: int, data: memoryview, offset: int) -> int:
+        done = pwrite(fd, data, offset)
+        LOG.append(Call(named(fd), "write", offset, bytes(data[:done])))
+        return done
 
-    def zero(self, offset: int, length: int) -> None:
-        length = min(length, self.size() - offset)
-        if length > 0:
-            LOG.append(Call(self.name, "write", offset, bytes(length)))
-            super().zero(offset, length)
+    def truncate(fd: int, length: int) -> None:
+        LOG.append(Call(named(fd), "truncate", length))
+        ftruncate(fd, length)
 
-    def truncate(self, length: int) -> None:
-        LOG.append(Call(self.name, "truncate", length))
-        super().truncate(length)
+    def zero(fd: int, mode: int, offset: int, length: int) -> bool:
+        LOG.append(Call(named(fd), "write", offset, bytes(min(length, os.fstat(fd).st_size - offset))))
+        return fallocate(fd, mode, offset, length)
 
-    def flush(self) -> None:
-        LOG.append(Call(self.name, "flush"))
-        super().flush()
+    def flush(fd: int) -> None:
+        LOG.append(Call(named(fd), "flush"))
+
+    def move(old: Path, new: Path) -> None:
+        LOG.append(Call(old.name, "rename", other=new.name))
+        rename(old, new)
+
+    for name, instead in (("pwrite", write), ("ftruncate", truncate), ("rename", move)):
+        patch.setattr(os, name, instead)
+    for name in ("fsync", "fdatasync"):
+        patch.setattr(os, name, flush)
+    patch.setattr(raw, "_fallocate", zero)
+    patch.setattr(raw, "_only_copies", lambda _fd: True)
 
 
 Files = dict[str, bytearray]
@@ -77,7 +88,7 @@ def _apply(before: dict[str, bytes], calls: list[Call], rng: random.Random | Non
             files[call.other] = files.pop(call.name)
         elif call.kind == "flush":
             for one in waiting.pop(call.name, []):
-                _one(files[call.name], one)
+                _one(files.setdefault(call.name, bytearray()), one)
         else:
             waiting.setdefault(call.name, []).append(call)
     for name, rest in waiting.items():
@@ -86,6 +97,7 @@ def _apply(before: dict[str, bytes], calls: list[Call], rng: random.Random | Non
 
 
 def _land(files: Files, name: str, calls: list[Call], rng: random.Random | None) -> None:
+    files.setdefault(name, bytearray())
     if rng is None:
         for call in calls:
             _one(files[name], call)

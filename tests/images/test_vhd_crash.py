@@ -11,10 +11,9 @@ from pathlib import Path
 import oracles
 import pytest
 import recording
-from recording import LOG, Call, RecordingFile
+from recording import LOG
 
 from breezeblock import images
-from breezeblock.images import file, verbs
 
 MIB = 1 << 20
 VIRTUAL_BYTES = 5 * MIB
@@ -22,26 +21,23 @@ VIRTUAL_BYTES = 5 * MIB
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = verbs._rename_over
-
-    def rename(old: Path, new: Path) -> Path:
-        LOG.append(Call(old.name, "rename", other=new.name))
-        return original(old, new)
-
-    monkeypatch.setattr(file, "File", RecordingFile)
-    monkeypatch.setattr(verbs, "_rename_over", rename)
+    recording.system_calls(monkeypatch)
 
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Path:
+    return make_chain(tmp_path / "chain", 2 * MIB)
+
+
+def make_chain(where: Path, block_bytes: int) -> Path:
     """Three layers, in runs of 8 sectors so that libvhdi can judge."""
-    rng, where = random.Random(3), tmp_path / "chain"
+    rng, options = random.Random(3), images.Options(block_bytes=block_bytes)
     where.mkdir()
-    images.create(where / "a.vhd", "vhd", VIRTUAL_BYTES)
+    images.create(where / "a.vhd", "vhd", VIRTUAL_BYTES, options)
     images.write(where / "a.vhd", 0, [rng.randbytes(3 * MIB)])
-    images.create_child(where / "b.vhd", where / "a.vhd")
+    images.create_child(where / "b.vhd", where / "a.vhd", options=options)
     images.write(where / "b.vhd", MIB + 4096, [rng.randbytes(3 * MIB)])
-    images.create_child(where / "c.vhd", where / "b.vhd")
+    images.create_child(where / "c.vhd", where / "b.vhd", options=options)
     images.write(where / "c.vhd", 4096, [rng.randbytes(8192)])
     return where
 
@@ -86,13 +82,15 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "merge": lambda chain: images.merge(chain / "b.vhd"),
     "reparent": lambda chain: images.reparent(chain / "c.vhd", chain / "b.vhd"),
     "grow-a-little": lambda chain: images.grow(chain / "c.vhd", VIRTUAL_BYTES + 4096),
-    "grow-much": lambda chain: images.grow(chain / "c.vhd", 300 * MIB),
+    "grow-much": lambda chain: images.grow(chain / "c.vhd", 70 * MIB),
 }
 
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.usefixtures("recorded")
-def test_a_stop_at_any_write_leaves_old_or_new(chain: Path, verb: str) -> None:
+def test_a_stop_at_any_write_leaves_old_or_new(tmp_path: Path, verb: str) -> None:
+    # With small blocks the table has no room for what it grows by.
+    chain = make_chain(tmp_path / "chain", MIB // 2 if verb == "grow-much" else 2 * MIB)
     leaf = "a.vhd" if verb == "write-to-base" else "c.vhd"
     for where, old, new in after_each_stop(chain, leaf, lambda: VERBS[verb](chain)):
         assert is_either(content(where / leaf), old, new)

@@ -65,7 +65,7 @@ async def with_store(kind: str, urls: Urls, directory: Path, use: Callable[[Stor
         await use(store)
 
 
-LOG = ["memory", "directory", "cdmi-standard", "cdmi-scality", "moto", "apache"]
+LOG = ["memory", "directory", "cdmi-standard", "cdmi-scality", "moto"]
 
 
 @pytest.mark.parametrize("kind", LOG)
@@ -94,6 +94,24 @@ def test_a_store_that_keeps_its_promises_holds_volumes(kind: str, urls: Urls, tm
             await store.get("absent")
 
     asyncio.run(with_store(kind, urls, tmp_path, use))
+
+
+def test_apache_writes_parts_but_its_conditions_are_no_fence(urls: Urls, tmp_path: Path) -> None:
+    async def use(store: Store) -> None:
+        found = await probe(store)
+        found.require("flat")
+        with pytest.raises(UnsupportedError, match="of many creators one wins"):
+            found.require("log")
+        await store.put("a/b/c", b"0123456789", create=True)
+        await store.put_range("a/b/c", 20, b"end")
+        assert await store.get("a/b/c") == b"0123456789" + bytes(10) + b"end"
+        with pytest.raises(NotFoundError):
+            await store.put_range("a/b/absent", 0, b"x")
+        assert [(item.key, item.length) for item in await everything(store, "a/")] == [("a/b/c", 23)]
+        with pytest.raises(NotFoundError):
+            await store.get("absent")
+
+    asyncio.run(with_store("apache", urls, tmp_path, use))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A kernel that can serve and mount NFS: this host's own in fresh namespaces, else user-mode Linux.
 
 `run` gives a set of in-guest test files to pytest inside that kernel and brings back what each test
-did. There is one boot for all of them: it is the boot and every process start in there that cost.
+did. It is every process start in there that costs, some twenty times what it costs outside.
 """
 
 import os
@@ -60,10 +60,10 @@ def run(files: Sequence[Path], scratch: Path, say: Callable[[str], None], limit_
     Raises NoKernelError, or RuntimeError when the kernel or pytest ended without results.
     """
     if os.geteuid() == 0 and _host_can():
-        kernel, command = f"host kernel {platform.release()}", _on_host("run", scratch, files)
+        kernel, command = f"the host kernel {platform.release()}", _on_host("run", scratch, files)
     else:
         kernel, command = "user-mode Linux", _in_uml(scratch, files)
-    say(f"in-guest tests on the {kernel}: {', '.join(file.name for file in files)}")
+    say(f"in-guest tests on {kernel}: {', '.join(file.name for file in files)}")
     output = _watch(command, scratch, say, limit_s)
     status = scratch / "status"
     junit = scratch / "junit.xml"

@@ -37,6 +37,21 @@ Size = Annotated[
     str,
     typer.Option("--size", help="10GiB, 512MiB, 1536B; a bare number is GiB.", show_default=False),
 ]
+ParentFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--parent-format",
+        metavar="FORMAT",
+        help="The parent's. Default: what it claims to be.",
+        show_default=False,
+    ),
+]
+Fixed = Annotated[bool, typer.Option("--fixed", help="VHD, VHDX: all blocks from the start.")]
+Sector = Annotated[int, typer.Option("--sector", help="VHDX: bytes in a logical sector.")]
+Creator = Annotated[
+    str | None,
+    typer.Option("--creator", help="VHD: tag it for `windows` (default) or `xen`.", show_default=False),
+]
 
 
 @app.command()
@@ -59,21 +74,10 @@ def create(
             show_default=False,
         ),
     ] = None,
-    parent_format: Annotated[
-        str | None,
-        typer.Option(
-            "--parent-format",
-            metavar="FORMAT",
-            help="The parent's. Default: what it claims to be.",
-            show_default=False,
-        ),
-    ] = None,
-    fixed: Annotated[bool, typer.Option("--fixed", help="VHD, VHDX: all blocks from the start.")] = False,
-    sector: Annotated[int, typer.Option("--sector", help="VHDX: bytes in a logical sector.")] = 512,
-    creator: Annotated[
-        str | None,
-        typer.Option("--creator", help="VHD: tag it for `windows` (default) or `xen`.", show_default=False),
-    ] = None,
+    parent_format: ParentFormat = None,
+    fixed: Fixed = False,
+    sector: Sector = 512,
+    creator: Creator = None,
 ) -> None:
     """Make an image of zeros, or a child that reads as its parent until it is written to."""
     from breezeblock import images
@@ -245,15 +249,7 @@ def reparent(
         Path, typer.Option("--parent", help="Reads the same as the parent it replaces.", show_default=False)
     ],
     image_format: Format = None,
-    parent_format: Annotated[
-        str | None,
-        typer.Option(
-            "--parent-format",
-            metavar="FORMAT",
-            help="The parent's. Default: what it claims to be.",
-            show_default=False,
-        ),
-    ] = None,
+    parent_format: ParentFormat = None,
 ) -> None:
     """Record another parent, in the same directory. Only headers change."""
     from breezeblock import images
@@ -298,12 +294,9 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    fixed: Annotated[bool, typer.Option("--fixed", help="VHD, VHDX: all blocks from the start.")] = False,
-    sector: Annotated[int, typer.Option("--sector", help="VHDX: bytes in a logical sector.")] = 512,
-    creator: Annotated[
-        str | None,
-        typer.Option("--creator", help="VHD: tag it for `windows` (default) or `xen`.", show_default=False),
-    ] = None,
+    fixed: Fixed = False,
+    sector: Sector = 512,
+    creator: Creator = None,
 ) -> None:
     """Write what an image and its parents read as into a new file."""
     from breezeblock import images
@@ -317,6 +310,16 @@ def convert(
 def compare(
     one: Annotated[Path, typer.Argument(metavar="A", help="An image.", show_default=False)],
     other: Annotated[Path, typer.Argument(metavar="B", help="Another.", show_default=False)],
+    image_format: Format = None,
+    other_format: Annotated[
+        str | None,
+        typer.Option(
+            "--other-format",
+            metavar="FORMAT",
+            help="Of the other image. Default: what it claims to be.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare what two images read as. Exit code 6 if they differ."""
@@ -324,7 +327,7 @@ def compare(
     from breezeblock.cli import output
 
     with _storage(one):
-        place = images.compare(one, other)
+        place = images.compare(one, other, (image_format, other_format))
     if as_json:
         sys.stdout.write(json.dumps({"equal": place is None, "first_difference": place}) + "\n")
     else:

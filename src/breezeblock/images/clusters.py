@@ -111,7 +111,7 @@ def stretches(table: "array[int]", size: int) -> Iterator[tuple[int, int, int]]:
                 length += more
             else:
                 doubling = False
-            more = more * 2 if doubling else more // 2
+            more = more * 2 if doubling else (more + 1) // 2 if more > 1 else 0
         yield index, length, value
         index += length
 

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from breezeblock.errors import CorruptError
@@ -27,6 +28,11 @@ class File:
         self.hidden = hidden
         """Nobody can see the file yet: no order of writes matters, and who publishes it flushes it."""
         self._span = (0, 0, False)
+
+    @cached_property
+    def status(self) -> os.stat_result:
+        """What the kernel said of the file when it was opened."""
+        return os.fstat(self.fd)
 
     def size(self) -> int:
         """Return the file's length in bytes."""
@@ -112,6 +118,15 @@ class File:
 @contextmanager
 def opened(path: Path, *, write: bool = False) -> Iterator[File]:
     """Open a regular file; CorruptError if it is a link, a FIFO or anything else."""
+    file = open_file(path, write=write)
+    try:
+        yield file
+    finally:
+        os.close(file.fd)
+
+
+def open_file(path: Path, *, write: bool = False) -> File:
+    """As `opened`, but it is the caller's to close `fd`."""
     flags = os.O_RDWR if write else os.O_RDONLY
     try:
         # O_NONBLOCK: opening a FIFO must not wait for its other end.
@@ -120,12 +135,11 @@ def opened(path: Path, *, write: bool = False) -> Iterator[File]:
         if error.errno in _FOREIGN:
             raise _foreign(path) from error
         raise
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise _foreign(path)
-        yield File(fd, path.name)
-    finally:
+    file = File(fd, path.name)
+    if not stat.S_ISREG(file.status.st_mode):
         os.close(fd)
+        raise _foreign(path)
+    return file
 
 
 def _foreign(path: Path) -> CorruptError:

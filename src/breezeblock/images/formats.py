@@ -7,7 +7,7 @@ from breezeblock.images.layer import Format, Layer
 
 _ALL: tuple[Format, ...] = (raw_image, qcow2_image, vhd, vhdx)
 FORMATS: dict[str, Format] = {one.NAME: one for one in _ALL}
-_LOOK_BYTES = 64 << 10
+_LOOK_BYTES = 512
 
 
 def named(name: str) -> Format:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, NamedTuple, Protocol
 
+import msgspec
+
 from breezeblock.errors import CorruptError, UnsupportedError
 from breezeblock.images.file import File
 
@@ -79,8 +81,7 @@ def _continues(last: Extent, one: Extent) -> bool:
     return last.kind is one.kind and last.kind is not Kind.PACKED
 
 
-@dataclass(frozen=True, slots=True)
-class Parent:
+class Parent(msgspec.Struct, frozen=True):
     """What a layer records of the layer below it."""
 
     paths: tuple[str, ...]
@@ -102,8 +103,7 @@ class Problem:
     """`repair` mends it without losing anything that could be read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to make an image; each format takes what applies to it and refuses what it cannot do."""
 
     fixed: bool = False
@@ -231,7 +231,7 @@ class Format(Protocol):
     """As commands and callers write it."""
 
     def recognises(self, head: bytes, tail: bytes) -> bool:
-        """Tell by the file's first and last 64 KiB (or all of it) whether it claims to be this format."""
+        """Tell by the file's first and last 512 bytes (or all of it) whether it claims to be this format."""
         ...
 
     def open_layer(self, file: File) -> Layer:

@@ -9,7 +9,8 @@ that somebody else wrote can make a tool open another file.
 import os
 import re
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 from breezeblock.errors import CorruptError, InvalidInputError
 
@@ -35,8 +36,7 @@ _BARE_NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9._-]*\Z")
 _FORMATS = {"raw", "qcow2"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Header(msgspec.Struct, frozen=True, kw_only=True):
     """What a header says, checked."""
 
     version: int

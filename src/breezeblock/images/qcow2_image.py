@@ -2,8 +2,9 @@
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
+
+from msgspec.structs import replace
 
 from breezeblock.errors import InvalidInputError, UnsupportedError
 from breezeblock.images import clusters, qcow2, qcow2_check
@@ -38,7 +39,7 @@ class Qcow2(Layer):
         """A cluster: what it does not hold itself would have to come from the parent."""
         return self.header.cluster_bytes
 
-    @property
+    @cached_property
     def parent(self) -> Parent | None:
         """The backing file; qcow2 records its name and format, and nothing to know it by."""
         if self.header.backing is None or self.header.backing_format is None:
@@ -98,7 +99,8 @@ class Qcow2(Layer):
 
     def _reload(self) -> None:
         self.header = qcow2.parse(self.file.fd)
-        self.__dict__.pop("_writer", None)
+        for name in ("parent", "_writer"):
+            self.__dict__.pop(name, None)
 
     def grow(self, virtual_bytes: int) -> None:
         """Raise the virtual bytes, where the L1 table has room (up to 4 TiB with 64 KiB clusters)."""

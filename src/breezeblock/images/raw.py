@@ -21,7 +21,8 @@ _FICLONE = 0x40049409
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _START_WRITING = 2
 _EXT4 = 0xEF53
-_BUFFER_BYTES = 1 << 20
+_BUFFER_BYTES = 128 << 10
+"""More at once makes the kernel look for larger pieces of memory, which takes long where there are few."""
 # A network file system may offer a call and refuse it for one pair of files: read and write do it then.
 _CANNOT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY}
 

@@ -9,13 +9,13 @@ A layer may be longer than the one below it: what lies beyond that one's end is 
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from breezeblock.errors import InvalidInputError
 from breezeblock.images import formats
-from breezeblock.images.file import File, opened
+from breezeblock.images.file import File, open_file
 from breezeblock.images.layer import Extent, Kind, Layer, Parent, corrupt
 
 MAX_DEPTH = 256
@@ -58,16 +58,18 @@ def opened_stack(path: Path, image_format: str | None = None, *, write: int = 0)
     `image_format` is the first one's; the parents' are recorded. None = what the file claims to be.
     Raises CorruptError for a parent that is missing, foreign, its own ancestor, or too deep.
     """
-    with ExitStack() as stack:
-        layers: list[Layer] = []
-        paths: list[Path] = []
-        seen: set[tuple[int, int]] = set()
+    files: list[File] = []
+    layers: list[Layer] = []
+    paths: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    try:
         while True:
-            file = stack.enter_context(_entered(path, layers, write=len(layers) < write))
-            status = os.fstat(file.fd)
-            if (status.st_dev, status.st_ino) in seen:
+            file = _opened(path, layers, write=len(layers) < write)
+            files.append(file)
+            inode = (file.status.st_dev, file.status.st_ino)
+            if inode in seen:
                 raise corrupt(layers[-1].file, f"its parent {path.name} is its own child", 0)
-            seen.add((status.st_dev, status.st_ino))
+            seen.add(inode)
             layer = formats.open_layer(file, image_format or formats.guess(file))
             if layers:
                 layers[-1].verify_parent(layer)
@@ -78,15 +80,16 @@ def opened_stack(path: Path, image_format: str | None = None, *, write: int = 0)
                 break
             if len(layers) == MAX_DEPTH:
                 raise corrupt(file, f"more than {MAX_DEPTH} layers", 0)
-            path, image_format = path.parent / parent_name(layer, recorded), recorded.format
+            path, image_format = path.with_name(parent_name(layer, recorded)), recorded.format
         yield Stack(tuple(layers), tuple(paths))
+    finally:
+        for file in files:
+            os.close(file.fd)
 
 
-@contextmanager
-def _entered(path: Path, layers: list[Layer], *, write: bool) -> Iterator[File]:
+def _opened(path: Path, layers: list[Layer], *, write: bool) -> File:
     try:
-        with opened(path, write=write) as file:
-            yield file
+        return open_file(path, write=write)
     except FileNotFoundError as error:
         if not layers:
             raise

@@ -4,7 +4,6 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from breezeblock.attempt import Attempt
@@ -29,9 +28,16 @@ def create(
     virtual_bytes: int,
     options: Options | None = None,
     attempt: Attempt | None = None,
+    *,
+    durable: bool = True,
 ) -> None:
-    """Make an image of zeros. Raises FileExistsError if the name is taken."""
-    with _published(path, attempt or quiet()) as file:
+    """Make an image of zeros. Raises FileExistsError if the name is taken.
+
+    `durable`: it is on storage when this returns. Without, as with `qemu-img create`, that takes until
+    the kernel writes it by itself or somebody calls fsync: a power failure before may leave the name with
+    a file that is empty or in part there.
+    """
+    with _published(path, attempt or quiet(), durable=durable) as file:
         formats.named(image_format).create(file, virtual_bytes, options or Options())
 
 
@@ -42,34 +48,39 @@ def create_child(
     parent_format: str | None = None,
     options: Options | None = None,
     attempt: Attempt | None = None,
+    *,
+    durable: bool = True,
 ) -> None:
     """Make an image that reads as `parent`, and keeps what is written to it.
 
-    Both lie in the same directory. `image_format` None = the parent's, or qcow2 above raw.
+    Both lie in the same directory. `image_format` None = the parent's, or qcow2 above raw. `durable` is as
+    in `create`.
     """
     name = _beside(path, parent)
     with opened_stack(parent, parent_format) as below:
         kind = image_format or (below.top.format if below.top.format != "raw" else "qcow2")
-        with _published(path, attempt or quiet()) as file:
+        with _published(path, attempt or quiet(), durable=durable) as file:
             formats.named(kind).create_child(file, below.top, name, options or Options())
 
 
 def _beside(path: Path, parent: Path) -> str:
     """Return the parent's name for a child at `path`. Raises InvalidInputError."""
-    if path.parent.resolve() != parent.parent.resolve():
+    directory, other = path.parent, parent.parent
+    if directory != other and not directory.samefile(other):
         raise InvalidInputError(f"{path} and its parent {parent} must be in the same directory.")
     return stack.check_name(parent.name)
 
 
 @contextmanager
-def _published(path: Path, attempt: Attempt, *, over: bool = False) -> Iterator[File]:
+def _published(path: Path, attempt: Attempt, *, over: bool = False, durable: bool = True) -> Iterator[File]:
     """Give a new file to write; at the end make it durable, then known by its name."""
-    temp = path.parent / attempt.temp_name
+    temp = path.with_name(attempt.temp_name)
     fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o660)
     try:
         try:
             yield File(fd, path.name, hidden=True)
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         finally:
             os.close(fd)
         if over:
@@ -77,7 +88,8 @@ def _published(path: Path, attempt: Attempt, *, over: bool = False) -> Iterator[
         else:
             os.link(temp, path)
             temp.unlink()
-        _sync_directory(path.parent)
+        if durable:
+            _sync_directory(path.parent)
     except BaseException:
         with suppress(OSError):
             temp.unlink()
@@ -276,12 +288,17 @@ def convert(
     source_format: str | None = None,
     options: Options | None = None,
     attempt: Attempt | None = None,
+    *,
+    durable: bool = True,
 ) -> None:
-    """Write what a chain reads as into a new image without a parent. Raises FileExistsError."""
+    """Write what a chain reads as into a new image without a parent. Raises FileExistsError.
+
+    `durable` is as in `create`.
+    """
     attempt = attempt or quiet()
     if target.exists():
         raise FileExistsError(f"{target} exists already")
-    with opened_stack(source, source_format) as chain, _published(target, attempt) as file:
+    with opened_stack(source, source_format) as chain, _published(target, attempt, durable=durable) as file:
         _copy(chain, file, target_format, options or Options(), attempt)
 
 
@@ -309,8 +326,7 @@ def flatten(path: Path, image_format: str | None = None, attempt: Attempt | None
 def like(layer: Layer) -> Options:
     """Return the options that make an image of the same kind."""
     block, creator = layer.details.get("block_bytes"), layer.details.get("creator")
-    return replace(
-        Options(),
+    return Options(
         block_bytes=block if isinstance(block, int) and layer.format != "qcow2" else None,
         sector_bytes=layer.sector_bytes if layer.format == "vhdx" else 512,
         creator="xen" if layer.format == "vhd" and creator == "tap" else None,

@@ -1,6 +1,5 @@
 """Looking at images without changing them: probe, info, chain, map, check, compare."""
 
-import os
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -76,7 +75,7 @@ def chain(path: Path, image_format: str | None = None) -> tuple[Info, ...]:
 
 
 def _info(layer: Layer) -> Info:
-    status, recorded = os.fstat(layer.file.fd), layer.parent
+    status, recorded = layer.file.status, layer.parent
     return Info(
         name=layer.file.name,
         format=layer.format,

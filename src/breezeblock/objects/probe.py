@@ -13,6 +13,8 @@ import msgspec
 from breezeblock.errors import BreezeblockError, NotFoundError, UnsupportedError
 from breezeblock.objects.stores.port import ChangedError, ExistsError, Sized, Store
 
+_ROUNDS = 12
+"""A race that is lost now and then must be run several times to be seen."""
 _OLD, _NEW = b"old" * 3000, b"new" * 2000
 
 
@@ -65,8 +67,8 @@ async def probe(store: Store) -> Probe:
     trials: list[tuple[str, _Trial, tuple[str, ...], bool]] = [
         ("store and read back", _whole, both, True),
         ("read a part", _part, both, True),
-        ("create only what is not there", _create, both, traits.create_only),
-        ("of many creators one wins", _race, both, traits.create_only),
+        ("create only what is not there", _create, both, True),
+        ("of many creators one wins", _race, log, traits.create_only),
         ("list what was just stored", _list, log, traits.listing),
         ("delete", _delete, both, True),
         ("change only what was not changed", _match, (), traits.conditional),
@@ -123,13 +125,17 @@ async def _create(store: Store, key: str) -> str:
 
 async def _race(store: Store, key: str) -> str:
     bodies = [bytes([number]) * 5000 for number in range(8)]
-    results = await asyncio.gather(
-        *(store.put(key, body, create=True) for body in bodies), return_exceptions=True
-    )
-    won = [number for number, result in enumerate(results) if result is None]
-    if len(won) != 1:
-        return f"{len(won)} of 8 creators were told that they had won"
-    return "" if await store.get(key) == bodies[won[0]] else "the winner's object is not the one there"
+    for _ in range(_ROUNDS):
+        results = await asyncio.gather(
+            *(store.put(key, body, create=True) for body in bodies), return_exceptions=True
+        )
+        won = [number for number, result in enumerate(results) if result is None]
+        if len(won) != 1:
+            return f"{len(won)} of 8 creators were told that they had won"
+        if await store.get(key) != bodies[won[0]]:
+            return "the winner's object is not the one there"
+        await store.delete(key)
+    return ""
 
 
 async def _list(store: Store, key: str) -> str:

@@ -6,8 +6,9 @@ behind the end of the file, followed by the new footer, and one write of the fir
 them, while the old BAT keeps its old footer. Those bytes lie in one 4 KiB page.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from breezeblock.errors import InvalidInputError, UnsupportedError
 from breezeblock.images.layer import Layer, corrupt

@@ -6,7 +6,8 @@ parent), the BAT, XenServer's batmap if wanted, blocks, footer.
 
 import os
 import time
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from breezeblock.errors import InvalidInputError
 from breezeblock.images.file import File
@@ -99,13 +100,15 @@ def _header(virtual_bytes: int, options: Options) -> Header:
 
 
 def _write(file: File, footer: Footer, header: Header, slot: bytes) -> None:
-    end = header.bat_offset + padded(header.entries)
-    tail = batmap.pack(header.entries, end) if batmap.expected(footer) else b""
-    file.write(0, footer.pack() + header.pack())
-    if slot:
-        file.write(SLOTS[0], slot)
-    file.write(header.bat_offset, b"\xff" * padded(header.entries) + tail)
-    file.write(end + len(tail), footer.pack())
+    tail = (
+        batmap.pack(header.entries, header.bat_offset + padded(header.entries))
+        if batmap.expected(footer)
+        else b""
+    )
+    seal = footer.pack()
+    front = (seal + header.pack()).ljust(SLOTS[0], b"\0") + slot
+    table = b"\xff" * padded(header.entries)
+    file.write(0, b"".join((front.ljust(header.bat_offset, b"\0"), table, tail, seal)))
 
 
 def free_slot(image: Vhd, header: Header) -> int | None:

@@ -31,9 +31,8 @@ def payload(name: str, offset: int) -> tuple[bytes, tuple[Locator, ...]]:
 def paths(file: File, header: Header, file_bytes: int) -> tuple[str, ...]:
     """Return the recorded paths of the parent, the ones to prefer first. Raises CorruptError."""
     found = []
-    for one in sorted(header.locators, key=lambda one: _rank(one.code)):
-        if one.code not in _ORDER:
-            continue
+    known = [one for one in header.locators if one.code in _ORDER]
+    for one in sorted(known, key=lambda one: _ORDER.index(one.code)):
         if one.length > MAX_PAYLOAD or one.offset + one.length > file_bytes:
             raise corrupt(file, f"a parent locator of {one.length} bytes at {one.offset}", one.offset)
         raw = file.read(one.offset, one.length)
@@ -41,10 +40,6 @@ def paths(file: File, header: Header, file_bytes: int) -> tuple[str, ...]:
     if header.parent_name:
         found.append(header.parent_name)
     return tuple(dict.fromkeys(found))
-
-
-def _rank(code: bytes) -> int:
-    return _ORDER.index(code) if code in _ORDER else len(_ORDER)
 
 
 def _decode(code: bytes, raw: bytes) -> str:

@@ -6,8 +6,10 @@ except that BAT entries count 512-byte sectors.
 """
 
 import struct
-from dataclasses import dataclass
+import zlib
 from enum import IntEnum
+
+import msgspec
 
 from breezeblock.images.file import File
 from breezeblock.images.layer import corrupt
@@ -38,8 +40,10 @@ class Type(IntEnum):
     DIFFERENCING = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Footer:
+_TYPES = frozenset(Type)
+
+
+class Footer(msgspec.Struct, frozen=True, kw_only=True):
     """The 512 bytes at the end, and for images with a BAT also at the start."""
 
     type: Type
@@ -80,8 +84,7 @@ class Footer:
         return raw[:64] + struct.pack(">I", checksum(raw)) + raw[68:]
 
 
-@dataclass(frozen=True, slots=True)
-class Locator:
+class Locator(msgspec.Struct, frozen=True):
     """Where one form of the parent's path lies."""
 
     code: bytes
@@ -92,8 +95,7 @@ class Locator:
     offset: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The 1,024 bytes behind the first footer of an image with a BAT."""
 
     bat_offset: int
@@ -125,9 +127,11 @@ class Header:
         return raw[:36] + struct.pack(">I", checksum(raw)) + raw[40:]
 
 
-def checksum(raw: bytes) -> int:
-    """Return the one's complement of the sum of all bytes (the field itself being 0)."""
-    return ~sum(raw) & 0xFFFF_FFFF
+def checksum(raw: bytes, field: int | None = None) -> int:
+    """Return the one's complement of the sum of all bytes; those at `field` count as 0."""
+    # The low half of Adler-32 is the sum modulo 65521, more than 256 bytes can add up to; sum() is slow.
+    parts = (zlib.adler32(raw[at : at + 256], 0) & 0xFFFF for at in range(0, len(raw), 256))
+    return ~(sum(parts) - (sum(raw[field : field + 4]) if field else 0)) & 0xFFFF_FFFF
 
 
 def parse_footer(file: File, raw: bytes, offset: int) -> Footer:
@@ -156,11 +160,11 @@ def parse_footer(file: File, raw: bytes, offset: int) -> Footer:
         saved_state,
         hidden,
     ) = _FOOTER.unpack_from(raw)
-    if checksum(raw[:64] + bytes(4) + raw[68:SECTOR]) != stored:
+    if checksum(raw, 64) != stored:
         raise corrupt(file, "the footer's checksum is wrong", offset + 64)
     if version >> 16 != 1:
         raise corrupt(file, f"VHD version {version:#x} is unknown", offset + 12)
-    if kind not in set(Type):
+    if kind not in _TYPES:
         raise corrupt(file, f"VHD type {kind} is none of 2, 3, 4", offset + 60)
     if current_bytes % SECTOR or not 0 < current_bytes <= MAX_VIRTUAL_BYTES:
         raise corrupt(file, f"{current_bytes} virtual bytes are impossible", offset + 48)
@@ -198,7 +202,7 @@ def parse_header(file: File, footer: Footer, file_bytes: int) -> Header:
     ) = _HEADER.unpack_from(raw)
     if cookie != HEADER_COOKIE:
         raise corrupt(file, "there is no dynamic header", at)
-    if checksum(raw[:36] + bytes(4) + raw[40:]) != stored:
+    if checksum(raw, 36) != stored:
         raise corrupt(file, "the dynamic header's checksum is wrong", at + 36)
     if version >> 16 != 1:
         raise corrupt(file, f"header version {version:#x} is unknown", at + 24)

@@ -37,7 +37,7 @@ class Vhd(Layer):
     def reload(self, footer: Footer, header: Header | None) -> None:
         """Go on with changed headers."""
         self.footer, self.header = footer, header
-        for name in ("table", "_writer"):
+        for name in ("table", "_writer", "parent"):
             self.__dict__.pop(name, None)
 
     @property
@@ -54,7 +54,7 @@ class Vhd(Layer):
         """The unique id in hex."""
         return self.footer.unique_id.hex()
 
-    @property
+    @cached_property
     def parent(self) -> Parent | None:
         """What a differencing image records; an id of zeros means a raw parent (XenServer)."""
         if self.header is None or not self._differencing:
@@ -185,7 +185,8 @@ def read_footer(file: File, size: int) -> Footer:
     last = _footer(file, tail, end)
     if last and last.type is Type.FIXED:
         return last
-    first = _footer(file, file.peek(0, SECTOR), 0)
+    head = file.peek(0, SECTOR)
+    first = last if head == tail else _footer(file, head, 0)
     if first and first.type is not Type.FIXED:
         return first
     return last or parse_footer(file, tail, end)

@@ -3,7 +3,7 @@
 Source: [MS-VHDX], Virtual Hard Disk v2 file format. What `breezeblock.images.layer.Format` asks for.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from breezeblock.errors import InvalidInputError
 from breezeblock.images.file import File

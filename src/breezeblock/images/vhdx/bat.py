@@ -7,7 +7,8 @@ for its sector bitmap, which only differencing images use.
 import sys
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from breezeblock.images.vhdx.layout import OFFSET_MASK, SECTORS_PER_CHUNK, STATE_MASK
 from breezeblock.images.vhdx.view import View
@@ -17,8 +18,7 @@ _WINDOW_ENTRIES = 1 << 16
 """Of a table of 64 TiB only so much is in memory at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
+class Geometry(msgspec.Struct, frozen=True):
     """How a disk is divided into blocks and chunks."""
 
     virtual_bytes: int

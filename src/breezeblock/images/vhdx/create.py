@@ -24,6 +24,7 @@ from breezeblock.images.vhdx.layout import (
     MIB,
     MIN_BLOCK_BYTES,
     NIL,
+    PAGE,
     REGION_TABLE_OFFSETS,
     SECTOR_SIZES,
     SIGNATURE,
@@ -90,7 +91,7 @@ def write(file: File, new: Metadata) -> None:
         )
         file.write(HEADER_OFFSETS[slot], header.encode())
     # What is left unwritten of the tables is a hole, which reads as the zeros that belong there.
-    encoded = regions.encode((table, _METADATA)).rstrip(b"\0")
+    encoded = regions.encode((table, _METADATA))[:PAGE]
     for offset in REGION_TABLE_OFFSETS:
         file.write(offset, encoded)
     for start, part in metadata.encode(new):

@@ -6,8 +6,9 @@ headers name the entry the file is as it was; from then on it is as the entry sa
 replays logs, and readers that cannot do that see by the header that they must not read.
 """
 
-from dataclasses import replace
 from uuid import UUID, uuid4
+
+from msgspec.structs import replace
 
 from breezeblock.images.layer import corrupt
 from breezeblock.images.vhdx import header, image, log

@@ -4,8 +4,10 @@ A header is written over the one that is not current, and flushed, so that one v
 time; then the same again, so that both slots know of a log that must be replayed.
 """
 
-from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
+
+import msgspec
+from msgspec.structs import replace
 
 from breezeblock.images.file import File
 from breezeblock.images.layer import corrupt
@@ -23,8 +25,7 @@ from breezeblock.images.vhdx.layout import (
 _MAX_SEQUENCE = 1 << 63
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Header(msgspec.Struct, frozen=True, kw_only=True):
     """What the current header says."""
 
     slot: int

@@ -1,6 +1,6 @@
 """Everything that opening a VHDX file reads, checked."""
 
-from dataclasses import dataclass
+import msgspec
 
 from breezeblock.images.file import File
 from breezeblock.images.layer import corrupt
@@ -13,8 +13,7 @@ from breezeblock.images.vhdx.regions import Regions
 from breezeblock.images.vhdx.view import View
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """An opened file. Its tables are read through what is still in its log."""
 
     view: View

@@ -1,6 +1,6 @@
 """Changing metadata items of an existing file, through the log."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from breezeblock.images.layer import corrupt
 from breezeblock.images.vhdx import metadata

@@ -107,7 +107,7 @@ SECTOR_SIZES = (512, 4096)
 
 def checksum(data: bytes | bytearray) -> int:
     """Return the CRC-32C of a structure whose checksum field is at byte 4."""
-    crc: int = google_crc32c.value(b"".join((data[:4], bytes(4), data[8:])))
+    crc: int = google_crc32c.extend(google_crc32c.value(bytes(data[:4]) + bytes(4)), bytes(data[8:]))
     return crc
 
 

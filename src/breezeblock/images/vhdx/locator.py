@@ -1,8 +1,9 @@
 """The parent locator: which parent a differencing image was made for ([MS-VHDX] 2.6.2.6)."""
 
 import re
-from dataclasses import dataclass
 from uuid import UUID
+
+import msgspec
 
 from breezeblock.images.file import File
 from breezeblock.images.layer import corrupt
@@ -22,8 +23,7 @@ PATHS = (RELATIVE, "volume_path", "absolute_win32_path")
 _GUID = re.compile(r"\{[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\}\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Locator:
+class Locator(msgspec.Struct, frozen=True):
     """The pairs of a locator, checked."""
 
     pairs: dict[str, str]

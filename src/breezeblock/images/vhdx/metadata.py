@@ -1,10 +1,11 @@
 """The metadata region: what kind of disk the file holds ([MS-VHDX] 2.6)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import pairwise
 from struct import Struct
 from uuid import UUID
+
+import msgspec
 
 from breezeblock.images.layer import corrupt
 from breezeblock.images.vhdx import locator as locators
@@ -48,8 +49,7 @@ _KNOWN = {*_LENGTHS, PARENT_LOCATOR, INCOMPLETE_FILE}
 _FLAGS = {FILE_PARAMETERS: REQUIRED, PARENT_LOCATOR: REQUIRED}
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """One entry of the table; `offset` counts from the region's start."""
 
     guid: bytes
@@ -58,8 +58,7 @@ class Item:
     flags: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metadata:
+class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     """What the known items say, checked."""
 
     virtual_bytes: int
@@ -189,13 +188,13 @@ def encode_table(items: Iterable[Item]) -> bytes:
 
 
 def encode(metadata: Metadata) -> list[tuple[int, bytes]]:
-    """Return what is not zero in a new region, and where: the table's beginning, and the items."""
+    """Return what is not zero in a new region, and where: the table's first page, and the items."""
     items, contents = [], bytearray()
     for guid, value in values(metadata).items():
         flags = _FLAGS.get(guid, REQUIRED | VIRTUAL_DISK)
         items.append(Item(guid, METADATA_TABLE_BYTES + len(contents), len(value), flags))
         contents += value.ljust(round_up(len(value), 8), b"\0")
-    return [(0, encode_table(items).rstrip(b"\0")), (METADATA_TABLE_BYTES, bytes(contents))]
+    return [(0, encode_table(items)[:PAGE]), (METADATA_TABLE_BYTES, bytes(contents))]
 
 
 def room(region: Region, items: Iterable[Item], length: int) -> int | None:

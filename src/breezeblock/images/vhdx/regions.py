@@ -1,7 +1,8 @@
 """The region table: where the block allocation table and the metadata are ([MS-VHDX] 2.2.3)."""
 
-from dataclasses import dataclass
 from itertools import pairwise
+
+import msgspec
 
 from breezeblock.images.layer import corrupt
 from breezeblock.images.vhdx.header import Header
@@ -22,8 +23,7 @@ from breezeblock.images.vhdx.layout import (
 from breezeblock.images.vhdx.view import View
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(msgspec.Struct, frozen=True):
     """One entry of the table."""
 
     guid: bytes
@@ -37,8 +37,7 @@ class Region:
         return self.offset + self.length
 
 
-@dataclass(frozen=True, slots=True)
-class Regions:
+class Regions(msgspec.Struct, frozen=True):
     """The table, checked."""
 
     all: tuple[Region, ...]
