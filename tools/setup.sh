@@ -38,6 +38,10 @@ for_test=(
     7zip:7zz
     nodejs:node
     npm:npm
+    apache2-bin:/usr/sbin/apache2
+    nginx-core:nginx
+    libnginx-mod-http-dav-ext:/usr/lib/nginx/modules/ngx_http_dav_ext_module.so
+    rclone:rclone
     libnbd-bin:nbdinfo
     python3-libnbd:nbdsh
     nbdkit:nbdkit

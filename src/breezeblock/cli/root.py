@@ -6,6 +6,7 @@ import typer
 
 from breezeblock import __version__
 from breezeblock.cli import (
+    cdmi,
     image,
     nbd,
     operations,
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 server.register(app)
 nbd.register(app)
-for group in (volumes, snapshots, types, pools, shares, operations, users, image, xenserver, secrets):
+for group in (volumes, snapshots, types, pools, shares, operations, users, image, xenserver, cdmi, secrets):
     app.add_typer(group.app)
 
 

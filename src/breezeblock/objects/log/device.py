@@ -1,0 +1,364 @@
+"""The volume as a block device: what the NBD server serves.
+
+Pages are 4 KiB; smaller pieces are read, changed and written. A piece whose old page is not in memory
+waits for it, and whatever comes after waits behind it: overlapping writes take effect in the order of
+their calls. All fetches begin at once, so a row of them costs one round trip.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from breezeblock.errors import BreezeblockError, CorruptError
+from breezeblock.objects.log.format import PAGE
+from breezeblock.objects.log.journal import Journal, Record
+from breezeblock.objects.log.pages import Leaf, parts, unpacked
+from breezeblock.objects.log.reading import Reader
+from breezeblock.objects.log.writer import Writer
+from breezeblock.objects.nbd.device import DATA, HOLE, Data, Extent, Soon
+from breezeblock.objects.nbd.wire import State
+from breezeblock.objects.stores.port import Store
+
+_ZEROS = memoryview(bytes(1 << 20))
+
+
+class LogDevice:
+    """One volume, open for writing.
+
+    Without a journal a flush waits for the store; with one, for the local disk.
+    """
+
+    minimum_bytes = 1
+    preferred_bytes = PAGE
+    read_only = False
+
+    def __init__(
+        self, writer: Writer, reader: Reader, journal: Journal | None = None, *, dirty_segments: int = 16
+    ) -> None:
+        self.writer, self._reader, self._journal = writer, reader, journal
+        self._dirty_segments = dirty_segments
+        self._queue: deque[tuple[asyncio.Future[None], Callable[[], None], list[int]]] = deque()
+        self._runner: asyncio.Task[None] | None = None
+        self._ticker: asyncio.Task[None] | None = None
+
+    @property
+    def store(self) -> Store:
+        """Where the volume lies."""
+        return self.writer.store
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return self.writer.length
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def read(self, offset: int, length: int) -> Soon[Data | list[Data]]:
+        """Return bytes, now if they are in memory."""
+        first, end = offset // PAGE, -(-(offset + length) // PAGE)
+        found = self._now(first, end - first)
+        return self._later(offset, length) if found is None else _cut(found, offset % PAGE, length)
+
+    async def _later(self, offset: int, length: int) -> Data | list[Data]:
+        first, end = offset // PAGE, -(-(offset + length) // PAGE)
+        return _cut(await self._fetched(first, end - first), offset % PAGE, length)
+
+    def _now(self, first: int, count: int) -> list[memoryview] | None:
+        found: list[memoryview] = []
+        for number, start, amount in parts(first, count):
+            leaf = self.writer.pages.at(number)
+            if leaf is None:
+                return None
+            for entry, pages in _runs(leaf, start, amount):
+                views = self._held(entry, pages)
+                if views is None:
+                    return None
+                found += views
+        return found
+
+    def _held(self, entry: int, count: int) -> list[memoryview] | None:
+        if not entry:
+            step = len(_ZEROS) // PAGE
+            return [_ZEROS[: min(step, count - at) * PAGE] for at in range(0, count, step)]
+        place = unpacked(entry)
+        if place.source == self.writer.own:
+            segment = self.writer.waiting.get(place.segment)
+            if segment is not None:
+                return [segment.page(place.page, count)]
+        return self._reader.cached(self.writer.root.sources[place.source], place, count)
+
+    async def _fetched(self, first: int, count: int) -> list[memoryview]:
+        gathered: list[list[memoryview] | asyncio.Future[list[memoryview]]] = []
+        for number, start, amount in parts(first, count):
+            while (leaf := self.writer.pages.at(number)) is None:
+                await self.writer.leaf(number)
+            for entry, pages in _runs(leaf, start, amount):
+                views = self._held(entry, pages)
+                if views is None:
+                    place = unpacked(entry)
+                    source = self.writer.root.sources[place.source]
+                    gathered.append(asyncio.ensure_future(self._reader.pages(source, place, pages)))
+                else:
+                    gathered.append(views)
+        found: list[memoryview] = []
+        for one in gathered:
+            found += one if isinstance(one, list) else await one
+        return found
+
+    def cache(self, offset: int, length: int) -> Soon[None]:
+        """Fetch what is not in memory."""
+        first, end = offset // PAGE, -(-(offset + length) // PAGE)
+        return None if self._now(first, end - first) is not None else self._fetch_only(first, end - first)
+
+    async def _fetch_only(self, first: int, count: int) -> None:
+        await self._fetched(first, count)
+
+    # --- changing -------------------------------------------------------------------------------
+
+    def write(self, offset: int, data: memoryview, *, fua: bool = False) -> Soon[None]:
+        """Take bytes; the answer waits while too much has not been stored."""
+        pages = _edges(offset, len(data))
+        if self._queue or not self._edges_here(pages):
+            copy = memoryview(bytes(data))  # `data` is the caller's again before this has its turn
+            return self._queued(partial(self._write_now, offset, copy), pages, fua=fua)
+        self._write_now(offset, data)
+        return self._answer(fua=fua)
+
+    def _write_now(self, offset: int, data: memoryview) -> None:
+        self.writer.check()
+        if self._journal:
+            self._journal.write(self.writer.sequence + 1, offset, data)
+        self.apply(offset, data)
+
+    def apply(self, offset: int, data: memoryview) -> None:
+        """Write what the journal already has; the pages at the edges are in memory."""
+        before, after = offset % PAGE, -(offset + len(data)) % PAGE
+        if before or after:
+            first, end = offset // PAGE, -(-(offset + len(data)) // PAGE)
+            whole = bytearray((end - first) * PAGE)
+            if before:
+                whole[:before] = self._page(first)[:before]
+            if after:
+                whole[len(whole) - after :] = self._page(end - 1)[PAGE - after :]
+            whole[before : before + len(data)] = data
+            offset, data = first * PAGE, memoryview(whole)
+        self.writer.write(offset // PAGE, data)
+
+    def _page(self, page: int) -> memoryview:
+        found = self._now(page, 1)
+        assert found is not None  # noqa: S101 - the callers saw to it
+        return found[0]
+
+    def trim(self, offset: int, length: int, *, fua: bool = False) -> Soon[None]:
+        """Give bytes up: whole pages become holes, the rest stays as it is."""
+        first, end = -(-offset // PAGE), (offset + length) // PAGE
+        if end <= first:
+            return self._answer(fua=fua)
+        return self._zero_pages(first, end - first, fua=fua)
+
+    def zero(
+        self, offset: int, length: int, *, fua: bool = False, may_trim: bool = True, fast: bool = False
+    ) -> Soon[None]:
+        """Let bytes be zeros. A log never overwrites, so keeping their room would keep nothing."""
+        del may_trim, fast
+        first, end = -(-offset // PAGE), (offset + length) // PAGE
+        if end <= first:
+            return self.write(offset, _ZEROS[:length], fua=fua)
+        answers = [self._zero_pages(first, end - first, fua=fua)]
+        if head := first * PAGE - offset:
+            answers.append(self.write(offset, _ZEROS[:head], fua=fua))
+        if tail := offset + length - end * PAGE:
+            answers.append(self.write(end * PAGE, _ZEROS[:tail], fua=fua))
+        later = [one for one in answers if one is not None]
+        return _all(later) if later else None
+
+    def _zero_pages(self, first: int, count: int, *, fua: bool) -> Soon[None]:
+        if self._queue:
+            return self._queued(partial(self._zero_now, first, count), [], fua=fua)
+        self._zero_now(first, count)
+        return self._answer(fua=fua)
+
+    def _zero_now(self, first: int, count: int) -> None:
+        self.writer.check()
+        if self._journal:
+            self._journal.zero(self.writer.sequence + 1, first * PAGE, count * PAGE)
+        self.writer.zero(first, count)
+
+    def _answer(self, *, fua: bool) -> Soon[None]:
+        if fua:
+            return self.flush()
+        if self.writer.backlog >= self._dirty_segments:
+            return self.writer.room(self._dirty_segments)
+        if self._journal and self._journal.behind:
+            return self._journal.drained()
+        return None
+
+    def flush(self) -> Soon[None]:
+        """Make everything answered survive: in the journal, or in the store if there is none."""
+        self.writer.check()
+        return self._journal.sync() if self._journal else self.writer.barrier()
+
+    # --- pieces whose page must be fetched first ------------------------------------------------
+
+    def _edges_here(self, pages: list[int]) -> bool:
+        return all(self._now(page, 1) is not None for page in pages)
+
+    def _queued(self, change: Callable[[], None], pages: list[int], *, fua: bool) -> Soon[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((done, change, pages))
+        fetching = [asyncio.ensure_future(self._fetch_only(page, 1)) for page in pages]
+        for task in fetching:
+            task.add_done_callback(_look)
+        if self._runner is None:
+            self._runner = asyncio.ensure_future(self._run())
+        return self._turn(done, fua=fua)
+
+    async def _turn(self, done: "asyncio.Future[None]", *, fua: bool) -> None:
+        await done
+        answer = self._answer(fua=fua)
+        if answer is not None:
+            await answer
+
+    async def _run(self) -> None:
+        while self._queue:
+            done, change, pages = self._queue[0]
+            try:
+                while not self._edges_here(pages):
+                    for page in pages:
+                        await self._fetched(page, 1)
+                change()
+            except (BreezeblockError, OSError) as error:
+                _settle(done, error)
+            else:
+                _settle(done, None)
+            self._queue.popleft()
+        self._runner = None
+
+    # --- the rest -------------------------------------------------------------------------------
+
+    async def replay(self, records: list[Record]) -> None:
+        """Do again what the journal has and the store has not, in the order it was served."""
+        for sequence, offset, length, data in records:
+            if sequence <= self.writer.sequence:
+                continue
+            if sequence != self.writer.sequence + 1:
+                raise CorruptError(
+                    f"The journal begins with write {sequence}; the store has {self.writer.sequence}.",
+                    remedy="Attach with `discard` to go on with what the store has.",
+                )
+            if data is None:
+                self.writer.zero(offset // PAGE, length // PAGE)
+                continue
+            edges = _edges(offset, length)
+            while not self._edges_here(edges):
+                for page in edges:
+                    await self._fetched(page, 1)
+            self.apply(offset, memoryview(data))
+            await self.writer.room(self._dirty_segments)
+
+    def keep_young(self, age_s: float) -> None:
+        """From now on send off what is older than this, however little it is."""
+        self._ticker = asyncio.ensure_future(self._tick(age_s))
+
+    async def _tick(self, age_s: float) -> None:
+        while not self.writer.failed:
+            await asyncio.sleep(age_s / 4)
+            if self.writer.age_s > age_s:
+                self.writer.seal()
+
+    def grow(self, length: int) -> Soon[None]:
+        """Become longer; done when the store knows it."""
+        self.writer.grow(length)
+        return self.writer.barrier()
+
+    def extents(self, offset: int, length: int, limit: int) -> Soon[Sequence[Extent]]:
+        """Tell what is a hole; a leaf that is not in memory is said to be data."""
+        first, count = offset // PAGE, -(-(offset + length) // PAGE) - offset // PAGE
+        found: list[Extent] = []
+        for number, start, amount in parts(first, count):
+            for state, pages in self._states(number, start, amount):
+                if found and found[-1].state == state:
+                    found[-1] = Extent(found[-1].length + pages * PAGE, state)
+                elif len(found) == limit:
+                    return _trimmed(found, offset)
+                else:
+                    found.append(Extent(pages * PAGE, state))
+        return _trimmed(found, offset)
+
+    def _states(self, number: int, start: int, amount: int) -> list[tuple[State, int]]:
+        pages = self.writer.pages
+        leaf = pages.leaves.get(number)
+        if leaf is None or leaf.changes is not None:
+            return [(DATA if number in pages.refs or leaf is not None else HOLE, amount)]
+        return [(DATA if entry else HOLE, count) for entry, count in _runs(leaf, start, amount)]
+
+    async def close(self) -> None:
+        """Put everything into the store; nothing stays on this host."""
+        if self._ticker:
+            self._ticker.cancel()
+        if self._runner:
+            await self._runner
+        try:
+            await self.writer.barrier()
+        finally:
+            await self.writer.stop()
+            if self._journal:
+                await self._journal.close(self.writer.stored)
+
+
+def _runs(leaf: Leaf, start: int, amount: int) -> list[tuple[int, int]]:
+    """Return places and how many pages follow there; 0 for holes."""
+    found: list[tuple[int, int]] = []
+    begin, count = 0, 0
+    for entry in leaf.entries[start : start + amount]:
+        # Runs end with their segment, as the index of the next is not one more.
+        if count and entry == (begin + count if begin else 0):
+            count += 1
+            continue
+        if count:
+            found.append((begin, count))
+        begin, count = entry, 1
+    found.append((begin, count))
+    return found
+
+
+def _edges(offset: int, length: int) -> list[int]:
+    """Return the pages that a write covers in part."""
+    pages = [offset // PAGE] if offset % PAGE else []
+    last = (offset + length) // PAGE
+    return [*pages, last] if (offset + length) % PAGE and last not in pages else pages
+
+
+def _cut(views: list[memoryview], skip: int, length: int) -> Data | list[Data]:
+    """Return so many bytes of whole pages."""
+    if skip:
+        views[0] = views[0][skip:]
+    spare = sum(map(len, views)) - length
+    if spare:
+        views[-1] = views[-1][: len(views[-1]) - spare]
+    return views[0] if len(views) == 1 else list[Data](views)
+
+
+def _trimmed(found: list[Extent], offset: int) -> list[Extent]:
+    first = found[0]
+    return [Extent(first.length - offset % PAGE, first.state), *found[1:]]
+
+
+async def _all(answers: list[Awaitable[None]]) -> None:
+    for answer in answers:
+        await answer
+
+
+def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:
+    if done.done():
+        return  # whoever asked has gone
+    if error:
+        done.set_exception(error)
+    else:
+        done.set_result(None)
+
+
+def _look(task: "asyncio.Future[None]") -> None:
+    if not task.cancelled():
+        task.exception()  # whoever has this turn meets it again

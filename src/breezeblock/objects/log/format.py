@@ -1,0 +1,225 @@
+"""What the objects of the layout *log* look like, byte by byte. All numbers are little-endian.
+
+A segment is a head of 24 KiB and then its pages. The head has a fixed length so that a page's place follows
+from its index alone: head and page can be fetched at the same time. Everything carries a CRC-32C.
+"""
+
+import re
+import struct
+import sys
+import zlib
+from array import array
+from typing import NamedTuple
+
+import google_crc32c
+import msgspec
+
+from breezeblock.errors import CorruptError
+
+PAGE = 4096
+SEGMENT_PAGES = 1024
+MAX_EXTENTS = 1024
+HEAD_BYTES = 24 << 10
+LEAF_PAGES = 1 << 18
+LEAF_BYTES = LEAF_PAGES * PAGE
+WINDOW = 16
+"""A writer never uploads a number of this much or more above the first that has not arrived."""
+MAX_SOURCES = 1 << 12
+MAX_ROOT_BYTES = 8 << 20
+
+_HEAD = struct.Struct("<8s16sQQQQQQIII16s")
+_MAGIC = b"BzSeg\x00\x00\x01"
+_EXTENT = struct.Struct("<QII")
+_ROOT_MAGIC = b"BzRoot\x00\x01"
+_LEAF_MAGIC = b"BzLeaf\x00\x01"
+_NAME = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+
+def crc(data: bytes) -> int:
+    """Return the CRC-32C."""
+    return int(google_crc32c.value(data))
+
+
+class Extent(NamedTuple):
+    """Pages of the volume, from `start` on, that lie in the segment from `place` on; -1: they are zeros."""
+
+    start: int
+    amount: int
+    place: int
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A segment's head."""
+
+    volume: str
+    number: int
+    epoch: int
+    length: int
+    """The volume's bytes, after this segment."""
+    last: int
+    """The number of the last write that is in it."""
+    resume: int
+    """The number of the segment that follows: the next one, or behind the window of the writer fenced off."""
+    pages: int
+    extents: list[Extent]
+    sums: bytes
+    """A CRC-32C of each page."""
+    token: bytes = bytes(16)
+    """In a fence: random, so that a writer knows its own."""
+
+    @property
+    def fence(self) -> bool:
+        """Whether it begins an epoch."""
+        return self.epoch == self.number
+
+
+class Root(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume at one moment, or a snapshot of it."""
+
+    volume: str
+    epoch: int
+    number: int
+    length: int
+    sources: list[str]
+    """Volumes whose objects it uses, itself among them; the map names them by their place here."""
+    own: int
+    """Its own place in `sources`."""
+    leaves: dict[int, tuple[int, int]]
+    """Source and ref of each leaf that is not all zeros."""
+    tails: list[tuple[int, int, int]]
+    """Segments to apply after the leaves: source, first number, and the number to stop before."""
+    next: int
+    """The volume's own segment that follows after those; in a snapshot, none does."""
+    last: int = 0
+    """The number of the last write that the leaves contain."""
+    token: bytes = bytes(16)
+    """Of the fence of its epoch, which lies before `next`."""
+    reason: str = ""
+
+
+def segment_key(volume: str, number: int) -> str:
+    """Return where a segment lies."""
+    return f"v/{volume}/seg/{number:012x}"
+
+
+def leaf_key(volume: str, ref: int) -> str:
+    """Return where a leaf lies."""
+    return f"v/{volume}/leaf/{ref:016x}"
+
+
+def root_key(volume: str, epoch: int, number: int) -> str:
+    """Return where a root lies: roots sort by age, and one of a fenced writer never comes last."""
+    return f"v/{volume}/root/{epoch:012x}-{number:08x}"
+
+
+def snapshot_key(volume: str, name: str) -> str:
+    """Return where a snapshot lies."""
+    return f"v/{volume}/snap/{name}"
+
+
+def pack(segment: Segment) -> bytes:
+    """Return a head of 24 KiB. The extents fit: a writer starts anew at 1,024."""
+    body = b"".join(_EXTENT.pack(e.start, e.amount, e.place & 0xFFFFFFFF) for e in segment.extents)
+    head = _HEAD.pack(
+        _MAGIC,
+        bytes.fromhex(segment.volume),
+        segment.number,
+        segment.epoch,
+        segment.length,
+        segment.last,
+        segment.resume,
+        0,
+        segment.pages,
+        len(segment.extents),
+        0,
+        segment.token,
+    )
+    filled = (head + body + segment.sums).ljust(HEAD_BYTES - 4, b"\0")
+    return filled + crc(filled).to_bytes(4, "little")
+
+
+def unpack(head: bytes, volume: str, number: int) -> Segment:
+    """Return what a head says. Raises CorruptError, also if it is another segment's."""
+    key = segment_key(volume, number)
+    if len(head) < HEAD_BYTES or crc(head[: HEAD_BYTES - 4]) != int.from_bytes(
+        head[HEAD_BYTES - 4 : HEAD_BYTES], "little"
+    ):
+        raise damaged(key)
+    magic, name, seen, epoch, length, last, resume, _, pages, count, _, token = _HEAD.unpack_from(head)
+    if magic != _MAGIC or name.hex() != volume or seen != number or pages > SEGMENT_PAGES:
+        raise damaged(key)
+    if count > MAX_EXTENTS or resume <= number:
+        raise damaged(key)
+    extents = []
+    for at in range(_HEAD.size, _HEAD.size + count * _EXTENT.size, _EXTENT.size):
+        start, amount, index = _EXTENT.unpack_from(head, at)
+        hole = index == 0xFFFFFFFF
+        if not hole and index + amount > pages:
+            raise damaged(key)
+        extents.append(Extent(start, amount, -1 if hole else index))
+    begin = _HEAD.size + count * _EXTENT.size
+    return Segment(
+        volume, number, epoch, length, last, resume, pages, extents, head[begin : begin + 4 * pages], token
+    )
+
+
+def damaged(key: str) -> CorruptError:
+    """Return the error for an object that is not what was stored."""
+    return CorruptError(f"{key} is damaged.", remedy="Ask the store for an earlier version, or revert.")
+
+
+def pack_root(root: Root) -> bytes:
+    """Return a root's bytes."""
+    body = msgspec.msgpack.encode(root)
+    return _ROOT_MAGIC + crc(body).to_bytes(4, "little") + body
+
+
+def unpack_root(data: bytes, key: str) -> Root:
+    """Return a root. Raises CorruptError."""
+    if len(data) > MAX_ROOT_BYTES or data[:8] != _ROOT_MAGIC:
+        raise damaged(key)
+    if crc(data[12:]) != int.from_bytes(data[8:12], "little"):
+        raise damaged(key)
+    try:
+        root = msgspec.msgpack.decode(data[12:], type=Root)
+    except msgspec.DecodeError as error:
+        raise damaged(key) from error
+    if not all(map(_NAME.fullmatch, root.sources)) or root.sources[root.own] != root.volume:
+        raise damaged(key)
+    return root
+
+
+def pack_leaf(entries: "array[int]") -> bytes:
+    """Return a leaf's bytes: by planes, as the upper bytes hardly change and then pack to nothing."""
+    raw = _little(entries)
+    planes = b"".join(raw[plane::8] for plane in range(8))
+    body = zlib.compress(planes, 1)
+    return _LEAF_MAGIC + crc(body).to_bytes(4, "little") + body
+
+
+def unpack_leaf(data: bytes, key: str) -> "array[int]":
+    """Return a leaf's entries. Raises CorruptError."""
+    if data[:8] != _LEAF_MAGIC or crc(data[12:]) != int.from_bytes(data[8:12], "little"):
+        raise damaged(key)
+    unpacker = zlib.decompressobj()
+    try:
+        planes = unpacker.decompress(data[12:], LEAF_PAGES * 8 + 1)
+    except zlib.error as error:
+        raise damaged(key) from error
+    if len(planes) != LEAF_PAGES * 8:
+        raise damaged(key)
+    raw = bytearray(len(planes))
+    for plane in range(8):
+        raw[plane::8] = planes[plane * LEAF_PAGES : (plane + 1) * LEAF_PAGES]
+    entries = array("Q", bytes(raw))
+    if sys.byteorder == "big":
+        entries.byteswap()
+    return entries
+
+
+def _little(entries: "array[int]") -> bytes:
+    if sys.byteorder == "little":
+        return entries.tobytes()
+    swapped = entries[:]
+    swapped.byteswap()
+    return swapped.tobytes()

@@ -1,0 +1,134 @@
+"""Opening a volume: its newest root, the segments that follow, and the claim to be its writer."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from breezeblock.errors import CorruptError, NotFoundError
+from breezeblock.objects.log import format as form
+from breezeblock.objects.log.pages import PageMap, packed
+from breezeblock.objects.log.reading import Reader
+from breezeblock.objects.stores.port import ExistsError, Store, everything
+
+_AHEAD = 16
+
+
+class Opened(msgspec.Struct):
+    """What a volume is, as its objects say."""
+
+    root: form.Root
+    """The root that was read; tails and own segments were applied on top of it."""
+    pages: PageMap
+    length: int
+    next: int
+    """The first segment number that nobody has taken."""
+    epoch: int
+    """Of the segments that were seen last."""
+    token: bytes
+    """Of that epoch's fence."""
+    last: int
+    """The number of the last write that is in the store."""
+
+
+async def newest(store: Store, volume: str) -> form.Root:
+    """Return a volume's newest root. Raises NotFoundError, CorruptError."""
+    for _ in range(10):
+        keys = [item.key for item in await everything(store, f"v/{volume}/root/")]
+        if not keys:
+            raise NotFoundError(f"The store has no volume {volume}.")
+        try:
+            return form.unpack_root(await store.get(keys[-1]), keys[-1])
+        except NotFoundError:
+            continue  # a newer one has come, and this one was collected
+    raise CorruptError(f"The roots of {volume} are listed, and gone when they are read.")
+
+
+async def load(reader: Reader, root: form.Root, leaves_limit: int, *, live: bool) -> Opened:
+    """Apply to a root all that follows it; with `live`, the volume's own segments too."""
+    pages = PageMap(root.leaves, leaves_limit)
+    opened = Opened(root, pages, root.length, root.next, root.epoch, root.token, root.last)
+    for source, first, end in root.tails:
+        number = first
+        async for segment in _following(reader, root.sources[source], first, end):
+            _apply(opened, segment, source)
+            number = segment.resume
+        if number < end:
+            raise form.damaged(form.segment_key(root.sources[source], number))
+    opened.length, opened.epoch = root.length, root.epoch
+    if live:
+        async for segment in _following(reader, root.volume, root.next, 1 << 36):
+            _apply(opened, segment, root.own)
+            opened.next, opened.length = segment.resume, segment.length
+            opened.epoch = segment.epoch
+            if segment.fence:
+                opened.token = segment.token
+    return opened
+
+
+def _apply(opened: Opened, segment: form.Segment, source: int) -> None:
+    for extent in segment.extents:
+        entry = packed(source, segment.number, extent.place) if extent.place >= 0 else 0
+        opened.pages.set(extent.start, extent.amount, entry)
+    opened.last = max(opened.last, segment.last)
+
+
+async def _following(reader: Reader, volume: str, first: int, end: int) -> AsyncIterator[form.Segment]:
+    """Give heads in order up to `end` or the first that is missing, several fetched at a time."""
+    number, ahead = first, 1
+    while number < end:
+        numbers = range(number, min(end, number + ahead))
+        heads = await asyncio.gather(*(_head(reader, volume, one) for one in numbers))
+        for at, head in zip(numbers, heads, strict=True):
+            if at < number:
+                continue  # behind a fence: whatever lies there was written by the one fenced off
+            if head is None:
+                return
+            yield head
+            number = head.resume
+        ahead = _AHEAD
+
+
+async def _head(reader: Reader, volume: str, number: int) -> form.Segment | None:
+    try:
+        return await reader.head(volume, number)
+    except NotFoundError:
+        return None
+
+
+async def claim(store: Store, reader: Reader, opened: Opened, token: bytes) -> None:
+    """Become the volume's writer: take the first free number with a fence.
+
+    Whoever else claims at the same time, exactly one of us gets each number; the other follows it.
+    """
+    while True:
+        number = opened.next
+        fence = form.Segment(
+            volume=opened.root.volume,
+            number=number,
+            epoch=number,
+            length=opened.length,
+            last=opened.last,
+            resume=number + form.WINDOW,
+            pages=0,
+            extents=[],
+            sums=b"",
+            token=token,
+        )
+        try:
+            await store.put(form.segment_key(fence.volume, number), form.pack(fence), create=True)
+        except ExistsError:
+            seen = await reader.head(fence.volume, number)
+        else:
+            seen = fence
+        _apply(opened, seen, opened.root.own)
+        opened.next, opened.length, opened.epoch = seen.resume, seen.length, seen.epoch
+        if seen.token == token:
+            opened.token = token
+            return
+
+
+def new_token() -> bytes:
+    """Return what nobody else has."""
+    return secrets.token_bytes(16)

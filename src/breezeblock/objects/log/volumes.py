@@ -1,0 +1,238 @@
+"""Volumes and snapshots in the layout *log*: every verb can be killed anywhere and run again.
+
+A snapshot and a clone are one small object each, whatever the volume's length.
+"""
+
+import asyncio
+import contextlib
+import re
+from pathlib import Path
+
+import msgspec
+
+from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError, UnsupportedError
+from breezeblock.objects.log import format as form
+from breezeblock.objects.log import opening
+from breezeblock.objects.log.device import LogDevice
+from breezeblock.objects.log.journal import Journal, Record
+from breezeblock.objects.log.reading import Reader
+from breezeblock.objects.log.writer import Writer
+from breezeblock.objects.stores.port import ExistsError, Store, everything
+
+_VOLUME = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", re.ASCII)
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """What an open volume may use."""
+
+    cache_bytes: int = 64 << 20
+    leaves: int = 96
+    """Parts of the map, of 2 MiB each."""
+    dirty_segments: int = 16
+    """Full segments of 4 MiB that may wait for the store before writers do."""
+    age_s: float = 5.0
+    """After so many seconds what was written goes to the store, however little."""
+
+
+async def create(store: Store, volume: str, length: int) -> None:
+    """Make a volume of zeros; done if it is there with that length. Raises ConflictError if with another."""
+    _check(volume, length)
+    root = form.Root(
+        volume=volume,
+        epoch=0,
+        number=0,
+        length=length,
+        sources=[volume],
+        own=0,
+        leaves={},
+        tails=[],
+        next=0,
+        reason="create",
+    )
+    await _begin(store, root)
+
+
+async def clone(store: Store, source: str, snapshot: str, volume: str, length: int = 0) -> None:
+    """Make a volume that begins as a snapshot of another one, at least as long. One small put."""
+    held = await _snapshot(store, source, snapshot)
+    _check(volume, max(length, held.length))
+    if len(held.sources) >= form.MAX_SOURCES:
+        raise UnsupportedError(
+            f"{volume} would have more than {form.MAX_SOURCES} ancestors.", remedy="Copy it instead."
+        )
+    root = msgspec.structs.replace(
+        held,
+        volume=volume,
+        epoch=0,
+        number=0,
+        length=max(length, held.length),
+        sources=[*held.sources, volume],
+        own=len(held.sources),
+        next=0,
+        token=bytes(16),
+        reason=f"clone of {source} {snapshot}",
+    )
+    await _begin(store, root)
+
+
+async def _begin(store: Store, root: form.Root) -> None:
+    try:
+        await store.put(form.root_key(root.volume, 0, 0), form.pack_root(root), create=True)
+    except ExistsError:
+        key = form.root_key(root.volume, 0, 0)
+        if form.unpack_root(await store.get(key), key) != root:
+            raise ConflictError(f"The store has another volume {root.volume}.") from None
+
+
+async def attach(
+    store: Store,
+    volume: str,
+    journal: Path | None = None,
+    memory: Memory | None = None,
+    *,
+    discard: bool = False,
+) -> LogDevice:
+    """Open a volume for writing; whoever had it before is fenced off.
+
+    Raises ConflictError if the journal holds writes and another host had the volume since, unless
+    `discard` gives them up.
+    """
+    memory = memory or Memory()
+    reader = Reader(store, memory.cache_bytes)
+    root = await opening.newest(store, volume)
+    opened = await opening.load(reader, root, memory.leaves, live=True)
+    token = opening.new_token()
+    local = Journal(journal, volume, token) if journal else None
+    try:
+        records = await _kept(local, opened.token, volume, discard=discard) if local else []
+        await opening.claim(store, reader, opened, token)
+        writer = Writer(store, reader, opened)
+        device = LogDevice(writer, reader, local, dirty_segments=memory.dirty_segments)
+        if local:
+            local.stored = lambda: writer.stored
+        await device.replay(records)
+    except BaseException:
+        if local:
+            local.abandon()
+        raise
+    device.keep_young(memory.age_s)
+    return device
+
+
+async def _kept(journal: Journal, token: bytes, volume: str, *, discard: bool) -> list[Record]:
+    """Open the journal; return what it holds if nobody had the volume since."""
+    kept = await asyncio.to_thread(journal.open)
+    if token in kept.tokens:
+        return kept.records
+    if kept.records and not discard:
+        raise ConflictError(
+            f"The journal holds {len(kept.records)} writes to {volume}, which was in use elsewhere since.",
+            remedy="Look which of the two is right; to give up what is here, attach with `discard`.",
+        )
+    await asyncio.to_thread(journal.forget)
+    return []
+
+
+async def snapshot(device: LogDevice, name: str) -> None:
+    """Hold an attached volume as it is now; what was written before is in it. One small put."""
+    _check_name(name)
+    await device.writer.barrier()
+    root = msgspec.structs.replace(device.writer.frozen(), reason=f"snapshot {name}")
+    with contextlib.suppress(ExistsError):  # taken before, by an attempt that did not live to say so
+        await device.store.put(
+            form.snapshot_key(device.writer.volume, name), form.pack_root(root), create=True
+        )
+
+
+async def snapshot_detached(store: Store, volume: str, name: str) -> None:
+    """Hold a volume that nobody has attached. Nothing is claimed: what arrived by now is what is held."""
+    _check_name(name)
+    reader = Reader(store, 1 << 20)
+    root = await opening.newest(store, volume)
+    opened = await opening.load(reader, root, 4096, live=True)
+    tails = list(root.tails)
+    if opened.next > root.next:
+        tails.append((root.own, root.next, opened.next))
+    held = msgspec.structs.replace(
+        root, tails=tails, length=opened.length, last=opened.last, reason=f"snapshot {name}"
+    )
+    with contextlib.suppress(ExistsError):
+        await store.put(form.snapshot_key(volume, name), form.pack_root(held), create=True)
+
+
+async def snapshots(store: Store, volume: str) -> list[str]:
+    """Return the names of a volume's snapshots."""
+    return [item.key.rpartition("/")[2] for item in await everything(store, f"v/{volume}/snap/")]
+
+
+async def delete_snapshot(store: Store, volume: str, name: str) -> None:
+    """Forget a snapshot; what only it held goes with the next collection."""
+    _check_name(name)
+    await store.delete(form.snapshot_key(volume, name))
+
+
+async def revert(store: Store, volume: str, name: str) -> None:
+    """Let a volume that nobody has attached be what its snapshot is. Whoever had it is fenced off."""
+    held = await _snapshot(store, volume, name)
+    reader = Reader(store, 1 << 20)
+    opened = await opening.load(reader, await opening.newest(store, volume), 4096, live=True)
+    await opening.claim(store, reader, opened, opening.new_token())
+    root = msgspec.structs.replace(
+        held,
+        epoch=opened.epoch,
+        number=1,
+        next=opened.next,
+        reason=f"revert to {name}",
+        last=opened.last,
+        token=opened.token,
+    )
+    await store.put(form.root_key(volume, root.epoch, root.number), form.pack_root(root))
+
+
+async def extend(store: Store, volume: str, length: int) -> None:
+    """Make a volume that nobody has attached longer; done if it is long enough."""
+    _check(volume, length)
+    reader = Reader(store, 1 << 20)
+    opened = await opening.load(reader, await opening.newest(store, volume), 4096, live=True)
+    if length > opened.length:
+        opened.length = length
+        await opening.claim(store, reader, opened, opening.new_token())
+
+
+async def delete(store: Store, volume: str) -> None:
+    """Remove a volume; clones keep what they share. Raises ConflictError if it has snapshots."""
+    names = await snapshots(store, volume)
+    if names:
+        raise ConflictError(f"{volume} has snapshots: {', '.join(names[:5])}.", remedy="Delete them first.")
+    # Roots name what a collection keeps. Without them the rest is nobody's and goes with the next one.
+    for item in reversed(await everything(store, f"v/{volume}/root/")):
+        await store.delete(item.key)
+
+
+async def volumes(store: Store) -> list[str]:
+    """Return the volumes that the store has."""
+    return sorted(
+        {key.split("/")[1] for key in [i.key for i in await everything(store, "v/")] if "/root/" in key}
+    )
+
+
+async def _snapshot(store: Store, volume: str, name: str) -> form.Root:
+    _check_name(name)
+    key = form.snapshot_key(volume, name)
+    try:
+        return form.unpack_root(await store.get(key), key)
+    except NotFoundError:
+        raise NotFoundError(f"{volume} has no snapshot {name}.") from None
+
+
+def _check(volume: str, length: int) -> None:
+    if not _VOLUME.fullmatch(volume):
+        raise InvalidInputError(f"{volume!r} is no volume: 32 hexadecimal digits.")
+    if length <= 0 or length % form.PAGE or length > 1 << 50:
+        raise InvalidInputError(f"{length} bytes: a length is a multiple of 4,096, up to 1 PiB.")
+
+
+def _check_name(name: str) -> None:
+    if not _SNAPSHOT.fullmatch(name):
+        raise InvalidInputError(f"{name!r} is no snapshot: letters, digits and '-', up to 100.")

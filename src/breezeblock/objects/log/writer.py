@@ -1,0 +1,361 @@
+"""A volume's one writer: gathers pages in segments, uploads them in order, stores the map now and then."""
+
+import asyncio
+import random
+import time
+from array import array
+
+import msgspec
+
+from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
+from breezeblock.objects.log import format as form
+from breezeblock.objects.log.opening import Opened
+from breezeblock.objects.log.pages import packed
+from breezeblock.objects.log.reading import Reader
+from breezeblock.objects.stores.port import ExistsError, Store
+
+CHECKPOINT_SEGMENTS = 256
+"""So many segments after a root the map is stored anew: what an opening must read again stays bounded."""
+RETRY_FIRST_S, RETRY_MOST_S = 0.1, 10.0
+
+
+class FencedError(ConflictError):
+    """Another writer has taken the volume over; nothing more can be written by this one."""
+
+
+class Gathering:
+    """A segment that is still being filled, or on its way."""
+
+    def __init__(self, number: int, last: int) -> None:
+        self.number, self.last = number, last
+        self.length = 0
+        self.body = bytearray(form.HEAD_BYTES + form.SEGMENT_PAGES * form.PAGE)
+        self.view = memoryview(self.body)
+        self.pages = 0
+        self.extents: list[form.Extent] = []
+        self.born = time.monotonic()
+
+    def page(self, index: int, count: int = 1) -> memoryview:
+        """Return the room of pages."""
+        begin = form.HEAD_BYTES + index * form.PAGE
+        return self.view[begin : begin + count * form.PAGE]
+
+
+class Writer:
+    """Takes pages now and stores them soon. Only what `arrived` covers is in the store."""
+
+    def __init__(self, store: Store, reader: Reader, opened: Opened) -> None:
+        self.store, self._reader = store, reader
+        self.volume, self.own = opened.root.volume, opened.root.own
+        self.root, self.pages, self.length = opened.root, opened.pages, opened.length
+        self.epoch, self.token = opened.epoch, opened.token
+        self.sequence = opened.last
+        """The number of the last write that was taken."""
+        self.stored = opened.last
+        """The number of the last write that is in the store, with all before it."""
+        self.arrived = opened.next
+        """All segments below this number are in the store."""
+        self._tail = opened.next
+        self._open = Gathering(self._tail, opened.last)
+        self._sent_length = opened.length
+        self.waiting: dict[int, Gathering] = {self._tail: self._open}
+        """Segments that have not arrived, the one being filled among them."""
+        self._landed: dict[int, int] = {}
+        self._uploads: dict[int, asyncio.Task[None]] = {}
+        self._moved = asyncio.Event()
+        self.failed: BreezeblockError | None = None
+        self.trouble = ""
+        """Why the last upload did not succeed at once; empty when all is well."""
+        self._roots = opened.root.number if opened.root.epoch == self.epoch else 0
+        self._leaves = 0
+        self._checkpointing: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+
+    # --- taking ---------------------------------------------------------------------------------
+
+    def write(self, first: int, data: memoryview) -> None:
+        """Take whole pages. Raises FencedError."""
+        self.check()
+        self.sequence += 1
+        count = len(data) // form.PAGE
+        if count == 1 and self._again(first, data):
+            return
+        at = 0
+        while at < count:
+            segment = self._room(min(count - at, form.SEGMENT_PAGES))
+            amount = min(count - at, form.SEGMENT_PAGES - segment.pages)
+            segment.page(segment.pages, amount)[:] = data[at * form.PAGE : (at + amount) * form.PAGE]
+            self.pages.set(first + at, amount, packed(self.own, segment.number, segment.pages))
+            _extend(segment.extents, form.Extent(first + at, amount, segment.pages))
+            segment.pages += amount
+            at += amount
+            # Only a write of over 4 MiB can be torn by a crash, and then between pages.
+            segment.last = self.sequence if at == count else self.sequence - 1
+
+    def zero(self, first: int, count: int) -> None:
+        """Let pages be zeros, whole leaves of them without looking."""
+        self.check()
+        self.sequence += 1
+        segment = self._room(0)
+        segment.extents.append(form.Extent(first, count, -1))
+        segment.last = self.sequence
+        self.pages.set(first, count, 0)
+
+    def grow(self, length: int) -> None:
+        """Make the volume longer; the next segment says so."""
+        self.check()
+        self.length = max(self.length, length)
+
+    def check(self) -> None:
+        """Raise what ended this writer, if anything did."""
+        if self.failed:
+            raise self.failed
+
+    def _again(self, first: int, data: memoryview) -> bool:
+        """Write over a page that lies in the segment being filled: it arrives whole or not at all."""
+        leaf = self.pages.leaves.get(first // form.LEAF_PAGES)
+        entry = leaf.entries[first % form.LEAF_PAGES] if leaf else 0
+        begin = packed(self.own, self._open.number, 0)
+        if not begin <= entry < begin + self._open.pages:
+            return False
+        self._open.page(entry - begin)[:] = data
+        self._open.last = self.sequence
+        return True
+
+    def _room(self, pages: int) -> Gathering:
+        if len(self._open.extents) >= form.MAX_EXTENTS or self._open.pages + pages > form.SEGMENT_PAGES:
+            self.seal()
+        return self._open
+
+    # --- storing --------------------------------------------------------------------------------
+
+    @property
+    def backlog(self) -> int:
+        """How many full segments have not arrived."""
+        return len(self.waiting) - 1
+
+    @property
+    def age_s(self) -> float:
+        """For how long the oldest data has been waiting, in seconds."""
+        segment = self.waiting[min(self.waiting)]
+        return time.monotonic() - segment.born if segment.extents else 0.0
+
+    def seal(self) -> int:
+        """Send off what has been gathered; return the number below which all must arrive for it."""
+        segment = self._open
+        if segment.extents or self.length != self._sent_length:
+            segment.length = self._sent_length = self.length
+            self._tail += 1
+            self._open = Gathering(self._tail, segment.last)
+            self.waiting[self._tail] = self._open
+            self._uploads[segment.number] = asyncio.ensure_future(self._upload(segment))
+        return self._tail
+
+    async def barrier(self) -> None:
+        """Return when everything taken so far is in the store. Raises FencedError."""
+        await self.arrival(self.seal())
+
+    async def arrival(self, number: int) -> None:
+        """Return when all segments below `number` have arrived. Raises FencedError."""
+        while self.arrived < number:
+            self.check()
+            await self._moved.wait()
+        self.check()
+
+    async def room(self, segments: int) -> None:
+        """Return when fewer full segments than this are waiting. Raises FencedError."""
+        while self.backlog >= segments:
+            self.check()
+            await self._moved.wait()
+        self.check()
+
+    async def _upload(self, segment: Gathering) -> None:
+        try:
+            while segment.number >= self.arrived + form.WINDOW:
+                self.check()
+                await self._moved.wait()
+            await self._put(segment)
+            self._landed[segment.number] = segment.last
+            while self.arrived in self._landed:
+                self.stored = self._landed.pop(self.arrived)
+                del self.waiting[self.arrived]
+                self.arrived += 1
+            if self.arrived - self.root.next >= CHECKPOINT_SEGMENTS and self._checkpointing is None:
+                self._checkpointing = asyncio.ensure_future(self._checkpoint_soon())
+        except BreezeblockError as error:
+            self.fail(error)
+        finally:
+            self._uploads.pop(segment.number, None)
+            self._stir()
+
+    async def _put(self, segment: Gathering) -> None:
+        """Create the segment's object, for as long as it takes. Raises FencedError."""
+        head = form.Segment(
+            volume=self.volume,
+            number=segment.number,
+            epoch=self.epoch,
+            length=segment.length,
+            last=segment.last,
+            resume=segment.number + 1,
+            pages=segment.pages,
+            extents=segment.extents,
+            sums=b"".join(
+                form.crc(bytes(segment.page(page))).to_bytes(4, "little") for page in range(segment.pages)
+            ),
+        )
+        segment.view[: form.HEAD_BYTES] = form.pack(head)
+        body = bytes(segment.view[: form.HEAD_BYTES + segment.pages * form.PAGE])
+        key, pause = form.segment_key(self.volume, segment.number), RETRY_FIRST_S
+        while True:
+            try:
+                await self.store.put(key, body, create=True)
+            except ExistsError:
+                # An answer that was lost, or somebody else's fence.
+                if await self._seen(key) == body[: form.HEAD_BYTES]:
+                    break
+                raise FencedError(
+                    f"Volume {self.volume} was taken over by another writer.",
+                    remedy="Detach it here. What was acknowledged as stored is in the store.",
+                ) from None
+            except BreezeblockError as error:
+                if error.permanent:
+                    raise
+                self.trouble = str(error)
+                await asyncio.sleep(pause * random.random())  # noqa: S311 - only so that not all come at once
+                pause = min(RETRY_MOST_S, pause * 2)
+            else:
+                break
+        self.trouble = ""
+
+    async def _seen(self, key: str) -> bytes:
+        pause = RETRY_FIRST_S
+        while True:
+            try:
+                return await self.store.get(key, 0, form.HEAD_BYTES)
+            except NotFoundError:
+                return b""
+            except BreezeblockError as error:
+                if error.permanent:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(RETRY_MOST_S, pause * 2)
+
+    def fail(self, error: BreezeblockError) -> None:
+        """End this writer: whoever waits, and whoever writes from now on, gets the error."""
+        self.failed = self.failed or error
+        self._stir()
+
+    def _stir(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    # --- the map --------------------------------------------------------------------------------
+
+    async def leaf(self, number: int) -> None:
+        """Have a leaf in memory."""
+        ref = self.pages.refs.get(number)
+        if ref is not None:
+            key = form.leaf_key(self.root.sources[ref[0]], ref[1])
+            self.pages.fetched(number, ref, form.unpack_leaf(await self.store.get(key), key))
+
+    async def checkpoint(self, reason: str = "checkpoint") -> form.Root:
+        """Store the map as it is now, and a root that names it."""
+        async with self._lock:
+            await self.barrier()
+            for number in self.pages.dirty():
+                if self.pages.at(number) is None:
+                    await self.leaf(number)
+            # From here to the end of the loop nothing waits: these leaves are of one moment.
+            tail, last, length = self.seal(), self.sequence, self.length
+            refs, stale = dict(self.pages.refs), []
+            frozen: list[tuple[int, array[int]]] = []
+            for number in self.pages.dirty():
+                leaf = self.pages.leaves[number]
+                if leaf.changes is not None:
+                    stale.append(number)  # dropped from memory and changed while others were fetched
+                    continue
+                leaf.held, leaf.dirty = True, False
+                frozen.append((number, leaf.entries))
+            if stale:
+                for number, _ in frozen:
+                    self.pages.leaves[number].dirty = True
+                raise RuntimeError(f"Leaves {stale} came and went during a checkpoint.")
+            try:
+                stored = await self._store_leaves(frozen)
+                await self.arrival(tail)
+                refs = {number: ref for number, ref in refs.items() if number not in stored}
+                refs |= {number: ref for number, ref in stored.items() if ref is not None}
+                root = form.Root(
+                    volume=self.volume,
+                    epoch=self.epoch,
+                    number=self._roots + 1,
+                    length=length,
+                    sources=self.root.sources,
+                    own=self.own,
+                    leaves=refs,
+                    tails=[],
+                    next=tail,
+                    last=last,
+                    token=self.token,
+                    reason=reason,
+                )
+                key = form.root_key(self.volume, root.epoch, root.number)
+                await self.store.put(key, form.pack_root(root))
+            except BaseException:
+                for number, _ in frozen:
+                    self.pages.leaves[number].dirty = True
+                raise
+            self._roots, self.root = root.number, root
+            for number, ref in stored.items():
+                if ref is None:
+                    self.pages.refs.pop(number, None)
+                else:
+                    self.pages.refs[number] = ref
+            self.pages.trim_memory()
+            return root
+
+    async def _store_leaves(
+        self, frozen: list[tuple[int, "array[int]"]]
+    ) -> dict[int, tuple[int, int] | None]:
+        stored: dict[int, tuple[int, int] | None] = {}
+        for number, entries in frozen:
+            if not any(entries):
+                stored[number] = None
+                continue
+            self._leaves += 1
+            ref = self.epoch << 24 | self._leaves
+            body = await asyncio.to_thread(form.pack_leaf, entries)
+            await self.store.put(form.leaf_key(self.volume, ref), body)
+            stored[number] = (self.own, ref)
+        return stored
+
+    async def _checkpoint_soon(self) -> None:
+        try:
+            await self.checkpoint()
+        except BreezeblockError as error:
+            self.trouble = str(error)  # the next segments try again; nothing is lost meanwhile
+        finally:
+            self._checkpointing = None
+
+    def frozen(self) -> form.Root:
+        """Return what has arrived so far as a root of its own: old leaves and the segments since."""
+        own = (self.own, self.root.next, self.arrived)
+        tails = [*self.root.tails, own] if self.arrived > self.root.next else list(self.root.tails)
+        return msgspec.structs.replace(self.root, tails=tails, length=self.length, last=self.stored)
+
+    async def stop(self) -> None:
+        """End all tasks; what has not arrived is given up."""
+        tasks = [*self._uploads.values(), *([self._checkpointing] if self._checkpointing else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _extend(extents: list[form.Extent], new: form.Extent) -> None:
+    """Add an extent, as part of the last one where it continues it."""
+    if extents:
+        start, amount, place = extents[-1]
+        if place >= 0 and start + amount == new.start and place + amount == new.place:
+            extents[-1] = form.Extent(start, amount + new.amount, place)
+            return
+    extents.append(new)

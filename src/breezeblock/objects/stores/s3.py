@@ -1,0 +1,133 @@
+"""S3: conditional puts (`If-None-Match`, `If-Match`), ranged reads, paged listings."""
+
+import hashlib
+import os
+import ssl
+from collections.abc import Callable
+
+from breezeblock.errors import ConfigError, UnsupportedError
+from breezeblock.objects.http.client import Client, Reply
+from breezeblock.objects.stores import sigv4
+from breezeblock.objects.stores.answers import expect, part
+from breezeblock.objects.stores.elements import records
+from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Item, Page, Traits, checked
+
+MAX_LISTING_BYTES = 4 << 20
+
+
+def from_environment() -> sigv4.Credentials:
+    """Return the credentials that the usual variables name. Raises ConfigError."""
+    found = [
+        os.environ.get(f"AWS_{name}", "") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
+    ]
+    if not found[0] or not found[1]:
+        raise ConfigError(
+            "There are no credentials for S3.", remedy="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+    return sigv4.Credentials(*found)
+
+
+class S3Store:
+    """A bucket, or the keys under a prefix of it: the URL is `https://host/bucket[/prefix]`."""
+
+    traits = Traits(create_only=True, conditional=True, listing=True)
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        region: str = "us-east-1",
+        credentials: Callable[[], sigv4.Credentials] = from_environment,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.client = Client(url, context=context)
+        bucket, _, prefix = self.client.path.lstrip("/").partition("/")
+        if not bucket:
+            raise ConfigError("The URL names no bucket.", remedy="Write https://host/bucket[/prefix].")
+        self._bucket, self._prefix = f"/{bucket}", f"{prefix}/" if prefix else ""
+        self._region, self._find = region, credentials
+        self._credentials = credentials()
+
+    async def get(self, key: str, first: int = 0, length: int | None = None) -> bytes:
+        """Return bytes of an object."""
+        if length is None and not first:
+            reply = await self._request("GET", key, limit=MAX_OBJECT_BYTES)
+            return expect(reply, f"GET {key}", 200).body
+        most = MAX_OBJECT_BYTES if length is None else length
+        if not most:
+            return b""
+        last = "" if length is None else first + length - 1
+        reply = await self._request("GET", key, {"range": f"bytes={first}-{last}"}, limit=most + (64 << 10))
+        return part(reply, key, first, most)
+
+    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+        """Store an object. Its SHA-256 is signed, so that what arrives is what was sent."""
+        headers = {"if-none-match": "*"} if create else {"if-match": match} if match else {}
+        payload = hashlib.sha256(body).hexdigest()
+        reply = await self._request("PUT", key, headers, bytes(body), payload=payload)
+        expect(reply, f"PUT {key}", 200, create=create)
+
+    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+        """Refuse: S3 changes no part of an object."""
+        raise UnsupportedError("S3 changes no part of an object.", remedy="Use the layout log.")
+
+    async def delete(self, key: str) -> None:
+        """Remove an object."""
+        expect(await self._request("DELETE", key), f"DELETE {key}", 200, 204, 404)
+
+    async def head(self, key: str) -> Item:
+        """Tell length and tag."""
+        reply = expect(await self._request("HEAD", key), f"HEAD {key}", 200)
+        return Item(key, int(reply.headers.get("content-length", "0")), reply.headers.get("etag", ""))
+
+    async def page(self, prefix: str, after: str = "") -> Page:
+        """List up to 1,000 objects (ListObjectsV2)."""
+        pairs = {"list-type": "2", "prefix": self._prefix + prefix}
+        if after:
+            pairs["continuation-token"] = after
+        reply = await self._send("GET", self._bucket, sigv4.query(pairs), {}, b"", MAX_LISTING_BYTES)
+        found = records(expect(reply, f"List {prefix}", 200).body, "Contents")
+        items = [
+            Item(one["Key"][len(self._prefix) :], int(one["Size"]), one.get("ETag", "")) for one in found[:-1]
+        ]
+        return Page(items, found[-1].get("NextContinuationToken", ""))
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self.client.close()
+
+    async def _request(
+        self,
+        method: str,
+        key: str,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+        *,
+        limit: int = 1 << 20,
+        payload: str = sigv4.UNSIGNED,
+    ) -> Reply:
+        path = f"{self._bucket}/{self._prefix}{checked(key)}"
+        return await self._send(method, path, "", headers or {}, body, limit, payload)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        search: str,
+        headers: dict[str, str],
+        body: bytes,
+        limit: int,
+        payload: str = sigv4.UNSIGNED,
+    ) -> Reply:
+        target = f"{path}?{search}" if search else path
+        for last in (False, True):
+            full = {"host": self.client.authority, **headers}
+            signed = sigv4.sign(self._credentials, self._region, method, path, search, full, payload)
+            reply = await self.client.request(method, target, signed, body, limit=limit)
+            if reply.status not in {401, 403} or last:
+                break
+            fresh = self._find()  # credentials that rotate: look once more, and sign anew
+            if fresh == self._credentials:
+                break
+            self._credentials = fresh
+        return reply

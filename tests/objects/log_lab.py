@@ -1,0 +1,146 @@
+"""A store in which uploads overtake each other, and a workload that remembers every state."""
+
+import asyncio
+import hashlib
+import os
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from breezeblock.objects.log import volumes
+from breezeblock.objects.log.device import LogDevice
+from breezeblock.objects.stores.memory import MemoryStore
+
+VOLUME = "0123456789abcdef" * 2
+PAGE = 4096
+PAGES = 48
+LENGTH = PAGES * PAGE
+
+
+class SlowStore(MemoryStore):
+    """Puts take a few turns of the event loop, so several are on their way at one time."""
+
+    def __init__(self, dice: random.Random) -> None:
+        super().__init__()
+        self._dice = dice
+        self.underway: dict[str, bytes] = {}
+
+    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+        self.underway[key] = bytes(body)
+        for _ in range(self._dice.randrange(12)):
+            await asyncio.sleep(0)
+        try:
+            await super().put(key, body, create=create, match=match)
+        finally:
+            self.underway.pop(key, None)
+
+
+@dataclass
+class Cut:
+    """What is left after a crash."""
+
+    objects: dict[str, bytes]
+    journal: dict[str, bytes]
+    least: int
+    """The write that a flush had promised last."""
+    most: int
+
+
+@dataclass
+class Workload:
+    """Random changes, and the digest of the volume after each."""
+
+    dice: random.Random
+    model: bytearray = field(default_factory=lambda: bytearray(LENGTH))
+    states: list[bytes] = field(default_factory=list)
+    promised: int = 0
+
+    def __post_init__(self) -> None:
+        self.note()
+
+    def note(self) -> None:
+        self.states.append(hashlib.sha256(self.model).digest())
+
+    async def step(self, device: LogDevice) -> None:
+        kind = self.dice.choices(("write", "piece", "zero", "trim", "flush", "seal"), (50, 15, 8, 8, 10, 15))[
+            0
+        ]
+        if kind == "flush":
+            before = len(self.states) - 1
+            await soon(device.flush())
+            self.promised = max(self.promised, before)
+        elif kind == "seal":
+            device.writer.seal()
+        elif kind == "write":
+            count = self.dice.randrange(1, 9)
+            await self.write(device, self.dice.randrange(PAGES - count) * PAGE, count * PAGE)
+        elif kind == "piece":
+            length = self.dice.randrange(1, 3 * PAGE)
+            await self.write(device, self.dice.randrange(LENGTH - length), length)
+        else:
+            count = self.dice.randrange(1, 12)
+            first = self.dice.randrange(PAGES - count)
+            self.model[first * PAGE : (first + count) * PAGE] = bytes(count * PAGE)
+            self.note()
+            await soon(getattr(device, kind)(first * PAGE, count * PAGE))
+
+    async def write(self, device: LogDevice, offset: int, length: int) -> None:
+        data = self.dice.randbytes(length)
+        self.model[offset : offset + length] = data
+        self.note()
+        await soon(device.write(offset, memoryview(data)))
+
+
+async def soon(answer: Any) -> Any:
+    return await answer if asyncio.iscoroutine(answer) or asyncio.isfuture(answer) else answer
+
+
+async def content(device: LogDevice) -> bytes:
+    got = await soon(device.read(0, device.length))
+    return b"".join(got) if isinstance(got, list) else bytes(got)
+
+
+class Synced:
+    """How much of each journal file fdatasync has been told of: the rest may be lost, from any byte on."""
+
+    def __init__(self) -> None:
+        self.lengths: dict[str, int] = {}
+        self._real = os.fdatasync
+
+    def fdatasync(self, fd: int) -> None:
+        name = Path(f"/proc/self/fd/{fd}").readlink().name  # the real call would only cost time here
+        self.lengths[name] = os.fstat(fd).st_size
+
+    def left(self, directory: Path, dice: random.Random) -> dict[str, bytes]:
+        found = {}
+        for path in sorted(directory.glob("*.log")):
+            data = path.read_bytes()
+            least = min(len(data), self.lengths.get(path.name, 52))
+            found[path.name] = data[: dice.randint(least, len(data))]
+        return found
+
+
+def cut(store: SlowStore, work: Workload, journal: dict[str, bytes], dice: random.Random) -> Cut:
+    """Crash now: of the uploads under way, each has arrived or not."""
+    objects = dict(store.objects)
+    for key, body in store.underway.items():
+        if dice.random() < 0.5:
+            objects.setdefault(key, body)
+    return Cut(objects, journal, work.promised, len(work.states) - 1)
+
+
+async def reopened(left: Cut, journal: Path | None) -> tuple[LogDevice, bytes]:
+    """Open what a crash left, and read it all."""
+    store = MemoryStore()
+    store.objects = dict(left.objects)
+    if journal:
+        _put_down(left.journal, journal)
+    device = await volumes.attach(store, VOLUME, journal, volumes.Memory(age_s=3600))
+    return device, await content(device)
+
+
+def _put_down(files: dict[str, bytes], directory: Path) -> None:
+    directory.mkdir()
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
