@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from chaos import Chaos, kill_helper, kill_service
+from chaos import Chaos
+from killing import kill_helper, kill_service
 from served import Served
 
 OPERATIONS, SERVICE_KILLS, HELPER_KILLS = 300, 6, 54

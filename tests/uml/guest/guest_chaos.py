@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from chaos import Chaos, kill_helper, kill_service
+from chaos import Chaos
+from killing import kill_helper, kill_service
 from served import Served
 
 ROOT = Path("/run/nfsroot")
