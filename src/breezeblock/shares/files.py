@@ -29,6 +29,7 @@ _held: ContextVar[frozenset[tuple[Path, str]]] = ContextVar("_held", default=fro
 _F_OFD_GETLK = 36
 _FLOCK = struct.Struct("hhqqi4x")
 _MAX_NOTE = 1 << 16
+_LOOKS = 3
 _TOKEN = re.compile(r"[0-9A-Za-z._]{1,128}\Z")
 _REFUSED_PAUSES_S = (0.01, 0.05, 0.2, 0.75)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -137,11 +138,17 @@ def fresh(path: Path, mode: int = 0o660) -> Iterator[int]:
 
 def read_small(path: Path, limit_bytes: int) -> bytes | None:
     """Return a small file's content, None if there is none, CorruptError if it passes the limit."""
-    try:
-        with opened(path) as fd:
-            return _read_capped(fd, path, limit_bytes)
-    except FileNotFoundError:
-        return None
+    for left in reversed(range(_LOOKS)):
+        try:
+            with opened(path) as fd:
+                return _read_capped(fd, path, limit_bytes)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            # Another client may replace it in the middle, and NFS then knows the old file no more.
+            if error.errno != errno.ESTALE or not left:
+                raise
+    raise AssertionError("the last look returns or raises")
 
 
 def _read_capped(fd: int, path: Path, limit_bytes: int) -> bytes:
