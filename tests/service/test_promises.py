@@ -6,7 +6,7 @@ from running import ADMIN, ME, Running
 
 from breezeblock.catalog import invariants, pools, tables
 from breezeblock.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, OverQuotaError
-from breezeblock.service import attachments, legacy_attach, operations, snapshots, volumes
+from breezeblock.service import attachments, legacy_attach, marks, operations, snapshots, volumes
 from breezeblock.service.core import GIB, Caller
 from breezeblock.service.snapshots import NewSnapshot
 from breezeblock.service.volumes import NewVolume
@@ -174,7 +174,7 @@ def test_attaching_the_old_way(run: Running) -> None:
 
 def test_a_readonly_volume_is_attached_readonly(run: Running) -> None:
     volume = run.volume()
-    volumes.set_readonly(run.service, ME, volume, readonly=True)
+    marks.set_readonly(run.service, ME, volume, readonly=True)
     new = attachments.NewAttachment(volume_id=volume, connector={"host": "here"}, mode="rw")
     with pytest.raises(ConflictError, match="read-only"):
         attachments.create(run.service, ME, new)

@@ -9,7 +9,7 @@ from breezeblock.api import inputs
 from breezeblock.api.http import Reply, Request, reply
 from breezeblock.api.routing import Endpoint
 from breezeblock.errors import InvalidInputError, NotFoundError
-from breezeblock.service import details, layers, legacy_attach, lists, managing, volumes
+from breezeblock.service import details, layers, legacy_attach, lists, managing, marks, volumes
 from breezeblock.service.details import Metadata
 
 Action = Callable[[Request, str, dict[str, Any]], Reply]
@@ -58,7 +58,7 @@ def _reset_status(request: Request, volume_id: str, argument: dict[str, Any]) ->
     values = {key: inputs.name(key, value) for key, value in argument.items() if value is not None}
     if not values:
         raise InvalidInputError("Must specify 'status', 'attach_status' or 'migration_status' for update.")
-    volumes.reset_status(
+    marks.reset_status(
         request.service,
         request.caller,
         volume_id,
@@ -71,13 +71,13 @@ def _reset_status(request: Request, volume_id: str, argument: dict[str, Any]) ->
 
 def _set_bootable(request: Request, volume_id: str, argument: dict[str, Any]) -> Reply:
     bootable = inputs.flag("bootable", argument.get("bootable"))
-    volumes.set_bootable(request.service, request.caller, volume_id, bootable)
+    marks.set_bootable(request.service, request.caller, volume_id, bootable)
     return Reply(200)
 
 
 def _set_readonly(request: Request, volume_id: str, argument: dict[str, Any]) -> Reply:
     readonly = inputs.flag("readonly", argument.get("readonly"))
-    volumes.set_readonly(request.service, request.caller, volume_id, readonly)
+    marks.set_readonly(request.service, request.caller, volume_id, readonly)
     return Reply(202)
 
 

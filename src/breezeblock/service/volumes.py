@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from breezeblock.catalog import pools, quotas, rows, tables, types
 from breezeblock.catalog.clock import new_id, now
-from breezeblock.catalog.states import ADMIN_VOLUME_STATES, Transition, transition
+from breezeblock.catalog.states import Transition, transition
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError, OverQuotaError
 from breezeblock.operations import image_cache
 from breezeblock.operations.verbs import quota_amounts
@@ -263,43 +263,6 @@ def revert(service: Service, caller: Caller, volume_id: str, snapshot_id: str) -
     service.wake()
 
 
-def reset_status(
-    service: Service,
-    caller: Caller,
-    volume_id: str,
-    *,
-    status: str | None = None,
-    attach_status: str | None = None,
-    migration_status: str | None = None,
-) -> None:
-    """Write a status into the row, whatever it is (admin). An operation at work is not stopped by it."""
-    caller.require_admin("volume_extension:volume_admin_actions:reset_status")
-    values: dict[str, Any] = {}
-    if status is not None:
-        if status not in ADMIN_VOLUME_STATES:
-            raise InvalidInputError(f"Invalid volume status: '{status}'.")
-        values["status"] = status
-    if migration_status is not None:
-        values["migration_status"] = None if migration_status == "none" else migration_status
-    with service.database.write() as connection:
-        visible(connection, caller, volume_id)
-        if attach_status == "detached":
-            table = tables.attachments
-            connection.execute(sa.delete(table).where(table.c.volume_id == volume_id))
-        if values or attach_status:
-            rows.update(connection, tables.volumes, volume_id, updated_at=now(), **values)
-
-
-def set_bootable(service: Service, caller: Caller, volume_id: str, bootable: bool) -> None:
-    """Say whether the volume can be booted from."""
-    _set(service, caller, volume_id, bootable=bootable)
-
-
-def set_readonly(service: Service, caller: Caller, volume_id: str, readonly: bool) -> None:
-    """Say whether hosts may only read the volume."""
-    _set(service, caller, volume_id, readonly=readonly)
-
-
 def require_status(noun: str, row: Row, step: Transition) -> None:
     """Raise ConflictError unless the row is in a state from which the verb may start, and nobody's."""
     if row.status not in step.sources:
@@ -311,12 +274,6 @@ def require_status(noun: str, row: Row, step: Transition) -> None:
         raise ConflictError(
             f"Invalid {noun.lower()}: operation {row.op_id} is still at work on {noun.lower()} {row.id}."
         )
-
-
-def _set(service: Service, caller: Caller, volume_id: str, **values: Any) -> None:
-    with service.database.write() as connection:
-        visible(connection, caller, volume_id)
-        rows.update(connection, tables.volumes, volume_id, updated_at=now(), **values)
 
 
 def _source(connection: sa.Connection, caller: Caller, new: NewVolume) -> _Source:
