@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -29,15 +30,15 @@ VOLUME, OTHER, LENGTH = "a" * 32, "b" * 32, 8 << 20
 
 
 @pytest.fixture(scope="module")
-def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls]:
-    """Start each server when it is first wanted."""
+def urls() -> Iterator[Urls]:
+    """Start each server when it is first wanted, where other users may go: pytest's directories are its own."""
     with ExitStack() as stack:
         started: dict[Any, str] = {}
 
         def url(command: Any) -> str:
             if command not in started:
-                home = tmp_path_factory.mktemp(command.__name__)
-                started[command] = stack.enter_context(zoo.running(command, home))
+                home = stack.enter_context(TemporaryDirectory(prefix=f"breezeblock-{command.__name__}-"))
+                started[command] = stack.enter_context(zoo.running(command, Path(home)))
             return started[command]
 
         yield url
