@@ -31,7 +31,7 @@ VOLUME, OTHER, LENGTH = "a" * 32, "b" * 32, 8 << 20
 
 @pytest.fixture(scope="module")
 def urls() -> Iterator[Urls]:
-    """Start each server when it is first wanted, where other users may go: pytest's directories are its own."""
+    """Start each server when it is first wanted, where other users may go, as in no directory of pytest."""
     with ExitStack() as stack:
         started: dict[Any, str] = {}
 
@@ -140,6 +140,9 @@ def test_a_server_that_ignores_conditions_or_shreds_objects_is_refused(
 
 def test_the_old_dialect_is_refused_where_it_destroys(urls: Urls) -> None:
     async def run() -> None:
+        directory = WebDavStore(urls(zoo.apache))
+        await directory.put("scratch/there", b"")  # which that dialect cannot make here
+        await directory.close()
         store = CdmiStore(urls(zoo.apache), dialect="scality")
         assert not (await probe(store)).can("flat")
         await store.close()
