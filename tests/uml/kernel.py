@@ -11,9 +11,11 @@ import subprocess
 import sys
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).resolve().parent
 GUEST_TESTS = HERE / "guest"
@@ -68,6 +70,13 @@ class Report:
     kernel: str
     outcomes: tuple[Outcome, ...]
     output: str
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a directory that a guest sees as well; its /dev, /run and what lies there are its own."""
+    with TemporaryDirectory(prefix="breezeblock-kernel-", dir="/var/tmp") as directory:
+        yield Path(directory)
 
 
 def run(

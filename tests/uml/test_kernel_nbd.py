@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import kernel
 import pytest
@@ -14,12 +13,13 @@ LIMIT_S = 400.0
 
 @pytest.mark.uml
 @pytest.mark.timeout(450)
-def test_kernel_nbd(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+def test_kernel_nbd(record_property: Callable[[str, object], None]) -> None:
     def say(line: str) -> None:
         print(f"    | {line}", file=sys.stderr, flush=True)
 
     try:
-        report = kernel.run(FILES, tmp_path, say, LIMIT_S, "nbd")
+        with kernel.scratch() as scratch:
+            report = kernel.run(FILES, scratch, say, LIMIT_S, "nbd")
     except kernel.NoKernelError as error:
         pytest.fail(str(error), pytrace=False)
     assert report.outcomes, report.output[-4000:]

@@ -24,12 +24,13 @@ LIMIT_S = 560.0
 @pytest.mark.uml
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("guest_file", FILES)
-def test_inside(guest_file: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    if guest_file == "guest_takeover.py":
-        cinder_share.write_small(tmp_path / "cinder")
+def test_inside(guest_file: str, record_property: Callable[[str, object], None]) -> None:
     kind = "smb" if guest_file.startswith("guest_smb_") else "nfs"
     try:
-        report = kernel.run([kernel.GUEST_TESTS / guest_file], tmp_path, _say, LIMIT_S, kind)
+        with kernel.scratch() as scratch:
+            if guest_file == "guest_takeover.py":
+                cinder_share.write_small(scratch / "cinder")
+            report = kernel.run([kernel.GUEST_TESTS / guest_file], scratch, _say, LIMIT_S, kind)
     except kernel.NoKernelError as error:
         pytest.fail(str(error), pytrace=False)
     assert report.outcomes, f"nothing in {guest_file} ran; the output was:\n{report.output[-4000:]}"
