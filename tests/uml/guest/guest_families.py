@@ -5,23 +5,27 @@ What stands between the members is the server alone: who removes a directory, an
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 import pytest
 from file_storage import FileStorage
 
+from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Backend
 from breezeblock.backends.registry import open_backend, read_config
-from breezeblock.errors import ConflictError
+from breezeblock.errors import ConflictError, UnavailableError
 from breezeblock.testing import Disk, Lab
 from breezeblock.testing.lab import attempt
 from breezeblock.testing.linked import family
 
 ROOT = Path("/run/nfsroot")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -69,8 +73,19 @@ def at_once(acts: Sequence[Callable[[], None]]) -> None:
         raise failure
 
 
+def repeated(verb: Callable[[Attempt], Result]) -> Result:
+    """Carry out a verb as the service does: again, where another client removed what it looked at."""
+    mine = attempt()
+    for _ in range(4):
+        try:
+            return verb(mine)
+        except UnavailableError:
+            time.sleep(0.2)
+    return verb(mine)
+
+
 def remove(lab: Lab, disk: Disk, client: Backend) -> None:
-    client.delete(disk.volume, attempt())
+    repeated(partial(client.delete, disk.volume))
     lab.disks.remove(disk)
 
 
@@ -79,15 +94,15 @@ def change(lab: Lab, disk: Disk, client: Backend, what: str) -> None:
         remove(lab, disk, client)
     elif what == "unsnap" and disk.snapshots:
         snapshot = disk.at(0)
-        disk.placed(client.delete_snapshot(disk.volume, snapshot, attempt()))
+        disk.placed(repeated(partial(client.delete_snapshot, disk.volume, snapshot)))
         del disk.snapshots[snapshot.id]
     elif what == "flatten":
         try:
-            disk.placed(client.flatten(disk.volume, attempt()))
+            disk.placed(repeated(partial(client.flatten, disk.volume)))
         except ConflictError:
             return  # somebody still rests on it
     elif what == "shorten":
-        disk.placed(client.shorten(disk.volume, attempt()))
+        disk.placed(repeated(partial(client.shorten, disk.volume)))
 
 
 @pytest.mark.parametrize("versions", [("3", "3"), ("4.2", "4.1"), ("3", "4.2")], ids="-".join)
