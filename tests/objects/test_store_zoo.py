@@ -152,9 +152,12 @@ def test_the_old_dialect_is_refused_where_it_destroys(urls: Urls) -> None:
 
 def test_reading_only_and_wrong_passwords(tmp_path: Path) -> None:
     async def run() -> None:
-        server = CdmiServer(tmp_path, user="u", password="p")
+        (tmp_path / "secret").mkdir()
+        (tmp_path / "root").mkdir()
+        (tmp_path / "secret" / "hidden").touch()
+        server = CdmiServer(tmp_path / "root", user="u", password="p")
         url = f"http://127.0.0.1:{await server.start('127.0.0.1', 0)}"
-        CdmiServer(tmp_path).store.put_now("base/image", b"0123456789")
+        server.store.put_now("base/image", b"0123456789")
         reader = WebStore(f"{url}/base", user="u", password="p")
         assert await reader.get("image", 3, 4) == b"3456"
         assert (await reader.head("image")).length == 10
@@ -163,7 +166,12 @@ def test_reading_only_and_wrong_passwords(tmp_path: Path) -> None:
             await CdmiStore(url, user="u", password="wrong").get("base/image")
         client = Client(url)
         assert (await client.request("GET", "/../etc/passwd", reader.headers)).status in {400, 404}
-        assert (await client.request("GET", "/.tmp/x", reader.headers)).status == 400
+        for outside in ["/.tmp/x", "/.tmp/", "/../", "/../secret/", "/%2e%2e/", "/base/../../"]:
+            answer = await client.request("GET", outside, reader.headers)
+            assert answer.status == 400, outside
+            assert b"hidden" not in answer.body
+        long = await client.request("GET", "/" + "x" * (1 << 20), reader.headers)
+        assert long.status == 400
         await server.stop()
 
     asyncio.run(run())

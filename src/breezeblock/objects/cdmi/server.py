@@ -101,13 +101,17 @@ class _Connection(asyncio.Protocol):
     # Called by the parser.
 
     def on_url(self, url: bytes) -> None:
+        self._take(len(url))
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_room -= len(name) + len(value)
-        if self._head_room < 0:
-            raise ValueError("too many headers")
+        self._take(len(name) + len(value))
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def _take(self, count: int) -> None:
+        self._head_room -= count
+        if self._head_room < 0:
+            raise ValueError("too long an address, or too many headers")
 
     def on_headers_complete(self) -> None:
         if self._headers.get("expect", "").lower() == "100-continue" and self._transport:

@@ -121,12 +121,13 @@ class DirectoryStore:
             return Item(key, os.fstat(fd).st_size)
 
     def walk_now(self, prefix: str) -> Iterator[Item]:
-        """Return what begins with a prefix."""
-        start = self.root / prefix.rpartition("/")[0] if "/" in prefix else self.root
-        for folder, folders, names in os.walk(start):
+        """Return what begins with a prefix, whose folders are parts of a key: it must not leave the root."""
+        folder, slash, _ = prefix.rpartition("/")
+        start = self._path(folder) if slash else self.root
+        for place, folders, names in os.walk(start):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
-                path = Path(folder, name)
+                path = Path(place, name)
                 key = path.relative_to(self.root).as_posix()
                 if key.startswith(prefix):
                     try:
