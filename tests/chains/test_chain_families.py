@@ -73,7 +73,8 @@ def test_a_deletion_cut_off_anywhere_finds_the_rest(
     clone = cloned(volume, below)
     volume.snapshot(middle)
     volume.snapshot(top)
-    unlink, done = Path.unlink, []
+    unlink = Path.unlink
+    done: list[Path] = []
 
     def stop_after_one(path: Path, missing_ok: bool = False) -> None:
         if path.name.startswith(f"volume-{volume.id}."):
