@@ -55,10 +55,12 @@ _log = structlog.get_logger(__name__)
 class XenServerBackend(Unable):
     """Volumes on SRs. It repairs none: XenServer mends its SRs itself."""
 
-    def __init__(self, name: str, config: XenServerConfig, session: Session, usage: Usage) -> None:
+    def __init__(
+        self, name: str, config: XenServerConfig, session: Session, usage: Usage, chains: Usage
+    ) -> None:
         self.name = name
         self._config = config
-        self._pools = Pools(name, config.pools, usage)
+        self._pools = Pools(name, config.pools, usage, chains)
         self._shop = Workshop(session)
 
     def start(self) -> None:
@@ -359,8 +361,8 @@ class XenServerBackend(Unable):
 
 def open_xenserver(name: str, config: XenServerConfig, state_dir: Path) -> XenServerBackend:
     """Return the back end, not started. Raises ConfigError for a password file that cannot be read."""
-    usage = Usage(state_dir / f"{name}.usage.json")
-    return XenServerBackend(name, config, Session(account(name, config)), usage)
+    usage, chains = (Usage(state_dir / f"{name}.{what}.json") for what in ("usage", "chains"))
+    return XenServerBackend(name, config, Session(account(name, config)), usage, chains)
 
 
 def _all_of(view: View, volume_id: str) -> list[Disk]:

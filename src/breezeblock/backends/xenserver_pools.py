@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from msgspec.structs import replace
-
-from breezeblock.backends.contract import Capabilities, Pool, Volume
+from breezeblock.backends.contract import Capabilities, Health, Pool, Volume
 from breezeblock.backends.usage import Usage, full_in_s
 from breezeblock.backends.xenserver_config import XenPool
 from breezeblock.backends.xenserver_preflight import room
-from breezeblock.backends.xenserver_reports import of_pool
+from breezeblock.backends.xenserver_reports import warnings
 from breezeblock.backends.xenserver_tags import SELF, VOLUME
 from breezeblock.errors import (
     BreezeblockError,
@@ -32,9 +30,10 @@ _claims: dict[str, frozenset[str]] = {}
 class Pools:
     """Pool names to SRs."""
 
-    def __init__(self, backend: str, pools: Mapping[str, XenPool], usage: Usage) -> None:
+    def __init__(self, backend: str, pools: Mapping[str, XenPool], usage: Usage, chains: Usage) -> None:
         self._backend = backend
         self._usage = usage
+        self._chains = chains
         self.config = pools
         self.kinds = {pool: srkinds.find(one.type) for pool, one in pools.items()}
 
@@ -139,6 +138,7 @@ class Pools:
         """Return all pools as they are in this view."""
         trees = Trees(view)
         used: dict[str, int] = {}
+        deepest: dict[str, int] = {}
         found: dict[str, tuple[str, Sr] | str] = {}
         for pool in self.config:
             try:
@@ -146,9 +146,10 @@ class Pools:
             except BreezeblockError as error:
                 found[pool] = error.message
                 continue
+            deepest[pool] = trees.deepest(ref)
             if room(sr) is not None:
                 used[pool] = sr.physical_utilisation
-        seen = self._usage.note(used)
+        usage, chains = self._usage.note(used), self._chains.note(deepest)
         pools = []
         for pool, what in found.items():
             if isinstance(what, str):
@@ -156,10 +157,24 @@ class Pools:
                 continue
             ref, sr = what
             total = sr.physical_size if sr.physical_size >= 0 else None
-            full = full_in_s(seen[pool], total) if pool in seen and total is not None else None
-            mine = [vdi for vdi in view.vdis.values() if ref == vdi.SR]
-            seen_now = of_pool(pool, sr, total, room(sr), mine, trees, trees.debt(ref), full)
-            pools.append(replace(seen_now, capabilities=self.capabilities(pool)))
+            debt = trees.debt(ref)
+            health = Health(
+                deepest_chain=deepest[pool],
+                unmerged_images=debt.images,
+                unmerged_bytes=debt.reclaimable_bytes,
+                full_in_s=full_in_s(usage[pool], total) if pool in usage and total is not None else None,
+                chain_full_in_s=full_in_s(chains[pool], srkinds.CHAIN_LIMIT),
+            )
+            pools.append(
+                Pool(
+                    name=pool,
+                    total_bytes=total,
+                    free_bytes=room(sr),
+                    health=health,
+                    findings=warnings(f"pool {pool} (SR {sr.name_label})", health, room(sr)),
+                    capabilities=self.capabilities(pool),
+                )
+            )
         return pools
 
     def down(self, pool: str, reason: str) -> Pool:
