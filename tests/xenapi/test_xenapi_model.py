@@ -64,6 +64,7 @@ if VARIABLE in os.environ:
         "VBD": records.Vbd,
         "vdi_nbd_server_info": records.NbdExport,
         "VM": records.Vm,
+        "probe_result": records.Probed,
         "task": records.Task,
     }
 

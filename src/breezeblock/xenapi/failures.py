@@ -119,6 +119,7 @@ _KINDS: dict[str, tuple[type[XenApiError], str]] = {
     "SR_INDESTRUCTIBLE": (XenConflictError, "Remove other_config:indestructible from the SR first."),
     "SR_NOT_SHARABLE": (XenConflictError, "An SR that is not shared is plugged on one host only."),
     "SR_OPERATION_NOT_SUPPORTED": (XenUnsupportedError, ""),
+    "NO_COMPATIBLE_CLUSTER_HOST": (XenConflictError, "Make the hosts a cluster: xe cluster-pool-create."),
     "SR_UNKNOWN_DRIVER": (XenUnsupportedError, "This host has no storage driver of that type."),
     "UNIMPLEMENTED_IN_SM_BACKEND": (XenUnsupportedError, ""),
     "MESSAGE_METHOD_UNKNOWN": (XenUnsupportedError, "This host is too old for the call."),

@@ -16,6 +16,7 @@ METHODS: dict[str, tuple[tuple[str, ...], str]] = {
     "SR.create": (_SR_CREATE, "SR ref"),
     "SR.introduce": (("string", "string", "string", "string", "string", "bool", f"{_CONFIG}?"), "SR ref"),
     "SR.probe": (("host ref", _CONFIG, "string", f"{_CONFIG}?"), "string"),
+    "SR.probe_ext": (("host ref", _CONFIG, "string", _CONFIG), "probe_result record set"),
     "SR.update": (("SR ref",), "void"),
     "SR.scan": (("SR ref",), "void"),
     "SR.forget": (("SR ref",), "void"),

@@ -2,20 +2,16 @@
 
 import base64
 import time
-from collections.abc import Iterator
 from typing import Any
 
-from xenserver.blocks import BLOCK
 from xenserver.calls import Caller, call
 from xenserver.database import now
 from xenserver.engines import LunEngine
 from xenserver.failures import Failure
 from xenserver.fields import NULL
 from xenserver.pool_calls import step
-from xenserver.transfer import changed_chunks
+from xenserver.transfer import changed_chunks, runs
 
-COPY_STEP = 256
-"""The most blocks between two looks at the task."""
 TRACKED = 64 << 10
 """Bytes for each bit of changed block tracking."""
 INHERITED = ("name_label", "name_description", "type", "sharable", "other_config", "xenstore_data", "tags")
@@ -129,7 +125,7 @@ def copy(caller: Caller, vdi: str, sr: str = NULL, _base: str = NULL, into: str 
         raise Failure("VDI_TOO_SMALL", into, str(row["virtual_size"]))
     engine = pool.engine(target["SR"])
     with pool.working("VDI", vdi, "copy", caller.task), pool.working("VDI", into, "copy", caller.task):
-        parts = list(_runs(source.node(row["uuid"]).data()))
+        parts = list(runs(source.node(row["uuid"]).data()))
         for index, (offset, length) in enumerate(parts):
             with pool.storage_lock:
                 step(caller, index / len(parts))
@@ -137,16 +133,6 @@ def copy(caller: Caller, vdi: str, sr: str = NULL, _base: str = NULL, into: str 
                 engine.write(target["uuid"], offset, source.read(row["uuid"], offset, length))
     pool.sync(target["SR"])
     return into
-
-
-def _runs(numbers: set[int]) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of blocks that follow each other."""
-    held: list[int] = []
-    for number in [*sorted(numbers), -1]:
-        if held and (number != held[-1] + 1 or len(held) == COPY_STEP):
-            yield held[0] * BLOCK, len(held) * BLOCK
-            held = []
-        held.append(number)
 
 
 @call("VDI.resize")

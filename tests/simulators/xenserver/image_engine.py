@@ -1,4 +1,4 @@
-"""File SRs as they are on storage: each image a VHD file, children naming their parents, by `images/`."""
+"""File SRs as they are on storage: each disk a VHD or QCOW2, children naming their parents, by `images/`."""
 
 from pathlib import Path
 
@@ -9,21 +9,25 @@ from xenserver.engines import Node, TreeEngine
 from xenserver.failures import Failure
 
 VHD_BLOCK = 2 << 20
-PER_BLOCK = VHD_BLOCK // BLOCK
+UNITS = {"vhd": VHD_BLOCK, "qcow2": 64 << 10, "raw": BLOCK}
+"""What a format takes from storage at once."""
 
 
-class VhdBlocks(Blocks):
-    """One VHD file. Reading looks through its parents, as whoever opens it does."""
+class ImageBlocks(Blocks):
+    """One image file. Reading looks through its parents, as whoever opens it does."""
 
-    def __init__(self, path: Path, virtual_bytes: int, parent: Path | None) -> None:
+    def __init__(self, path: Path, virtual_bytes: int, parent: Path | None, image_format: str) -> None:
         self.path = path
+        self.format = image_format
         self.written: set[int] = set()
-        # XenServer's own are a multiple of 2 MiB; tests of steps have smaller disks.
-        options = images.Options(creator=None if virtual_bytes % VHD_BLOCK else "xen")
+        options = images.Options()
+        if image_format == "vhd" and not virtual_bytes % VHD_BLOCK:
+            # XenServer's own are a multiple of 2 MiB; tests of steps have smaller disks.
+            options = images.Options(creator="xen")
         if parent:
-            images.create_child(path, parent, "vhd", "vhd", options)
+            images.create_child(path, parent, image_format, image_format, options)
         else:
-            images.create(path, "vhd", virtual_bytes, options)
+            images.create(path, image_format, virtual_bytes, options)
         self.measure()
 
     def measure(self) -> None:
@@ -36,11 +40,11 @@ class VhdBlocks(Blocks):
 
     def read_range(self, offset: int, length: int) -> bytes:
         """Return bytes as they are read here."""
-        return b"".join(images.read(self.path, offset, length, "vhd"))
+        return b"".join(images.read(self.path, offset, length, self.format))
 
     def write_range(self, offset: int, data: bytes) -> None:
         """Write bytes anywhere."""
-        images.write(self.path, offset, [data], "vhd")
+        images.write(self.path, offset, [data], self.format)
         self.written.update(range(offset // BLOCK, -(-(offset + len(data)) // BLOCK)))
         self.measure()
 
@@ -54,55 +58,58 @@ class VhdBlocks(Blocks):
         return self._bytes
 
 
-class VhdEngine(TreeEngine):
-    """Thin leaves over hidden bases, each a VHD."""
+class ImageEngine(TreeEngine):
+    """Thin leaves over hidden bases, each an image file."""
 
-    def blocks(self, path: Path, size: int, parent: Node | None) -> Blocks:
+    def blocks(self, path: Path, size: int, parent: Node | None, image_format: str) -> Blocks:
         """Make a file."""
-        return VhdBlocks(path, size, parent.blocks.path if parent else None)
+        return ImageBlocks(path, size, parent.blocks.path if parent else None, image_format)
 
     def read(self, uuid: str, offset: int, length: int) -> bytes:
         """Return bytes as a consumer reads them."""
-        return _vhd(self.node(uuid)).read_range(offset, length)
+        return _image(self.node(uuid)).read_range(offset, length)
 
     def write(self, uuid: str, offset: int, data: bytes) -> None:
         """Write bytes as a consumer does."""
         node = self.node(uuid)
         if offset + len(data) > node.virtual_bytes:
             raise Failure("VDI_IO_ERROR", "beyond the end of the device")
-        touched = range(offset // VHD_BLOCK, -(-(offset + len(data)) // VHD_BLOCK))
-        held = {number // PER_BLOCK for number in node.blocks.written}
-        self.need(VHD_BLOCK * sum(one not in held for one in touched))
+        unit = UNITS[node.format]
+        touched = range(offset // unit, -(-(offset + len(data)) // unit))
+        held = {number // (unit // BLOCK) for number in node.blocks.written}
+        self.need(unit * sum(one not in held for one in touched))
         if data:
-            _vhd(node).write_range(offset, data)
+            _image(node).write_range(offset, data)
 
     def resize(self, uuid: str, wanted: int) -> int:
         """Grow an image."""
         size = super().resize(uuid, wanted)
-        images.grow(self.node(uuid).blocks.path, size, "vhd")
+        node = self.node(uuid)
+        images.grow(node.blocks.path, size, node.format)
         return size
 
     def merge_needs(self, base: Node, child: Node) -> int:
         """Return what the base grows by."""
-        held = {number // PER_BLOCK for number in base.blocks.written}
-        return VHD_BLOCK * len({number // PER_BLOCK for number in child.blocks.written} - held)
+        per = UNITS[base.format] // BLOCK
+        held = {number // per for number in base.blocks.written}
+        return UNITS[base.format] * len({number // per for number in child.blocks.written} - held)
 
     def merge(self, base: Node, child: Node) -> None:
         """Write the child into its base, which then takes the child's place and name."""
         try:
-            images.merge(child.blocks.path, "vhd", replace_child=True)
+            images.merge(child.blocks.path, child.format, replace_child=True)
         except UnsupportedError:  # the base has grown with another child of it that is gone
-            images.flatten(child.blocks.path, "vhd")
+            images.flatten(child.blocks.path, child.format)
             child.blocks.written = child.data()
             child.parent = None
             base.blocks.remove()
         else:
             child.blocks.written |= base.blocks.written
             child.parent = base.parent
-        _vhd(child).measure()
+        _image(child).measure()
         del self.nodes[base.uuid]
 
 
-def _vhd(node: Node) -> VhdBlocks:
-    assert isinstance(node.blocks, VhdBlocks)
+def _image(node: Node) -> ImageBlocks:
+    assert isinstance(node.blocks, ImageBlocks)
     return node.blocks
