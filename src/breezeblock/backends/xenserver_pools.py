@@ -8,6 +8,7 @@ from breezeblock.backends.usage import Usage, full_in_s
 from breezeblock.backends.xenserver_config import XenPool
 from breezeblock.backends.xenserver_preflight import room
 from breezeblock.backends.xenserver_reports import warnings
+from breezeblock.backends.xenserver_sizes import check, largest
 from breezeblock.backends.xenserver_tags import SELF, VOLUME
 from breezeblock.errors import (
     BreezeblockError,
@@ -23,6 +24,7 @@ from breezeblock.xenapi.mirror import View
 from breezeblock.xenapi.records import Sr
 from breezeblock.xenapi.trees import Trees
 
+OPTIONS = {"clone": ("linked", "full")}
 _claims: dict[str, frozenset[str]] = {}
 """Pool of hosts to the SRs that a back end of this process saw there last."""
 
@@ -43,8 +45,11 @@ class Pools:
             raise NotFoundError(f"Back end {self._backend} has no pool {pool!r}.")
         return self.kinds[pool]
 
-    def capabilities(self, *pools: str) -> Capabilities:
-        """Return what at least one of these pools can do; of a single one also what its SR is."""
+    def capabilities(self, *pools: str, at_most: int = 0) -> Capabilities:
+        """Return what at least one of these pools can do; of a single one also what its SR is.
+
+        `at_most`: bytes of the largest disk, where the SR's driver was asked.
+        """
         kinds = [self.kinds[pool] for pool in pools]
         snapshots = any(kind.snapshots for kind in kinds)
         clone = any(self.kinds[one].clones or self.config[one].clone == "full" for one in pools)
@@ -67,8 +72,8 @@ class Pools:
             create_from_snapshot=snapshots,
             adopt=True,
             images=True,
-            max_virtual_bytes=max(kind.max_bytes for kind in kinds),
-            options={"clone": ("linked", "full")},
+            max_virtual_bytes=max(at_most, *(kind.max_bytes for kind in kinds)),
+            options=OPTIONS,
             facts=facts,
         )
 
@@ -172,7 +177,7 @@ class Pools:
                     free_bytes=room(sr),
                     health=health,
                     findings=warnings(f"pool {pool} (SR {sr.name_label})", health, room(sr)),
-                    capabilities=self.capabilities(pool),
+                    capabilities=self.capabilities(pool, at_most=largest(view, self.kinds[pool], sr)),
                 )
             )
         return pools
@@ -193,21 +198,9 @@ class Pools:
             )
         return kind
 
-    def check_asked(self, volume: Volume, allowed: Mapping[str, tuple[str, ...]]) -> None:
-        """Raise InvalidInputError for an option or a size that cannot be had."""
+    def check_asked(self, volume: Volume) -> None:
+        """Raise InvalidInputError for an option or a size that cannot be had anywhere."""
         for key, value in volume.options.items():
-            if value not in allowed.get(key, ()):
+            if value not in OPTIONS.get(key, ()):
                 raise InvalidInputError(f"Back end {self._backend} has no option {key} = {value!r}.")
-        self.check_size(volume, volume.virtual_bytes)
-
-    def check_size(self, volume: Volume, virtual_bytes: int) -> None:
-        """Raise InvalidInputError for a size that the pool's kind does not take."""
-        kind = self.kind(volume.pool)
-        if virtual_bytes <= 0 or virtual_bytes % 512:
-            raise InvalidInputError(
-                f"Volume {volume.id}: {virtual_bytes} is no positive multiple of 512 bytes."
-            )
-        if virtual_bytes > kind.max_bytes:
-            raise InvalidInputError(
-                f"Volume {volume.id}: {virtual_bytes} bytes exceed the {kind.max_bytes} of {kind.title}."
-            )
+        check(volume, volume.virtual_bytes)

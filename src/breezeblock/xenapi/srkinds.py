@@ -16,6 +16,7 @@ from breezeblock.errors import ConfigError
 
 GIB = 1 << 30
 VHD_MAX_BYTES = 2040 * GIB
+QCOW2_MAX_BYTES = 16381 * GIB
 CHAIN_LIMIT = 30
 SECRET_SUFFIX = "_secret"  # noqa: S105 - the end of a key
 

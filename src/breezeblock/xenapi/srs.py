@@ -53,12 +53,12 @@ def probe(
     view = mirror.look()
     _must_have(view, kind)
     with_secrets = dict(config) | dict(secrets)  # the pool hides them itself, and keeps nothing of a probe
-    asked = (_master(view), with_secrets, kind.type, {})
+    host = _master(view)
     if kind.smapi == 3:
-        found = decode(session.call("SR.probe_ext", *asked), list[Probed])
+        found = decode(session.call("SR.probe_ext", host, with_secrets, kind.type, {}), list[Probed])
         return [one.shown() for one in found]
     try:
-        text = session.call("SR.probe", *asked)
+        text = session.call("SR.probe", host, with_secrets, kind.type, {})
     except XenApiError as error:
         if error.code not in _DISCOVERY:
             raise

@@ -1,5 +1,6 @@
 """File SRs as they are on storage: each disk a VHD or QCOW2, children naming their parents, by `images/`."""
 
+import subprocess
 from pathlib import Path
 
 from breezeblock import images
@@ -85,7 +86,11 @@ class ImageEngine(TreeEngine):
         """Grow an image."""
         size = super().resize(uuid, wanted)
         node = self.node(uuid)
-        images.grow(node.blocks.path, size, node.format)
+        if node.format == "qcow2":  # its first table may have to move
+            command = ["qemu-img", "resize", "-q", "-f", "qcow2", str(node.blocks.path), str(size)]
+            subprocess.run(command, check=True, timeout=60)
+        else:
+            images.grow(node.blocks.path, size, node.format)
         return size
 
     def merge_needs(self, base: Node, child: Node) -> int:
