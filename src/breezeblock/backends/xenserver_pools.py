@@ -199,7 +199,8 @@ class Pools:
         return kind
 
     def check_asked(self, volume: Volume) -> None:
-        """Raise InvalidInputError for an option or a size that cannot be had anywhere."""
+        """Raise NotFoundError for a pool, InvalidInputError for an option or a size that is nowhere."""
+        self.kind(volume.pool)
         for key, value in volume.options.items():
             if value not in OPTIONS.get(key, ()):
                 raise InvalidInputError(f"Back end {self._backend} has no option {key} = {value!r}.")
