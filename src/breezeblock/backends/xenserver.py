@@ -34,9 +34,17 @@ from breezeblock.backends.usage import Usage
 from breezeblock.backends.xenserver_config import XenServerConfig, account
 from breezeblock.backends.xenserver_pools import Pools
 from breezeblock.backends.xenserver_preflight import allow, allow_delete, allow_snapshot
-from breezeblock.backends.xenserver_reports import deep, described, examine
+from breezeblock.backends.xenserver_reports import astray, deep, described, examine
 from breezeblock.backends.xenserver_sizes import check, check_growth, of_new, streamed
-from breezeblock.backends.xenserver_tags import Disk, current, disks, leftovers, of_volume, snapshots_of
+from breezeblock.backends.xenserver_tags import (
+    Disk,
+    current,
+    disk_of,
+    disks,
+    leftovers,
+    of_volume,
+    snapshots_of,
+)
 from breezeblock.backends.xenserver_work import Workshop
 from breezeblock.errors import (
     BreezeblockError,
@@ -291,6 +299,7 @@ class XenServerBackend(Unable):
                 found.append(Finding(subject=item.id, problem="Its disk is missing.", remedy="Delete it."))
         unknown = held.keys() - {item.id for item in snapshots}
         found += [Finding(subject=one, problem="Not in the catalog.", remedy="Delete it.") for one in unknown]
+        found += astray(volume, self._pools.refs(view, volume.pool), disk.vdi)
         return found + deep(volume.id, Trees(view), disk.vdi)
 
     def inventory(self) -> Iterator[Found]:
@@ -299,7 +308,7 @@ class XenServerBackend(Unable):
         srs, now = self._pools.all_refs(view), current(view)
         for ref, vdi in view.vdis.items():
             if vdi.SR in srs:
-                yield described(now, srs[vdi.SR], Disk(ref, vdi))
+                yield described(now, srs[vdi.SR], disk_of(view, ref))
 
     def sweep(self, live_operations: frozenset[str]) -> list[str]:
         """Remove unpublished and former disks of operations that are over; drop stale marks."""

@@ -1,9 +1,9 @@
 """What a XenServer back end tells of its pools and disks: pools, findings, and the inventory's entries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from breezeblock.backends.contract import Finding, Found, Health
+from breezeblock.backends.contract import Finding, Found, Health, Volume
 from breezeblock.backends.xenserver_tags import Disk
 from breezeblock.xenapi import srkinds
 from breezeblock.xenapi.records import Vdi
@@ -54,6 +54,20 @@ def deep(subject: str, trees: Trees, vdi: Vdi) -> list[Finding]:
     state = f"{depth} deep (of {srkinds.CHAIN_LIMIT}), {trees.unmerged(vdi)} to be merged"
     remedy = "Delete snapshots, and see that the SR coalesces."
     return [Finding(subject=subject, problem=f"Its chain is {state}.", remedy=remedy, severity="warning")]
+
+
+def astray(volume: Volume, srs: Sequence[str], vdi: Vdi) -> list[Finding]:
+    """Return a warning if the disk is not in one of its pool's SRs: it was moved."""
+    if vdi.SR in srs:
+        return []
+    return [
+        Finding(
+            subject=volume.id,
+            problem=f"Disk {vdi.uuid} is not in pool {volume.pool}.",
+            remedy=f"Unmanage the volume, and manage it in the pool where it is as volume-{volume.id}.",
+            severity="warning",
+        )
+    ]
 
 
 def examine(subject: str, vdi: Vdi, virtual_bytes: int) -> list[Finding]:

@@ -64,7 +64,8 @@ class Workshop:
             moved = [disk.vdi.uuid for disk in disks(view) if disk.volume == volume_id]
             raise NotFoundError(
                 f"Volume {volume_id} has no disk.",
-                remedy=f"A copy or moved disk of it may be {', '.join(moved)}."
+                remedy=f"A copy or moved disk of it may be {', '.join(moved)}; where it was moved, run "
+                "`breezeblock xenserver move` with the pool that it is in now."
                 if moved
                 else "Delete the volume.",
             )

@@ -101,6 +101,8 @@ _KINDS: dict[str, tuple[type[XenApiError], str]] = {
     "VDI_INCOMPATIBLE_TYPE": (XenUnsupportedError, ""),
     "VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION": (XenConflictError, "Set the disk's on_boot to persist."),
     "VDI_NOT_SPARSE": (XenConflictError, ""),
+    "VDI_NEEDS_VM_FOR_MIGRATE": (XenConflictError, "Attach the disk to a VM that runs, or copy it."),
+    "SR_DOES_NOT_SUPPORT_MIGRATION": (XenUnsupportedError, "Detach the disk, and copy it."),
     "VDI_NO_CBT_METADATA": (XenConflictError, "Track its changes first: breezeblock xenserver track."),
     "DEVICE_ALREADY_ATTACHED": (XenDuplicateError, ""),
     "DEVICE_ALREADY_DETACHED": (XenConflictError, ""),

@@ -168,11 +168,26 @@ def revert(caller: Caller, vdi: str) -> None:
 
 @call("VDI.pool_migrate")
 def pool_migrate(caller: Caller, vdi: str, sr: str, _options: dict[str, str]) -> str:
-    """Move a disk: it gets another reference and another uuid, and keeps what was written on it."""
-    made = copy(caller, vdi, sr)
-    row = caller.db.row("VDI", vdi)
-    caller.db.set("VDI", made, is_a_snapshot=row["is_a_snapshot"], snapshot_of=row["snapshot_of"])
-    destroy(caller, vdi)
+    """Move a disk that a machine uses: it gets another reference and another uuid, and keeps its content."""
+    pool, row = caller.pool, caller.db.row("VDI", vdi)
+    if not any(caller.db.row("VBD", vbd)["currently_attached"] for vbd in row["VBDs"]):
+        raise Failure("VDI_NEEDS_VM_FOR_MIGRATE", vdi)
+    if row["cbt_enabled"]:
+        raise Failure("VDI_CBT_ENABLED", vdi)
+    if "VDI_MIRROR" not in pool.features(row["SR"]):
+        raise Failure("SR_DOES_NOT_SUPPORT_MIGRATION", row["SR"])
+    record = {"SR": sr, "virtual_size": row["virtual_size"], "type": row["type"]}
+    made = create(caller, record | _inherit(caller, row))
+    source, target = pool.engine(row["SR"]), pool.engine(sr)
+    with pool.storage_lock, pool.working("VDI", vdi, "mirror", caller.task):
+        for offset, length in runs(source.node(row["uuid"]).data()):
+            data = source.read(row["uuid"], offset, length)
+            target.write(caller.db.row("VDI", made)["uuid"], offset, data)
+        for vbd in list(row["VBDs"]):
+            caller.db.set("VBD", vbd, VDI=made)
+        source.delete(row["uuid"])
+        for one in (row["SR"], sr):
+            pool.sync(one)
     return made
 
 
