@@ -26,6 +26,7 @@ class Deployment:
 
     directory: Path
     port: int
+    clone: str = "linked"
 
     @property
     def endpoint(self) -> str:
@@ -70,6 +71,7 @@ level = "warning"
 [backends.local]
 kind = "local"
 path = "{self.pool}"
+clone = "{self.clone}"
 """
         )
 
