@@ -79,21 +79,33 @@ def open_smb(name: str, config: SmbConfig, state_dir: Path) -> FileBackend:
     return FileBackend(name, places, config.naming(EXTENSIONS), config.defaults())
 
 
+def local_directory(one: SmbShare, config: SmbConfig) -> Path | None:
+    """Return the directory of a share that this very host serves, if the Samba configuration says so."""
+    if config.samba_config is None:
+        return None
+    return samba.local_directory(one.share.address, Path(config.samba_config))
+
+
 def _way(one: SmbShare, config: SmbConfig, state_dir: Path) -> Way:
-    if config.samba_config is not None:
-        directory = samba.local_directory(one.share.address, Path(config.samba_config))
-        if directory is not None:
-            return LocalWay(directory)
+    if (directory := local_directory(one, config)) is not None:
+        return LocalWay(directory)
     if sys.platform == "win32":
         return windows.UncWay(
             one.share.address,
             lambda: _resolved(one, state_dir),
-            privacy="seal" in _in_force(one, config).split(","),
+            privacy="seal" in in_force(one, config).split(","),
         )
+    return mounted(one, config, state_dir)
+
+
+def mounted(
+    one: SmbShare, config: SmbConfig, state_dir: Path, base: Path | None = None, options: str = ""
+) -> mounts.Mounted:
+    """Return what mounts a share: as the back end does, or below `base` with more `options`."""
     return mounts.Mounted(
         sharelist.Share(one.share.address),
-        config.base(state_dir),
-        _in_force(one, config),
+        base or config.base(state_dir),
+        mounts.merged(in_force(one, config), options),
         config.mount_attempts,
         config.mount_timeout_s,
         client=smb.CIFS,
@@ -111,7 +123,8 @@ def _resolved(one: SmbShare, state_dir: Path) -> login.Login:
         ) from None
 
 
-def _in_force(one: SmbShare, config: SmbConfig) -> str:
+def in_force(one: SmbShare, config: SmbConfig) -> str:
+    """Return all options that a share is mounted with but those that say who we are."""
     # Without POSIX extensions the server knows no modes: mount.cifs is told which ones to show.
     mode = int(config.file_mode, 8)
     shown = f"file_mode=0{mode:o},dir_mode=0{mode | (mode & 0o444) >> 2:o}"
@@ -148,7 +161,7 @@ def smb_parts(name: str, config: SmbConfig) -> Parts | None:
     shares = smb_shares(name, config)
 
     def asked(pool: str) -> None:
-        ping.smb(shares[pool].share, _in_force(shares[pool], config))
+        ping.smb(shares[pool].share, in_force(shares[pool], config))
 
     return config.parts({pool: smb.line(one) for pool, one in shares.items()}, asked)
 
@@ -163,7 +176,7 @@ def smb_shares(name: str, config: SmbConfig) -> Mapping[str, SmbShare]:
         one = smb.read(share)
         where = f"The share {share.address}"
         smb.check(one.share.options, where)
-        smb.check_sense(_in_force(one, config), one.login, where, allow_guest=config.allow_guest)
+        smb.check_sense(in_force(one, config), one.login, where, allow_guest=config.allow_guest)
         found[share.address] = one
     if config.shares_file and any(one.login.password is not None for one in found.values()):
         login.require_private(Path(config.shares_file), f"The share list {config.shares_file}")

@@ -12,6 +12,7 @@ import pytest
 from samba_server import OTHER, OTHER_PASSWORD, PASSWORD, ROOT, SERVER, USER
 
 from breezeblock import vault
+from breezeblock.app import share_check
 from breezeblock.backends.contract import Pool
 from breezeblock.backends.files import FileBackend
 from breezeblock.backends.registry import open_backend, read_config
@@ -158,6 +159,32 @@ def test_what_cannot_be_mounted_says_why(share: str, says: str, known: Path) -> 
     assert not pool.up
     assert says in pool.reason
     assert PASSWORD not in pool.reason
+
+
+def test_share_check_as_two_clients_of_the_server(known: Path) -> None:
+    (checked,) = share_check.check(ADDRESS, {}, known, f"username={USER},secret=server")
+    print(f"\n{checked.place}:")
+    for verdict in checked.verdicts:
+        print(f"  {verdict.name:<22}{verdict.outcome:<9}{verdict.seen[:400]}")
+    outcomes = {verdict.name: verdict.outcome for verdict in checked.verdicts}
+    assert not checked.broken
+    assert outcomes["locks at the server"] == "lacking", "nobrl keeps them here, and that is told"
+    needed = {
+        "server answers",
+        "mounted hard",
+        "atomic replacement",
+        "close-to-open",
+        "names at once",
+        "fsync",
+    }
+    assert needed <= {name for name, outcome in outcomes.items() if outcome == "good"}
+    assert [one.name for one in checked.verdicts if "one mount only" in one.seen] == ["locks"]
+    assert "breezeblock-check-" not in Path("/proc/self/mounts").read_text()
+    assert not list((ROOT / "volumes").glob(".breezeblock-check-*"))
+    section = {"kind": "smb", "shares": [named("wrong")], "reserved_percentage": 5}
+    (checked,) = share_check.check("filer", {"filer": section}, known)
+    assert checked.broken
+    assert "the server refused the user" in checked.verdicts[-1].seen
 
 
 def test_a_secret_that_is_missing_is_named(known: Path) -> None:
