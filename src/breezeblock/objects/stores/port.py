@@ -103,6 +103,15 @@ class Store(Protocol):
 
 
 @runtime_checkable
+class Connected(Protocol):
+    """Stores that are reached over connections."""
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+
+
+@runtime_checkable
 class Sized(Protocol):
     """Stores whose objects have a length that can be set (page blobs, files, Scality's CDMI)."""
 

@@ -92,6 +92,11 @@ class S3Store:
         ]
         return Page(items, found[-1].get("NextContinuationToken", ""))
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return self.client.connections
+
     async def close(self) -> None:
         """End all connections."""
         await self.client.close()

@@ -68,6 +68,11 @@ class WebStore:
         """Refuse."""
         raise UnsupportedError("A plain HTTP server does not list.")
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return self.client.connections
+
     async def close(self) -> None:
         """End all connections."""
         await self.client.close()
