@@ -35,7 +35,7 @@ class Endpoint:
         self._limit = float(policy.concurrent_first)
         self._shrunk_at = 0.0
         self._row = 0
-        self._latency: dict[Kind, Latency] = {"read": Latency(), "write": Latency(), "other": Latency()}
+        self._latency = _unknown()
 
     @property
     def free(self) -> bool:
@@ -47,9 +47,11 @@ class Endpoint:
         return self._latency[kind].expected(_now()) * (self.requests + 1)
 
     def turn(self, state: State) -> None:
-        """Change the state."""
+        """Change the state. What comes up again is as quick as any until it shows otherwise."""
         if state != self.state:
             self.state, self._since, self._row = state, _now(), 0
+            if state == "up":
+                self._latency = _unknown()
 
     def down(self, error: BreezeblockError) -> None:
         """Use it no more until it passes again."""
@@ -156,6 +158,10 @@ class Endpoint:
             read_ms=round(1000 * self._latency["read"].expected(now), 3),
             write_ms=round(1000 * self._latency["write"].expected(now), 3),
         )
+
+
+def _unknown() -> dict[Kind, Latency]:
+    return {"read": Latency(), "write": Latency(), "other": Latency()}
 
 
 def _now() -> float:

@@ -78,26 +78,31 @@ class Mirrors:
         """Return bytes of an object."""
         return await self._run("read", length or 0, lambda store: store.get(key, first, length), self._hedged)
 
-    async def get_sound(self, key: str, first: int, length: int, sound: Callable[[bytes], bool]) -> bytes:
-        """Return bytes that are as they should be, from whichever endpoint has them. Raises CorruptError.
+    async def get_judged(self, key: str, first: int, length: int | None, judge: Callable[[bytes], _T]) -> _T:
+        """Return what is made of bytes. Raises CorruptError if no endpoint gives sound ones.
 
-        Who gave others is left alone for a while; if all gave others, it is the object that is damaged.
+        Who gave others is left alone for a while; if all did, it is the object that is damaged.
         """
-        data = await self.get(key, first, length)
-        if sound(data):
-            return data
+        try:
+            return judge(await self.get(key, first, length))
+        except CorruptError as error:
+            damage = error
         liars: list[Endpoint] = []
         for endpoint in self._group.up():
             try:
-                data = await self._ask(endpoint, "read", length, lambda store: store.get(key, first, length))
+                data = await self._ask(
+                    endpoint, "read", length or 0, lambda store: store.get(key, first, length)
+                )
+                made = judge(data)
+            except CorruptError:
+                liars.append(endpoint)
             except (UnavailableError, ForbiddenError):
                 continue
-            if sound(data):
+            else:
                 for liar in liars:
                     self._group.distrust(liar, CorruptError(f"{liar.url} gave damaged bytes of {key}."))
-                return data
-            liars.append(endpoint)
-        raise CorruptError(f"{key} is damaged, or cannot be read, at each endpoint.")
+                return made
+        raise damage
 
     async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
         """Store an object; one's own work of an attempt whose answer was lost counts as success."""

@@ -10,12 +10,14 @@ a condition that failed, `UnavailableError` for what may work later, `ForbiddenE
 """
 
 import re
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from breezeblock.errors import ConflictError, DuplicateError, InvalidInputError
 
+_T = TypeVar("_T")
 MAX_OBJECT_BYTES = 64 << 20
 """The largest object that is ever read or written as a whole: a segment has 8 MiB."""
 
@@ -103,6 +105,14 @@ class Store(Protocol):
 
 
 @runtime_checkable
+class Judged(Protocol):
+    """Stores that have the same bytes from several sides."""
+
+    async def get_judged(self, key: str, first: int, length: int | None, judge: Callable[[bytes], _T]) -> _T:
+        """Return what `judge` makes of bytes; where it raises CorruptError, the other sides are asked."""
+
+
+@runtime_checkable
 class Connected(Protocol):
     """Stores that are reached over connections."""
 
@@ -145,6 +155,15 @@ class Leases(Protocol):
 
     async def release(self, key: str) -> None:
         """Give the lease back; not having it counts as success."""
+
+
+async def judged(
+    store: Store, key: str, judge: Callable[[bytes], _T], first: int = 0, length: int | None = None
+) -> _T:
+    """Return what `judge` makes of bytes of an object. Raises CorruptError if no side has sound ones."""
+    if isinstance(store, Judged):
+        return await store.get_judged(key, first, length, judge)
+    return judge(await store.get(key, first, length))
 
 
 def checked(key: str) -> str:
