@@ -26,7 +26,7 @@ _ZEROS = memoryview(bytes(1 << 20))
 class LogDevice:
     """One volume, open for writing.
 
-    Without a journal a flush waits for the store; with one, for the local disk.
+    A flush waits for the journal on the local disk; without one, or if told so, for the store.
     """
 
     minimum_bytes = 1
@@ -34,9 +34,16 @@ class LogDevice:
     read_only = False
 
     def __init__(
-        self, writer: Writer, reader: Reader, journal: Journal | None = None, *, dirty_segments: int = 16
+        self,
+        writer: Writer,
+        reader: Reader,
+        journal: Journal | None = None,
+        *,
+        dirty_segments: int = 16,
+        to_store: bool = False,
     ) -> None:
         self.writer, self._reader, self._journal = writer, reader, journal
+        self._to_store = to_store
         self._dirty_segments = dirty_segments
         self._queue: deque[tuple[asyncio.Future[None], Callable[[], None], list[int]]] = deque()
         self._runner: asyncio.Task[None] | None = None
@@ -51,6 +58,16 @@ class LogDevice:
     def length(self) -> int:
         """Bytes."""
         return self.writer.length
+
+    @property
+    def journal_bytes(self) -> int:
+        """What the journal takes on the local disk."""
+        return self._journal.length if self._journal else 0
+
+    @property
+    def cached_bytes(self) -> int:
+        """What of the store is in memory."""
+        return self._reader.cached_bytes
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -195,9 +212,11 @@ class LogDevice:
         return None
 
     def flush(self) -> Soon[None]:
-        """Make everything answered survive: in the journal, or in the store if there is none."""
+        """Make everything answered survive: in the journal, or in the store."""
         self.writer.check()
-        return self._journal.sync() if self._journal else self.writer.barrier()
+        if self._journal and not self._to_store:
+            return self._journal.sync()
+        return self.writer.barrier()
 
     # --- pieces whose page must be fetched first ------------------------------------------------
 

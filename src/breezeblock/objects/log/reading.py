@@ -25,6 +25,11 @@ class Reader:
         self._room = max(2, cache_bytes // (CHUNK_PAGES * form.PAGE))
         self._coming: dict[object, asyncio.Task[object]] = {}
 
+    @property
+    def cached_bytes(self) -> int:
+        """What is in memory."""
+        return len(self._chunks) * CHUNK_PAGES * form.PAGE
+
     def cached(self, volume: str, place: Place, count: int) -> list[memoryview] | None:
         """Return pages if all are in memory."""
         found = []

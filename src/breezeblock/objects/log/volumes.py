@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import re
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -37,7 +38,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 async def create(store: Store, volume: str, length: int) -> None:
     """Make a volume of zeros; done if it is there with that length. Raises ConflictError if with another."""
-    _check(volume, length)
+    check(volume, length)
     root = form.Root(
         volume=volume,
         epoch=0,
@@ -56,7 +57,7 @@ async def create(store: Store, volume: str, length: int) -> None:
 async def clone(store: Store, source: str, snapshot: str, volume: str, length: int = 0) -> None:
     """Make a volume that begins as a snapshot of another one, at least as long. One small put."""
     held = await _snapshot(store, source, snapshot)
-    _check(volume, max(length, held.length))
+    check(volume, max(length, held.length))
     if len(held.sources) >= form.MAX_SOURCES:
         raise UnsupportedError(
             f"{volume} would have more than {form.MAX_SOURCES} ancestors.", remedy="Copy it instead."
@@ -92,11 +93,13 @@ async def attach(
     memory: Memory | None = None,
     *,
     discard: bool = False,
+    resume: bool = False,
+    durability: Literal["local", "store"] = "local",
 ) -> LogDevice:
     """Open a volume for writing; whoever had it before is fenced off.
 
     Raises ConflictError if the journal holds writes and another host had the volume since, unless
-    `discard` gives them up.
+    `discard` gives them up; with `resume` also if it holds none, so that nobody else is fenced off.
     """
     memory = memory or Memory()
     reader = Reader(store, memory.cache_bytes)
@@ -105,10 +108,12 @@ async def attach(
     token = opening.new_token()
     local = Journal(journal, volume, token) if journal else None
     try:
-        records = await _kept(local, opened.token, volume, discard=discard) if local else []
+        records = await _kept(local, opened.token, volume, discard=discard, resume=resume) if local else []
         await opening.claim(store, reader, opened, token)
         writer = Writer(store, reader, opened)
-        device = LogDevice(writer, reader, local, dirty_segments=memory.dirty_segments)
+        device = LogDevice(
+            writer, reader, local, dirty_segments=memory.dirty_segments, to_store=durability == "store"
+        )
         if local:
             local.stored = lambda: writer.stored
         await device.replay(records)
@@ -120,12 +125,12 @@ async def attach(
     return device
 
 
-async def _kept(journal: Journal, token: bytes, volume: str, *, discard: bool) -> list[Record]:
+async def _kept(journal: Journal, token: bytes, volume: str, *, discard: bool, resume: bool) -> list[Record]:
     """Open the journal; return what it holds if nobody had the volume since."""
     kept = await asyncio.to_thread(journal.open)
     if token in kept.tokens:
         return kept.records
-    if kept.records and not discard:
+    if (kept.records or resume) and not discard:
         raise ConflictError(
             f"The journal holds {len(kept.records)} writes to {volume}, which was in use elsewhere since.",
             remedy="Look which of the two is right; to give up what is here, attach with `discard`.",
@@ -192,7 +197,7 @@ async def revert(store: Store, volume: str, name: str) -> None:
 
 async def extend(store: Store, volume: str, length: int) -> None:
     """Make a volume that nobody has attached longer; done if it is long enough."""
-    _check(volume, length)
+    check(volume, length)
     reader = Reader(store, 1 << 20)
     opened = await opening.load(reader, await opening.newest(store, volume), 4096, live=True)
     if length > opened.length:
@@ -226,7 +231,8 @@ async def _snapshot(store: Store, volume: str, name: str) -> form.Root:
         raise NotFoundError(f"{volume} has no snapshot {name}.") from None
 
 
-def _check(volume: str, length: int) -> None:
+def check(volume: str, length: int) -> None:
+    """Raise InvalidInputError for what is no name, or no length in bytes, of a volume."""
     if not _VOLUME.fullmatch(volume):
         raise InvalidInputError(f"{volume!r} is no volume: 32 hexadecimal digits.")
     if length <= 0 or length % form.PAGE or length > 1 << 50:

@@ -64,6 +64,7 @@ class Writer:
         self._uploads: dict[int, asyncio.Task[None]] = {}
         self._moved = asyncio.Event()
         self.failed: BreezeblockError | None = None
+        self.uploaded_bytes = 0
         self.trouble = ""
         """Why the last upload did not succeed at once; empty when all is well."""
         self._roots = opened.root.number if opened.root.epoch == self.epoch else 0
@@ -226,6 +227,7 @@ class Writer:
             else:
                 break
         self.trouble = ""
+        self.uploaded_bytes += len(body)
 
     async def _seen(self, key: str) -> bytes:
         pause = RETRY_FIRST_S
