@@ -135,6 +135,15 @@ class DirectoryStore:
                     except FileNotFoundError:
                         continue  # removed meanwhile
 
+    def children_now(self, folder: str) -> list[str]:
+        """Return what lies directly in a folder, sorted, folders with `/` behind; nothing if it is absent."""
+        start = self._path(folder) if folder else self.root
+        if folder and not start.is_dir():
+            return []
+        with files.storage_errors(folder or "The store"), os.scandir(start) as found:
+            names = [one.name + "/" * one.is_dir(follow_symlinks=False) for one in found]
+        return sorted(name for name in names if not name.startswith("."))
+
     def _path(self, key: str) -> Path:
         return self.root / checked(key)
 
