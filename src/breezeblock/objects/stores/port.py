@@ -47,6 +47,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """Ranged writes begin and end at multiples of so many bytes."""
     fixed_length: bool = False
     """Objects written by range are made with a length (`Sized.resize`) before."""
+    holes: bool = False
+    """`Sized.clear` is quick and gives room back."""
     host_local: bool = False
     """Only one host sees it: whoever has a file lock is the only writer."""
 
