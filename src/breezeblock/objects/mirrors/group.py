@@ -50,6 +50,11 @@ class Group:
                 raise self._no_path()
             await self._moved.wait()
 
+    async def settled(self) -> None:
+        """Return when no endpoint is looked at for the first time."""
+        while any(one.state == "joining" for one in self.endpoints.values()):
+            await self._moved.wait()
+
     def up(self) -> list[Endpoint]:
         """Return the endpoints that are up."""
         return [one for one in self.endpoints.values() if one.state == "up"]

@@ -49,6 +49,10 @@ class Mirrors:
         """Return when one endpoint is up. Raises what keeps them away, if all were tried."""
         await self._group.open()
 
+    async def settled(self) -> None:
+        """Return when each endpoint has passed, or failed to."""
+        await self._group.settled()
+
     def add(self, url: str) -> None:
         """Use one more endpoint as soon as it has shown the pool's identity and passed its probe."""
         self._group.add(url)

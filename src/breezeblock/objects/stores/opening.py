@@ -88,8 +88,9 @@ async def open_store(
 async def make_pool(config: StoreConfig) -> pool.Identity:
     """Make the pool in its store, or return the identity of the one that is there.
 
-    For the first use, when `config.pool` is not known yet: keep the UUID that comes back. Raises
-    UnsupportedError if the store cannot hold the layout, ConflictError if it has another pool.
+    For the first use, when `config.pool` is not known yet: keep the UUID that comes back. Endpoints are
+    probed here, so that nobody has to wait for it later. Raises UnsupportedError if the store cannot hold
+    the layout, ConflictError if it has another pool.
     """
     found = await _identity(config, Policy())
     if found is None:
@@ -104,6 +105,11 @@ async def make_pool(config: StoreConfig) -> pool.Identity:
         raise ConflictError(f"{config.urls[0]} shows the pool {found.uuid} instead of {config.pool}.")
     if found.layout != config.layout:
         raise ConflictError(f"The pool {found.uuid} has the layout {found.layout}, not {config.layout}.")
+    store = await open_store(msgspec.structs.replace(config, pool=found.uuid))
+    try:
+        await store.settled()
+    finally:
+        await store.close()
     return found
 
 
