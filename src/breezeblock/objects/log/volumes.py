@@ -55,7 +55,10 @@ async def create(store: Store, volume: str, length: int) -> None:
 
 
 async def clone(store: Store, source: str, snapshot: str, volume: str, length: int = 0) -> None:
-    """Make a volume that begins as a snapshot of another one, at least as long. One small put."""
+    """Make a volume that begins as a snapshot of another one, at least as long. One small put.
+
+    Raises NotFoundError if there is no such snapshot, or it was deleted meanwhile: then delete the volume.
+    """
     held = await _snapshot(store, source, snapshot)
     check(volume, max(length, held.length))
     if len(held.sources) >= form.MAX_SOURCES:
@@ -75,6 +78,8 @@ async def clone(store: Store, source: str, snapshot: str, volume: str, length: i
         reason=f"clone of {source} {snapshot}",
     )
     await _begin(store, root)
+    # If the snapshot is still there, a collection has never found both of them missing.
+    await _snapshot(store, source, snapshot)
 
 
 async def _begin(store: Store, root: form.Root) -> None:
@@ -110,6 +115,7 @@ async def attach(
     try:
         records = await _kept(local, opened.token, volume, discard=discard, resume=resume) if local else []
         await opening.claim(store, reader, opened, token)
+        opened = await opening.settle(store, reader, opened, memory.leaves)
         writer = Writer(store, reader, opened)
         device = LogDevice(
             writer, reader, local, dirty_segments=memory.dirty_segments, to_store=durability == "store"
@@ -142,28 +148,31 @@ async def _kept(journal: Journal, token: bytes, volume: str, *, discard: bool, r
 async def snapshot(device: LogDevice, name: str) -> None:
     """Hold an attached volume as it is now; what was written before is in it. One small put."""
     _check_name(name)
-    await device.writer.barrier()
-    root = msgspec.structs.replace(device.writer.frozen(), reason=f"snapshot {name}")
-    with contextlib.suppress(ExistsError):  # taken before, by an attempt that did not live to say so
-        await device.store.put(
-            form.snapshot_key(device.writer.volume, name), form.pack_root(root), create=True
-        )
+    await device.writer.hold(form.snapshot_key(device.writer.volume, name), f"snapshot {name}")
 
 
 async def snapshot_detached(store: Store, volume: str, name: str) -> None:
     """Hold a volume that nobody has attached. Nothing is claimed: what arrived by now is what is held."""
     _check_name(name)
-    reader = Reader(store, 1 << 20)
-    root = await opening.newest(store, volume)
-    opened = await opening.load(reader, root, 4096, live=True)
-    tails = list(root.tails)
-    if opened.next > root.next:
-        tails.append((root.own, root.next, opened.next))
-    held = msgspec.structs.replace(
-        root, tails=tails, length=opened.length, last=opened.last, reason=f"snapshot {name}"
-    )
+    if name in await snapshots(store, volume):
+        return
+    reader, tentative = Reader(store, 1 << 20), form.tentative_key(volume, name)
+    while True:
+        root = await opening.newest(store, volume)
+        opened = await opening.load(reader, root, 4096, live=True)
+        tails = list(root.tails)
+        if opened.next > root.next:
+            tails.append((root.own, root.next, opened.next))
+        held = msgspec.structs.replace(
+            root, tails=tails, length=opened.length, last=opened.last, reason=f"snapshot {name}"
+        )
+        await store.put(tentative, form.pack_root(held))
+        # From now on a collection keeps what it names; until now, if the root is still the newest.
+        if await opening.newest(store, volume) == root:
+            break
     with contextlib.suppress(ExistsError):
         await store.put(form.snapshot_key(volume, name), form.pack_root(held), create=True)
+    await store.delete(tentative)
 
 
 async def snapshots(store: Store, volume: str) -> list[str]:
@@ -174,6 +183,7 @@ async def snapshots(store: Store, volume: str) -> list[str]:
 async def delete_snapshot(store: Store, volume: str, name: str) -> None:
     """Forget a snapshot; what only it held goes with the next collection."""
     _check_name(name)
+    await store.delete(form.tentative_key(volume, name))
     await store.delete(form.snapshot_key(volume, name))
 
 
@@ -193,6 +203,7 @@ async def revert(store: Store, volume: str, name: str) -> None:
         token=opened.token,
     )
     await store.put(form.root_key(volume, root.epoch, root.number), form.pack_root(root))
+    await _snapshot(store, volume, name)
 
 
 async def extend(store: Store, volume: str, length: int) -> None:
@@ -211,8 +222,10 @@ async def delete(store: Store, volume: str) -> None:
     if names:
         raise ConflictError(f"{volume} has snapshots: {', '.join(names[:5])}.", remedy="Delete them first.")
     # Roots name what a collection keeps. Without them the rest is nobody's and goes with the next one.
-    for item in reversed(await everything(store, f"v/{volume}/root/")):
-        await store.delete(item.key)
+    # The newest goes last: whatever is left after a crash is the volume, or nothing.
+    for part in ("new", "root"):
+        for item in await everything(store, f"v/{volume}/{part}/"):
+            await store.delete(item.key)
 
 
 async def volumes(store: Store) -> list[str]:
