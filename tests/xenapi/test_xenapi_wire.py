@@ -113,7 +113,7 @@ def test_a_wrong_password_says_so_and_stays_secret(shared: Simulator) -> None:
 
 def test_a_read_only_account_is_told_which_role_it_lacks(shared: Simulator) -> None:
     sr, _uuid = make_sr(shared)
-    client = session(shared, user="reader")
+    client = session(shared, user="read-only")
     assert Mirror(client).look().srs
     with pytest.raises(XenForbiddenError, match="role"):
         disk(client, sr)
