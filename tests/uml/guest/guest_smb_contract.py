@@ -85,7 +85,7 @@ def test_smb_killed(scenario: Scenario, ending: Ending, tmp_path: Path) -> None:
 
 
 def test_smb_images_in_and_out_and_managing(tmp_path: Path) -> None:
-    """What the suite has no cases for: every format in from another and out as a third, taken over, let go."""
+    """What the suite has no cases for: images in and out, being let go and taken over."""
     place = storage(tmp_path, "", "vhdx")
     backend = place.open()
     (pool,) = (one.name for one in backend.stats())
