@@ -47,7 +47,7 @@ class Group:
             self._look_after(endpoint)
         while not self.up():
             if all(one.state in {"down", "refused"} for one in self.endpoints.values()):
-                raise self._no_path()
+                raise self.no_path()
             await self._moved.wait()
 
     async def settled(self) -> None:
@@ -108,7 +108,7 @@ class Group:
             if up and now >= until:
                 raise UnavailableError("All endpoints of the pool were busy for too long.")
             if not up and self.policy.on_no_path == "error":
-                raise self._no_path()
+                raise self.no_path()
             await self._change(min([until, *(one.rest_until for one in up if one.rest_until > now)]), up)
             if not up:
                 pathless += loop.time() - now
@@ -202,7 +202,8 @@ class Group:
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
-    def _no_path(self) -> BreezeblockError:
+    def no_path(self) -> BreezeblockError:
+        """Return what keeps the endpoints away."""
         kinds = {type(one.trouble) for one in self.endpoints.values() if one.trouble}
         text = "; ".join(f"{one.url}: {one.trouble or one.state}" for one in self.endpoints.values())
         kind = kinds.pop() if len(kinds) == 1 else UnavailableError

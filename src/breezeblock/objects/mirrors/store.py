@@ -72,6 +72,11 @@ class Mirrors:
         )
 
     @property
+    def trouble(self) -> str:
+        """Tell what keeps all endpoints away; empty while one is up."""
+        return "" if self._group.up() else str(self._group.no_path())
+
+    @property
     def traits(self) -> Traits:
         """What the endpoints' protocol promises."""
         return next(iter(self._group.endpoints.values())).store.traits
