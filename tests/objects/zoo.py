@@ -66,6 +66,18 @@ def moto(home: Path, port: int) -> list[str]:
     return [str(BIN / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
 
 
+AZURE_ACCOUNT = "devstoreaccount1"
+AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Known to everybody: every emulator has it."""
+
+
+def azurite(home: Path, port: int) -> list[str]:
+    program = Path(__file__).with_name("node_modules") / ".bin" / "azurite-blob"
+    assert program.exists(), "run tools/setup.sh test, which installs it"
+    options = ["--inMemoryPersistence", "--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+    return [str(program), "--blobPort", str(port), *options]
+
+
 @contextmanager
 def running(command: Callable[[Path, int], list[str]], home: Path) -> Iterator[str]:
     """Start a server; give its URL."""
