@@ -72,10 +72,19 @@ AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZ
 
 
 def azurite(home: Path, port: int) -> list[str]:
-    program = Path(__file__).with_name("node_modules") / ".bin" / "azurite-blob"
-    assert program.exists(), "run tools/setup.sh test, which installs it"
     options = ["--inMemoryPersistence", "--silent", "--disableTelemetry", "--skipApiVersionCheck"]
-    return [str(program), "--blobPort", str(port), *options]
+    return [foreign("azurite-blob"), "--blobPort", str(port), *options]
+
+
+def s3rver(home: Path, port: int) -> list[str]:
+    options = ["-a", "127.0.0.1", "-p", str(port), "--configure-bucket", "pool", "--no-vhost-buckets"]
+    return [foreign("s3rver"), "-d", str(home / "data"), "--allow-mismatched-signatures", *options]
+
+
+def foreign(name: str) -> str:
+    program = Path(__file__).with_name("node_modules") / ".bin" / name
+    assert program.exists(), "run tools/setup.sh test, which installs it"
+    return str(program)
 
 
 @contextmanager
