@@ -43,6 +43,7 @@ class Mirrors:
         self._dice = dice or random.Random()  # noqa: S311 - nothing secret depends on it
         self._group = Group(urls, make, gate, policy, self._dice)
         self._late, self._budget = Late(), Budget(policy.hedge_share)
+        self._now = asyncio.get_running_loop().time
         self._hedges: set[asyncio.Task[bytes]] = set()
 
     async def open(self) -> None:
@@ -160,10 +161,10 @@ class Mirrors:
         ask: "Callable[[Endpoint, Kind, int, Callable[[Store], Awaitable[_T]]], Awaitable[_T]] | None" = None,
     ) -> _T:
         """Do it at some endpoint; raises the last error when the deadline is over."""
-        loop, policy = asyncio.get_running_loop(), self._policy
+        policy = self._policy
         left, rounds, tried = policy.deadline_s, 0, set[Endpoint]()
         while True:
-            begun = loop.time()
+            begun = self._now()
             endpoint, pathless = await self._group.path(kind, tried, left)
             try:
                 return await (ask or self._ask)(endpoint, kind, amount, call)
@@ -181,7 +182,7 @@ class Mirrors:
                 rounds += 1
                 most = min(policy.retry_most_s, policy.retry_first_s * 2**rounds)
                 await asyncio.sleep(self._dice.uniform(0, most))
-            left -= loop.time() - begun - pathless
+            left -= self._now() - begun - pathless
             if left <= 0:
                 raise error
 
@@ -199,12 +200,11 @@ class Mirrors:
         self, endpoint: Endpoint, kind: Kind, amount: int, call: Callable[[Store], Awaitable[bytes]]
     ) -> bytes:
         """Ask; if the answer is late, ask another one too, and take what comes first."""
-        loop = asyncio.get_running_loop()
         self._budget.earn()
-        begun = loop.time()
+        begun = self._now()
         if len(self._group.endpoints) == 1 or self._late.count < self._policy.hedge_after:
             result = await self._ask(endpoint, kind, amount, call)
-            self._late.add(loop.time() - begun)
+            self._late.add(self._now() - begun)
             return result
         tasks = [self._begin(endpoint, kind, amount, call)]
         try:
@@ -219,7 +219,7 @@ class Mirrors:
                 tasks = [task for task in tasks if not task.done()] or tasks[:1]
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._late.add(loop.time() - begun)
+            self._late.add(self._now() - begun)
             for task in tasks:
                 task.cancel()
 
