@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from breezeblock.errors import ConfigError, ConflictError
 from breezeblock.objects.http.client import Client, Reply
-from breezeblock.objects.stores.answers import expect, part
+from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part
 from breezeblock.objects.stores.elements import records
 from breezeblock.objects.stores.port import (
     MAX_OBJECT_BYTES,
@@ -65,6 +65,7 @@ class AzureStore:
         self.leases = {} if leases is None else leases
         """Ours, by key."""
         self._account = user
+        self._ahead = dt.timedelta(0)
         try:
             self._key = base64.b64decode(password, validate=True)
         except binascii.Error:
@@ -243,12 +244,17 @@ class AzureStore:
         *,
         limit: int = 1 << 20,
     ) -> Reply:
-        full = {"x-ms-date": format_datetime(dt.datetime.now(dt.UTC), usegmt=True), "x-ms-version": _VERSION}
-        full |= headers or {}
-        full["authorization"] = self._signature(method, path, query, full, len(body))
         search = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
         target = f"{path}?{search}" if search else path
-        return await self.client.request(method, target, full, body, limit=limit)
+        for last in (False, True):
+            moment = format_datetime(dt.datetime.now(dt.UTC) + self._ahead, usegmt=True)
+            full = {"x-ms-date": moment, "x-ms-version": _VERSION, **(headers or {})}
+            full["authorization"] = self._signature(method, path, query, full, len(body))
+            reply = await self.client.request(method, target, full, body, limit=limit)
+            if last or reply.status != 403 or abs(clock_ahead(reply) - self._ahead) < CLOCKS_AGREE:
+                break
+            self._ahead = clock_ahead(reply)  # our clock is wrong: sign anew by the server's
+        return reply
 
     def _signature(
         self, method: str, path: str, query: dict[str, str], headers: dict[str, str], length: int

@@ -12,7 +12,7 @@ import msgspec
 from breezeblock.errors import ConfigError, ConflictError, ForbiddenError, UnavailableError
 from breezeblock.objects import pool
 from breezeblock.objects.mirrors import BlobMirrors, Gate, Mirrors, Policy, SizedMirrors
-from breezeblock.objects.stores import s3
+from breezeblock.objects.stores import credentials
 from breezeblock.objects.stores.azure import AzureStore
 from breezeblock.objects.stores.cdmi import CdmiStore
 from breezeblock.objects.stores.directory import DirectoryStore
@@ -174,7 +174,7 @@ def endpoint(config: StoreConfig, url: str, leases: dict[str, str] | None = None
         case "web":
             return WebStore(url, context=context, **login)
         case "s3":
-            find = (lambda: held) if held.access_key else s3.from_environment
+            find = (lambda: held) if held.access_key else credentials.found
             return S3Store(url, region=config.region, credentials=find, context=context)
         case "directory":
             return DirectoryStore(_directory(url))
