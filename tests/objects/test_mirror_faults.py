@@ -146,6 +146,8 @@ def test_credentials_that_expire_are_read_again_and_waited_for(tmp_path: Path) -
         assert "credentials" in store.status().endpoints[0].trouble
         with pytest.raises(ForbiddenError):
             await open_store(config, policy=QUICK)
+        secrets.unlink()
+        await until(store, lambda states: "cannot be read" in store.status().endpoints[0].trouble)
         secrets.write_text("u\nthird\n")
         assert await waiting == b"value"
         await store.close()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
 
-from breezeblock.errors import BreezeblockError, ForbiddenError, UnavailableError
+from breezeblock.errors import BreezeblockError, ConfigError, ForbiddenError, UnavailableError
 from breezeblock.objects.mirrors.pace import Latency
 from breezeblock.objects.mirrors.policy import Policy
 from breezeblock.objects.mirrors.status import EndpointStatus, State
@@ -60,7 +60,8 @@ class Endpoint:
         self.failed += 1
         self.trouble = error
         if self.state != "leaving":
-            self.turn("refused" if error.permanent and not isinstance(error, ForbiddenError) else "down")
+            ours = isinstance(error, ForbiddenError | ConfigError)
+            self.turn("refused" if error.permanent and not ours else "down")
 
     async def ask(self, kind: Kind, amount: int, call: Callable[[Store], Awaitable[_T]]) -> _T:
         """Ask for something that moves so many bytes; with fresh credentials if they were refused.
@@ -74,12 +75,13 @@ class Endpoint:
             try:
                 return await self._attempt(store, kind, amount, call)
             except ForbiddenError:
-                await self.renew(store)
+                pass
             try:
+                await self.renew(store)
                 return await self._attempt(self.store, kind, amount, call)
-            except ForbiddenError as error:
+            except (ForbiddenError, ConfigError) as error:
                 self.down(error)
-                raise
+                raise ForbiddenError(error.message, remedy=error.remedy) from error
         finally:
             self.requests -= 1
 
@@ -136,7 +138,10 @@ class Endpoint:
             self._limit, self._shrunk_at = max(1.0, self._limit / 2), self._now()
 
     async def renew(self, seen: Store) -> None:
-        """Make the store anew, unless somebody did since: credentials are read again."""
+        """Make the store anew, unless somebody did since: credentials are read again.
+
+        Raises ForbiddenError, ConfigError if they cannot be read.
+        """
         if seen is self.store:
             self.store = self._make(self.url)
             await seen.close()

@@ -169,14 +169,15 @@ class Group:
                 pause = endpoint.pause_s
                 endpoint.pause_s = min(self.policy.down_most_s, 2 * pause)
                 await asyncio.sleep(self.dice.uniform(pause / 2, pause))
-                await endpoint.renew(endpoint.store)
-            if await self._passed(endpoint):
+            if await self._passed(endpoint, renew=endpoint.state != "joining"):
                 endpoint.turn("up")
             self._stir()
 
-    async def _passed(self, endpoint: Endpoint) -> bool:
+    async def _passed(self, endpoint: Endpoint, *, renew: bool = False) -> bool:
         limit_s = self.policy.attempt_s
         try:
+            if renew:
+                await endpoint.renew(endpoint.store)
             async with asyncio.timeout(limit_s):
                 await self._gate.prove(endpoint.store)
             if not endpoint.qualified:
@@ -196,9 +197,11 @@ class Group:
         return False
 
     async def _leave(self, endpoint: Endpoint) -> None:
-        while endpoint.requests:
-            await self._moved.wait()
-        await endpoint.store.close()
+        try:
+            while endpoint.requests:
+                await self._moved.wait()
+        finally:
+            await endpoint.store.close()
 
     def _stir(self) -> None:
         moved, self._moved = self._moved, asyncio.Event()

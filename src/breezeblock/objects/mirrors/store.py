@@ -21,6 +21,8 @@ from breezeblock.objects.mirrors.status import MirrorsStatus
 from breezeblock.objects.stores.port import ChangedError, ExistsError, Item, Page, Sized, Store, Traits
 
 _T = TypeVar("_T")
+_WHOLE_BYTES, _LISTING_BYTES = 8 << 20, 32 << 20
+"""What time is allowed for where it is not known how much will come."""
 
 
 class Mirrors:
@@ -86,7 +88,8 @@ class Mirrors:
 
     async def get(self, key: str, first: int = 0, length: int | None = None) -> bytes:
         """Return bytes of an object."""
-        return await self._run("read", length or 0, lambda store: store.get(key, first, length), self._hedged)
+        amount = _WHOLE_BYTES if length is None else length
+        return await self._run("read", amount, lambda store: store.get(key, first, length), self._hedged)
 
     async def get_judged(self, key: str, first: int, length: int | None, judge: Callable[[bytes], _T]) -> _T:
         """Return what is made of bytes. Raises CorruptError if no endpoint gives sound ones.
@@ -101,7 +104,7 @@ class Mirrors:
         for endpoint in self._group.up():
             try:
                 data = await self._ask(
-                    endpoint, "read", length or 0, lambda store: store.get(key, first, length)
+                    endpoint, "read", length or _WHOLE_BYTES, lambda store: store.get(key, first, length)
                 )
                 made = judge(data)
             except CorruptError:
@@ -143,7 +146,7 @@ class Mirrors:
 
     async def page(self, prefix: str, after: str = "") -> Page:
         """List objects."""
-        return await self._run("other", 0, lambda store: store.page(prefix, after))
+        return await self._run("other", _LISTING_BYTES, lambda store: store.page(prefix, after))
 
     async def close(self) -> None:
         """End all tasks and connections."""
@@ -241,7 +244,10 @@ class SizedMirrors(Mirrors):
     """The same for stores whose objects have a length that can be set."""
 
     async def resize(self, key: str, length: int, *, create: bool = False) -> None:
-        """Give an object a length; with `create`, ExistsError if it is there."""
+        """Give an object a length; with `create`, ExistsError if it is there.
+
+        One that has this length, or none yet, is one's own if an answer was lost.
+        """
         attempts = 0
 
         async def once(store: Store) -> None:
@@ -250,7 +256,7 @@ class SizedMirrors(Mirrors):
             try:
                 await _sized(store).resize(key, length, create=create)
             except ExistsError:
-                if attempts == 1:
+                if attempts == 1 or (await store.head(key)).length not in {0, length}:
                     raise
                 await _sized(store).resize(key, length)
 

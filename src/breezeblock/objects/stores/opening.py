@@ -22,6 +22,8 @@ from breezeblock.objects.stores.sigv4 import Credentials
 from breezeblock.objects.stores.web import WebStore
 from breezeblock.objects.stores.webdav import WebDavStore
 
+_ON_DISK = Policy(attempt_s=120, deadline_s=600)
+"""What a thread has begun cannot be called back: it is waited for longer than a connection would be."""
 _KINDS = {"cdmi": SizedMirrors, "directory": SizedMirrors, "azure": BlobMirrors}
 
 
@@ -64,7 +66,9 @@ async def open_store(
     Each shows the pool's identity and is probed before it is used. Raises ConflictError for a place that is
     not the pool (`make_pool` makes one), UnavailableError, ForbiddenError, UnsupportedError.
     """
-    policy = policy or Policy(on_no_path=config.on_no_path)
+    if policy is None:
+        policy = _ON_DISK if config.kind == "directory" else Policy()
+        policy = msgspec.structs.replace(policy, on_no_path=config.on_no_path)
     uuid = config.pool
     if config.kind != "web" and not uuid:
         found = await _identity(config, policy)
