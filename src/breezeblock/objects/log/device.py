@@ -14,7 +14,7 @@ from breezeblock.errors import BreezeblockError, CorruptError
 from breezeblock.objects.log.format import PAGE
 from breezeblock.objects.log.journal import Journal, Record
 from breezeblock.objects.log.pages import Leaf, parts, unpacked
-from breezeblock.objects.log.reading import Reader
+from breezeblock.objects.log.reading import Ahead, Reader
 from breezeblock.objects.log.writer import Writer
 from breezeblock.objects.nbd.device import DATA, HOLE, Data, Extent, Soon
 from breezeblock.objects.nbd.wire import State
@@ -40,10 +40,13 @@ class LogDevice:
         journal: Journal | None = None,
         *,
         dirty_segments: int = 16,
+        ahead_bytes: int = 0,
         to_store: bool = False,
     ) -> None:
         self.writer, self.reader, self._journal = writer, reader, journal
         self._to_store = to_store
+        # What is fetched ahead must not push itself out before it was read.
+        self._ahead = Ahead(min(ahead_bytes // PAGE, reader.room_pages // 4), self._expect)
         self.dirty_segments = dirty_segments
         self._queue: deque[tuple[asyncio.Future[None], Callable[[], None], list[int]]] = deque()
         self._runner: asyncio.Task[None] | None = None
@@ -75,6 +78,7 @@ class LogDevice:
         """Return bytes, now if they are in memory."""
         first, end = offset // PAGE, -(-(offset + length) // PAGE)
         found = self._now(first, end - first)
+        self._ahead.read(first, end - first)
         return self._later(offset, length) if found is None else _cut(found, offset % PAGE, length)
 
     async def _later(self, offset: int, length: int) -> Data | list[Data]:
@@ -122,6 +126,18 @@ class LogDevice:
         for one in gathered:
             found += one if isinstance(one, list) else await one
         return found
+
+    def _expect(self, first: int, count: int) -> None:
+        """Begin to fetch pages that will be asked for, as far as it is known where they lie."""
+        count = min(count, -(-self.length // PAGE) - first)
+        for number, start, amount in parts(first, max(0, count)):
+            leaf = self.writer.pages.at(number)
+            if leaf is None:
+                return
+            for entry, pages in _runs(leaf, start, amount):
+                place = unpacked(entry)
+                if entry and not (place.source == self.writer.own and place.segment in self.writer.waiting):
+                    self.reader.expect(self.writer.root.sources[place.source], place, pages)
 
     def cache(self, offset: int, length: int) -> Soon[None]:
         """Fetch what is not in memory."""

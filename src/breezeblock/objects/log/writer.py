@@ -12,7 +12,6 @@ from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log.opening import Opened
 from breezeblock.objects.log.pages import packed
-from breezeblock.objects.log.reading import Reader
 from breezeblock.objects.stores.port import ExistsError, Store
 
 CHECKPOINT_SEGMENTS = 256
@@ -30,23 +29,22 @@ class Gathering:
     def __init__(self, number: int, last: int) -> None:
         self.number, self.last = number, last
         self.length = 0
-        self.body = bytearray(form.HEAD_BYTES + form.SEGMENT_PAGES * form.PAGE)
-        self.view = memoryview(self.body)
+        self._view = memoryview(bytearray(form.SEGMENT_PAGES * form.PAGE))
         self.pages = 0
         self.extents: list[form.Extent] = []
         self.born = time.monotonic()
 
     def page(self, index: int, count: int = 1) -> memoryview:
         """Return the room of pages."""
-        begin = form.HEAD_BYTES + index * form.PAGE
-        return self.view[begin : begin + count * form.PAGE]
+        begin = index * form.PAGE
+        return self._view[begin : begin + count * form.PAGE]
 
 
 class Writer:
     """Takes pages now and stores them soon. Only what `arrived` covers is in the store."""
 
-    def __init__(self, store: Store, reader: Reader, opened: Opened) -> None:
-        self.store, self._reader = store, reader
+    def __init__(self, store: Store, opened: Opened, *, zstd_level: int = 0) -> None:
+        self.store, self._zstd_level = store, zstd_level
         self.volume, self.own = opened.root.volume, opened.root.own
         self.root, self.pages, self.length = opened.root, opened.pages, opened.length
         self.epoch, self.token = opened.epoch, opened.token
@@ -205,28 +203,35 @@ class Writer:
 
     async def _put(self, segment: Gathering) -> None:
         """Create the segment's object, for as long as it takes. Raises FencedError."""
-        head = form.Segment(
-            volume=self.volume,
-            number=segment.number,
-            epoch=self.epoch,
-            length=segment.length,
-            last=segment.last,
-            resume=segment.number + 1,
-            pages=segment.pages,
-            extents=segment.extents,
-            sums=b"".join(
-                form.crc(bytes(segment.page(page))).to_bytes(4, "little") for page in range(segment.pages)
-            ),
+        pages = segment.page(0, segment.pages)
+        chunks: tuple[int, ...] = ()
+        stored: memoryview | bytes = pages
+        if self._zstd_level and segment.pages:
+            chunks, stored = await asyncio.to_thread(form.compressed, pages, self._zstd_level)
+        head = form.pack(
+            form.Segment(
+                volume=self.volume,
+                number=segment.number,
+                epoch=self.epoch,
+                length=segment.length,
+                last=segment.last,
+                resume=segment.number + 1,
+                pages=segment.pages,
+                extents=segment.extents,
+                sums=b"".join(
+                    form.crc(bytes(segment.page(page))).to_bytes(4, "little") for page in range(segment.pages)
+                ),
+                chunks=chunks,
+            )
         )
-        segment.view[: form.HEAD_BYTES] = form.pack(head)
-        body = bytes(segment.view[: form.HEAD_BYTES + segment.pages * form.PAGE])
+        body = b"".join((head, stored))
         key, pause = form.segment_key(self.volume, segment.number), RETRY_FIRST_S
         while True:
             try:
                 await self.store.put(key, body, create=True)
             except ExistsError:
                 # An answer that was lost, or somebody else's fence.
-                if await self._seen(key) == body[: form.HEAD_BYTES]:
+                if await self._seen(key) == head:
                     break
                 raise FencedError(
                     f"Volume {self.volume} was taken over by another writer.",
