@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 
 import msgspec
 
@@ -10,7 +11,7 @@ from breezeblock.errors import ConflictError, CorruptError, NotFoundError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log.pages import PageMap, packed
 from breezeblock.objects.log.reading import Reader
-from breezeblock.objects.stores.port import ExistsError, Store, everything
+from breezeblock.objects.stores.port import ExistsError, Store, everything, judged
 
 _AHEAD = 16
 
@@ -39,7 +40,7 @@ async def newest(store: Store, volume: str) -> form.Root:
         if not keys:
             raise NotFoundError(f"The store has no volume {volume}.")
         try:
-            return form.unpack_root(await store.get(keys[-1]), keys[-1])
+            return await judged(store, keys[-1], partial(form.unpack_root, key=keys[-1]))
         except NotFoundError:
             continue  # a newer one has come, and this one was collected
     raise CorruptError(f"The roots of {volume} are listed, and gone when they are read.")

@@ -4,14 +4,16 @@ A read that goes on where an earlier one ended has what follows fetched ahead, t
 """
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
-from breezeblock.errors import NotFoundError
+from breezeblock.errors import CorruptError, NotFoundError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log.format import CHUNK_PAGES
 from breezeblock.objects.log.pages import Place
-from breezeblock.objects.stores.port import Store
+from breezeblock.objects.stores.port import Store, judged
 
 _HEADS = 1024
 _AT_ONCE = 16
@@ -116,8 +118,12 @@ class Reader:
         """Return a segment's head. Raises NotFoundError, CorruptError."""
         held = self._heads.get((volume, number))
         if held is None:
-            data = await self._store.get(form.segment_key(volume, number), 0, form.HEAD_BYTES)
-            held = self._heads[volume, number] = form.unpack(data, volume, number)
+            held = self._heads[volume, number] = await judged(
+                self._store,
+                form.segment_key(volume, number),
+                lambda data: form.unpack(data, volume, number),
+                length=form.HEAD_BYTES,
+            )
             if len(self._heads) > _HEADS:
                 self._heads.popitem(last=False)
         return held
@@ -126,28 +132,34 @@ class Reader:
         """Return chunks that follow each other in a segment."""
         volume, number, chunk = start
         name, size = form.segment_key(volume, number), CHUNK_PAGES * form.PAGE
+        first, length, data = form.HEAD_BYTES + chunk * size, count * size, b""
         try:
             if self._packed:
-                head, data = await self.head(volume, number), b""
+                head = await self.head(volume, number)
             else:
                 head, data = await asyncio.gather(
-                    self.head(volume, number),
-                    self._store.get(name, form.HEAD_BYTES + chunk * size, count * size),
+                    self.head(volume, number), self._store.get(name, first, length)
                 )
             if head.chunks:
-                self._packed = True
+                self._packed, data = True, b""
                 first = form.HEAD_BYTES + sum(head.chunks[:chunk])
-                data = await self._store.get(name, first, sum(head.chunks[chunk : chunk + count]))
-            elif self._packed:
-                data = await self._store.get(name, form.HEAD_BYTES + chunk * size, count * size)
+                length = sum(head.chunks[chunk : chunk + count])
+            opened = partial(_opened, head, chunk, count)
+            if data:
+                with contextlib.suppress(CorruptError):  # another side may have it sound
+                    return opened(data)
+            return await judged(self._store, name, opened, first, length)
         except NotFoundError as error:
             raise form.damaged(name) from error
-        bodies, at = [], 0
-        for one in range(chunk, chunk + count):
-            length = head.chunks[one] if one < len(head.chunks) else size
-            bodies.append(form.open_chunk(head, one, data[at : at + length]))
-            at += length
-        return bodies
+
+
+def _opened(head: form.Segment, chunk: int, count: int, data: bytes) -> list[bytes]:
+    bodies, at = [], 0
+    for one in range(chunk, chunk + count):
+        length = head.chunks[one] if one < len(head.chunks) else CHUNK_PAGES * form.PAGE
+        bodies.append(form.open_chunk(head, one, data[at : at + length]))
+        at += length
+    return bodies
 
 
 def _chunks(index: int, count: int) -> list[tuple[int, int, int]]:

@@ -18,7 +18,7 @@ from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.log.journal import Journal, Record
 from breezeblock.objects.log.reading import Reader
 from breezeblock.objects.log.writer import Writer
-from breezeblock.objects.stores.port import ExistsError, Store, everything
+from breezeblock.objects.stores.port import ExistsError, Store, everything, judged
 
 _VOLUME = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", re.ASCII)
@@ -248,7 +248,7 @@ async def _snapshot(store: Store, volume: str, name: str) -> form.Root:
     _check_name(name)
     key = form.snapshot_key(volume, name)
     try:
-        return form.unpack_root(await store.get(key), key)
+        return await judged(store, key, lambda data: form.unpack_root(data, key))
     except NotFoundError:
         raise NotFoundError(f"{volume} has no snapshot {name}.") from None
 

@@ -12,7 +12,7 @@ from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log.opening import Opened
 from breezeblock.objects.log.pages import packed
-from breezeblock.objects.stores.port import ExistsError, Store
+from breezeblock.objects.stores.port import ExistsError, Store, judged
 
 CHECKPOINT_SEGMENTS = 256
 """So many segments after a root the map is stored anew: what an opening must read again stays bounded."""
@@ -277,7 +277,8 @@ class Writer:
         ref = self.pages.refs.get(number)
         if ref is not None:
             key = form.leaf_key(self.root.sources[ref[0]], ref[1])
-            self.pages.fetched(number, ref, form.unpack_leaf(await self.store.get(key), key))
+            entries = await judged(self.store, key, lambda data: form.unpack_leaf(data, key))
+            self.pages.fetched(number, ref, entries)
 
     async def checkpoint(self, reason: str = "checkpoint") -> form.Root:
         """Store the map as it is now, and a root that names it."""
