@@ -221,7 +221,7 @@ class LogDevice:
     def _answer(self, *, fua: bool) -> Soon[None]:
         if fua:
             return self.flush()
-        if self.writer.backlog >= self.dirty_segments:
+        if self.writer.behind(self.dirty_segments):
             return self.writer.room(self.dirty_segments)
         if self._journal and self._journal.behind:
             return self._journal.drained()
@@ -324,7 +324,7 @@ class LogDevice:
     def _states(self, number: int, start: int, amount: int) -> list[tuple[State, int]]:
         pages = self.writer.pages
         leaf = pages.leaves.get(number)
-        if leaf is None or leaf.changes is not None:
+        if leaf is None or not leaf.ready:
             return [(DATA if number in pages.refs or leaf is not None else HOLE, amount)]
         return [(DATA if entry else HOLE, count) for entry, count in _runs(leaf, start, amount)]
 
@@ -346,7 +346,7 @@ def _runs(leaf: Leaf, start: int, amount: int) -> list[tuple[int, int]]:
     """Return places and how many pages follow there; 0 for holes."""
     found: list[tuple[int, int]] = []
     begin, count = 0, 0
-    for entry in leaf.entries[start : start + amount]:
+    for entry in leaf.span(start, amount):
         # Runs end with their segment, as the index of the next is not one more.
         if count and entry == (begin + count if begin else 0):
             count += 1

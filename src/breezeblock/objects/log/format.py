@@ -245,6 +245,17 @@ def pack_leaf(entries: "array[int]") -> bytes:
     return _LEAF_MAGIC + crc(body).to_bytes(4, "little") + body
 
 
+def pack_changed(base: "array[int] | None", changes: dict[int, int]) -> bytes:
+    """Return the bytes of a leaf with changes; nothing if it is all holes."""
+    if base is None:
+        base = array("Q", bytes(LEAF_PAGES * 8))
+    elif changes:
+        base = base[:]
+    for index, value in changes.items():
+        base[index] = value
+    return pack_leaf(base) if any(base) else b""
+
+
 def unpack_leaf(data: bytes, key: str) -> "array[int]":
     """Return a leaf's entries. Raises CorruptError."""
     if data[:8] != _LEAF_MAGIC or crc(data[12:]) != int.from_bytes(data[8:12], "little"):

@@ -28,7 +28,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """What an open volume may use, and how it uses it."""
 
     cache_bytes: int = 64 << 20
-    leaves: int = 96
+    leaves: int = 48
     """Parts of the map, of 2 MiB each."""
     dirty_segments: int = 16
     """Full segments of 4 MiB that may wait for the store before writers do."""
