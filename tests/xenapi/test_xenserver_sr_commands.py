@@ -72,6 +72,7 @@ def test_a_probe_may_need_a_secret(
     assert "SR_BACKEND_FAILURE_115" in capsys.readouterr().err
     assert run([*probe, "--secret", f"password={tmp_path / 'array'}"]) == 0
     assert run([*probe, "--secret", f"password={tmp_path / 'nowhere'}"]) != 0
+    assert run([*probe, "--key", "password=array-secret"]) == 2
     assert "array-secret" not in str(capsys.readouterr())
 
 

@@ -76,9 +76,13 @@ def probe(
     from breezeblock.cli import output
     from breezeblock.xenapi import srkinds, srs
 
+    kind, keys = srkinds.find(sr_type), options.properties(key)
+    for name in keys:
+        if name in kind.keys and kind.keys[name].secret:  # others see arguments
+            raise typer.BadParameter(f"{name} is a secret: put it into a file, and give --secret {name}=FILE")
     secrets = {name: read_secret(path, name) for name, path in options.properties(secret).items()}
     with opened(backend, config) as (session, mirror, _settings):
-        found = srs.probe(session, mirror, srkinds.find(sr_type), options.properties(key), secrets)
+        found = srs.probe(session, mirror, kind, keys, secrets)
     if as_json:
         output.as_json(found)
     else:
