@@ -64,6 +64,37 @@ def test_everything_that_is_kept_goes_with_the_last_user(tmp_path: Path) -> None
     assert listing(tmp_path) == []
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_deletion_cut_off_anywhere_finds_the_rest(
+    tmp_path: Path, order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order of the overlays' names: what is above a frozen image is found by its chain alone."""
+    volume = Volume(tmp_path, "raw", MIB).create()
+    below, middle, top = sorted((new_id() for _number in range(3)), reverse=order < 0)
+    volume.snapshot(below)
+    clone = cloned(volume, below)
+    volume.snapshot(middle)
+    volume.snapshot(top)
+    unlink = Path.unlink
+    done: list[Path] = []
+
+    def stop_after_one(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith(f"volume-{volume.id}."):
+            if done:
+                raise KeyboardInterrupt
+            done.append(path)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        delete(volume)
+    monkeypatch.undo()
+    delete(volume)
+    reads(clone)
+    delete(clone)
+    assert listing(tmp_path) == []
+
+
 @pytest.mark.parametrize("round_number", range(20))
 def test_parent_and_clones_deleted_at_the_same_moment(tmp_path: Path, round_number: int) -> None:
     """Each is held by its own operation, so only the directory of names stands between them."""

@@ -26,7 +26,7 @@ _ZEROS = memoryview(bytes(1 << 20))
 class LogDevice:
     """One volume, open for writing.
 
-    Without a journal a flush waits for the store; with one, for the local disk.
+    A flush waits for the journal on the local disk; without one, or if told so, for the store.
     """
 
     minimum_bytes = 1
@@ -34,10 +34,17 @@ class LogDevice:
     read_only = False
 
     def __init__(
-        self, writer: Writer, reader: Reader, journal: Journal | None = None, *, dirty_segments: int = 16
+        self,
+        writer: Writer,
+        reader: Reader,
+        journal: Journal | None = None,
+        *,
+        dirty_segments: int = 16,
+        to_store: bool = False,
     ) -> None:
-        self.writer, self._reader, self._journal = writer, reader, journal
-        self._dirty_segments = dirty_segments
+        self.writer, self.reader, self._journal = writer, reader, journal
+        self._to_store = to_store
+        self.dirty_segments = dirty_segments
         self._queue: deque[tuple[asyncio.Future[None], Callable[[], None], list[int]]] = deque()
         self._runner: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -51,6 +58,16 @@ class LogDevice:
     def length(self) -> int:
         """Bytes."""
         return self.writer.length
+
+    @property
+    def journal_bytes(self) -> int:
+        """What the journal takes on the local disk."""
+        return self._journal.length if self._journal else 0
+
+    @property
+    def cached_bytes(self) -> int:
+        """What of the store is in memory."""
+        return self.reader.cached_bytes
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -86,7 +103,7 @@ class LogDevice:
             segment = self.writer.waiting.get(place.segment)
             if segment is not None:
                 return [segment.page(place.page, count)]
-        return self._reader.cached(self.writer.root.sources[place.source], place, count)
+        return self.reader.cached(self.writer.root.sources[place.source], place, count)
 
     async def _fetched(self, first: int, count: int) -> list[memoryview]:
         gathered: list[list[memoryview] | asyncio.Future[list[memoryview]]] = []
@@ -98,7 +115,7 @@ class LogDevice:
                 if views is None:
                     place = unpacked(entry)
                     source = self.writer.root.sources[place.source]
-                    gathered.append(asyncio.ensure_future(self._reader.pages(source, place, pages)))
+                    gathered.append(asyncio.ensure_future(self.reader.pages(source, place, pages)))
                 else:
                     gathered.append(views)
         found: list[memoryview] = []
@@ -188,16 +205,18 @@ class LogDevice:
     def _answer(self, *, fua: bool) -> Soon[None]:
         if fua:
             return self.flush()
-        if self.writer.backlog >= self._dirty_segments:
-            return self.writer.room(self._dirty_segments)
+        if self.writer.backlog >= self.dirty_segments:
+            return self.writer.room(self.dirty_segments)
         if self._journal and self._journal.behind:
             return self._journal.drained()
         return None
 
     def flush(self) -> Soon[None]:
-        """Make everything answered survive: in the journal, or in the store if there is none."""
+        """Make everything answered survive: in the journal, or in the store."""
         self.writer.check()
-        return self._journal.sync() if self._journal else self.writer.barrier()
+        if self._journal and not self._to_store:
+            return self._journal.sync()
+        return self.writer.barrier()
 
     # --- pieces whose page must be fetched first ------------------------------------------------
 
@@ -255,7 +274,7 @@ class LogDevice:
                 for page in edges:
                     await self._fetched(page, 1)
             self.apply(offset, memoryview(data))
-            await self.writer.room(self._dirty_segments)
+            await self.writer.room(self.dirty_segments)
 
     def keep_young(self, age_s: float) -> None:
         """From now on send off what is older than this, however little it is."""
