@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ class Deployment:
 
     directory: Path
     port: int
+    clone: str = "linked"
     smb: str = ""
     """A format: the pool is then an SMB share of this very machine, with volumes of that format."""
 
@@ -78,6 +80,7 @@ volumes = -1
 level = "warning"
 [backends.local]
 {own}
+clone = "{self.clone}"
 """
         )
 
@@ -140,3 +143,11 @@ level = "warning"
 def load() -> str:
     """Return the load averages, without which no figure means anything."""
     return " ".join(f"{one:.2f}" for one in os.getloadavg())
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -148,6 +148,7 @@ class Worker:
                         "used_ratio": policy.used_ratio,
                         "max_chain_depth": policy.max_chain_depth,
                         "capabilities": msgspec.json.encode(pool.capabilities or common).decode(),
+                        "health": msgspec.json.encode(pool.health).decode(),
                     },
                 )
         was_down, self._down[name] = self._down[name], {pool.name for pool in seen if not pool.up}

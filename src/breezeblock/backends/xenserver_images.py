@@ -13,11 +13,12 @@ from pathlib import Path
 from breezeblock import images
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Volume
+from breezeblock.backends.xenserver_sizes import streamed
 from breezeblock.backends.xenserver_tags import Disk
 from breezeblock.backends.xenserver_work import Workshop
 from breezeblock.errors import InvalidInputError
 from breezeblock.images import inspection
-from breezeblock.xenapi import download, srkinds, transfer
+from breezeblock.xenapi import download, transfer
 from breezeblock.xenapi.mirror import View
 from breezeblock.xenapi.records import Vdi
 
@@ -35,16 +36,21 @@ def check(path: Path, image_format: str, volume: Volume) -> int:
 
 
 def send(
-    shop: Workshop, ref: str, vdi: Vdi, kind: srkinds.SrKind, path: Path, image_format: str, attempt: Attempt
+    shop: Workshop,
+    ref: str,
+    vdi: Vdi,
+    wanted: transfer.Format,
+    path: Path,
+    image_format: str,
+    attempt: Attempt,
 ) -> None:
-    """Write a checked image onto a new disk: as a VHD of ours, or raw where a disk may hold old data."""
-    wanted: transfer.Format = "vhd" if kind.zeroed and vdi.virtual_size <= srkinds.VHD_MAX_BYTES else "raw"
+    """Write a checked image onto a new disk, in a format of the pool's and as we write it."""
     with _draft(path) as draft:
-        if image_format != wanted or wanted == "vhd":
+        if (image_format, wanted) != ("raw", "raw"):
             images.convert(path, draft, wanted, image_format, attempt=attempt)
             path = draft
         length = path.stat().st_size
-        whole = length if wanted == "vhd" else vdi.virtual_size
+        whole = vdi.virtual_size if wanted == "raw" else length
         with path.open("rb", buffering=0) as file:
             data = _chunks(file.read, length, whole, attempt)
             transfer.put(shop.session, ref, wanted, data, whole, attempt.cancelled)
@@ -87,7 +93,7 @@ def _native(view: View, vdi: Vdi, image_format: str) -> transfer.Format:
         return "raw"
     if image_format == "qcow2" and "qcow2" in view.formats(view.srs[vdi.SR]):
         return "qcow2"
-    return "vhd" if vdi.virtual_size <= srkinds.VHD_MAX_BYTES else "raw"
+    return streamed(view, vdi)
 
 
 @contextmanager

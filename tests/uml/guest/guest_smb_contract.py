@@ -78,10 +78,10 @@ SOME = [
 
 @pytest.mark.parametrize(("scenario", "ending"), SOME, ids=str)
 def test_smb_killed(scenario: Scenario, ending: Ending, tmp_path: Path) -> None:
-    # Few kills: the local back end, which shares all of this code, is killed at very many more.
-    report = kill_everywhere(storage(tmp_path, "", "vhdx"), scenario, ending, repeats=1, stride=150)
+    # Few kills: the local back end, which shares all of this code, is killed before every line.
+    report = kill_everywhere(storage(tmp_path, "", "vhdx"), scenario, ending, stride=5)
     assert report is not None
-    assert report.kills > 1
+    assert report.states > 1
 
 
 def test_smb_images_in_and_out_and_managing(tmp_path: Path) -> None:

@@ -79,12 +79,7 @@ def _container(store: DirectoryStore, key: str, request: Request) -> Answer:
         return Answer(201)  # containers come into being with what lies in them
     if request.method != "GET":
         return Answer(405, {"Allow": "GET, PUT"})
-    prefix = f"{key}/" if key else ""
-    names = set()
-    for item in store.walk_now(prefix):
-        name, slash, _ = item.key[len(prefix) :].partition("/")
-        names.add(name + slash)
-    children = sorted(names)
+    children = store.children_now(key)
     wanted = re.fullmatch(r"children:(\d{1,9})-(\d{1,9})", request.search)
     if wanted:
         children = children[int(wanted[1]) : int(wanted[2]) + 1]

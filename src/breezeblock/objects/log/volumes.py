@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import re
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -17,27 +18,31 @@ from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.log.journal import Journal, Record
 from breezeblock.objects.log.reading import Reader
 from breezeblock.objects.log.writer import Writer
-from breezeblock.objects.stores.port import ExistsError, Store, everything
+from breezeblock.objects.stores.port import ExistsError, Store, everything, judged
 
 _VOLUME = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", re.ASCII)
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """What an open volume may use."""
+    """What an open volume may use, and how it uses it."""
 
     cache_bytes: int = 64 << 20
-    leaves: int = 96
+    leaves: int = 48
     """Parts of the map, of 2 MiB each."""
     dirty_segments: int = 16
     """Full segments of 4 MiB that may wait for the store before writers do."""
     age_s: float = 5.0
     """After so many seconds what was written goes to the store, however little."""
+    ahead_bytes: int = 16 << 20
+    """So much is fetched at most before it is asked for, where reads follow each other."""
+    zstd_level: int = 0
+    """Segments are compressed, from 1 to 19; 0: not at all."""
 
 
 async def create(store: Store, volume: str, length: int) -> None:
     """Make a volume of zeros; done if it is there with that length. Raises ConflictError if with another."""
-    _check(volume, length)
+    check(volume, length)
     root = form.Root(
         volume=volume,
         epoch=0,
@@ -54,9 +59,12 @@ async def create(store: Store, volume: str, length: int) -> None:
 
 
 async def clone(store: Store, source: str, snapshot: str, volume: str, length: int = 0) -> None:
-    """Make a volume that begins as a snapshot of another one, at least as long. One small put."""
+    """Make a volume that begins as a snapshot of another one, at least as long. One small put.
+
+    Raises NotFoundError if there is no such snapshot, or it was deleted meanwhile: then delete the volume.
+    """
     held = await _snapshot(store, source, snapshot)
-    _check(volume, max(length, held.length))
+    check(volume, max(length, held.length))
     if len(held.sources) >= form.MAX_SOURCES:
         raise UnsupportedError(
             f"{volume} would have more than {form.MAX_SOURCES} ancestors.", remedy="Copy it instead."
@@ -74,6 +82,8 @@ async def clone(store: Store, source: str, snapshot: str, volume: str, length: i
         reason=f"clone of {source} {snapshot}",
     )
     await _begin(store, root)
+    # If the snapshot is still there, a collection has never found both of them missing.
+    await _snapshot(store, source, snapshot)
 
 
 async def _begin(store: Store, root: form.Root) -> None:
@@ -92,11 +102,13 @@ async def attach(
     memory: Memory | None = None,
     *,
     discard: bool = False,
+    resume: bool = False,
+    durability: Literal["local", "store"] = "local",
 ) -> LogDevice:
     """Open a volume for writing; whoever had it before is fenced off.
 
     Raises ConflictError if the journal holds writes and another host had the volume since, unless
-    `discard` gives them up.
+    `discard` gives them up; with `resume` also if it holds none, so that nobody else is fenced off.
     """
     memory = memory or Memory()
     reader = Reader(store, memory.cache_bytes)
@@ -105,10 +117,18 @@ async def attach(
     token = opening.new_token()
     local = Journal(journal, volume, token) if journal else None
     try:
-        records = await _kept(local, opened.token, volume, discard=discard) if local else []
+        records = await _kept(local, opened.token, volume, discard=discard, resume=resume) if local else []
         await opening.claim(store, reader, opened, token)
-        writer = Writer(store, reader, opened)
-        device = LogDevice(writer, reader, local, dirty_segments=memory.dirty_segments)
+        opened = await opening.settle(store, reader, opened, memory.leaves)
+        writer = Writer(store, opened, zstd_level=memory.zstd_level)
+        device = LogDevice(
+            writer,
+            reader,
+            local,
+            dirty_segments=memory.dirty_segments,
+            ahead_bytes=memory.ahead_bytes,
+            to_store=durability == "store",
+        )
         if local:
             local.stored = lambda: writer.stored
         await device.replay(records)
@@ -120,12 +140,12 @@ async def attach(
     return device
 
 
-async def _kept(journal: Journal, token: bytes, volume: str, *, discard: bool) -> list[Record]:
+async def _kept(journal: Journal, token: bytes, volume: str, *, discard: bool, resume: bool) -> list[Record]:
     """Open the journal; return what it holds if nobody had the volume since."""
     kept = await asyncio.to_thread(journal.open)
     if token in kept.tokens:
         return kept.records
-    if kept.records and not discard:
+    if (kept.records or resume) and not discard:
         raise ConflictError(
             f"The journal holds {len(kept.records)} writes to {volume}, which was in use elsewhere since.",
             remedy="Look which of the two is right; to give up what is here, attach with `discard`.",
@@ -137,28 +157,31 @@ async def _kept(journal: Journal, token: bytes, volume: str, *, discard: bool) -
 async def snapshot(device: LogDevice, name: str) -> None:
     """Hold an attached volume as it is now; what was written before is in it. One small put."""
     _check_name(name)
-    await device.writer.barrier()
-    root = msgspec.structs.replace(device.writer.frozen(), reason=f"snapshot {name}")
-    with contextlib.suppress(ExistsError):  # taken before, by an attempt that did not live to say so
-        await device.store.put(
-            form.snapshot_key(device.writer.volume, name), form.pack_root(root), create=True
-        )
+    await device.writer.hold(form.snapshot_key(device.writer.volume, name), f"snapshot {name}")
 
 
 async def snapshot_detached(store: Store, volume: str, name: str) -> None:
     """Hold a volume that nobody has attached. Nothing is claimed: what arrived by now is what is held."""
     _check_name(name)
-    reader = Reader(store, 1 << 20)
-    root = await opening.newest(store, volume)
-    opened = await opening.load(reader, root, 4096, live=True)
-    tails = list(root.tails)
-    if opened.next > root.next:
-        tails.append((root.own, root.next, opened.next))
-    held = msgspec.structs.replace(
-        root, tails=tails, length=opened.length, last=opened.last, reason=f"snapshot {name}"
-    )
+    if name in await snapshots(store, volume):
+        return
+    reader, tentative = Reader(store, 1 << 20), form.tentative_key(volume, name)
+    while True:
+        root = await opening.newest(store, volume)
+        opened = await opening.load(reader, root, 4096, live=True)
+        tails = list(root.tails)
+        if opened.next > root.next:
+            tails.append((root.own, root.next, opened.next))
+        held = msgspec.structs.replace(
+            root, tails=tails, length=opened.length, last=opened.last, reason=f"snapshot {name}"
+        )
+        await store.put(tentative, form.pack_root(held))
+        # From now on a collection keeps what it names; until now, if the root is still the newest.
+        if await opening.newest(store, volume) == root:
+            break
     with contextlib.suppress(ExistsError):
         await store.put(form.snapshot_key(volume, name), form.pack_root(held), create=True)
+    await store.delete(tentative)
 
 
 async def snapshots(store: Store, volume: str) -> list[str]:
@@ -169,6 +192,7 @@ async def snapshots(store: Store, volume: str) -> list[str]:
 async def delete_snapshot(store: Store, volume: str, name: str) -> None:
     """Forget a snapshot; what only it held goes with the next collection."""
     _check_name(name)
+    await store.delete(form.tentative_key(volume, name))
     await store.delete(form.snapshot_key(volume, name))
 
 
@@ -188,11 +212,12 @@ async def revert(store: Store, volume: str, name: str) -> None:
         token=opened.token,
     )
     await store.put(form.root_key(volume, root.epoch, root.number), form.pack_root(root))
+    await _snapshot(store, volume, name)
 
 
 async def extend(store: Store, volume: str, length: int) -> None:
     """Make a volume that nobody has attached longer; done if it is long enough."""
-    _check(volume, length)
+    check(volume, length)
     reader = Reader(store, 1 << 20)
     opened = await opening.load(reader, await opening.newest(store, volume), 4096, live=True)
     if length > opened.length:
@@ -206,8 +231,10 @@ async def delete(store: Store, volume: str) -> None:
     if names:
         raise ConflictError(f"{volume} has snapshots: {', '.join(names[:5])}.", remedy="Delete them first.")
     # Roots name what a collection keeps. Without them the rest is nobody's and goes with the next one.
-    for item in reversed(await everything(store, f"v/{volume}/root/")):
-        await store.delete(item.key)
+    # The newest goes last: whatever is left after a crash is the volume, or nothing.
+    for part in ("new", "root"):
+        for item in await everything(store, f"v/{volume}/{part}/"):
+            await store.delete(item.key)
 
 
 async def volumes(store: Store) -> list[str]:
@@ -221,12 +248,13 @@ async def _snapshot(store: Store, volume: str, name: str) -> form.Root:
     _check_name(name)
     key = form.snapshot_key(volume, name)
     try:
-        return form.unpack_root(await store.get(key), key)
+        return await judged(store, key, lambda data: form.unpack_root(data, key))
     except NotFoundError:
         raise NotFoundError(f"{volume} has no snapshot {name}.") from None
 
 
-def _check(volume: str, length: int) -> None:
+def check(volume: str, length: int) -> None:
+    """Raise InvalidInputError for what is no name, or no length in bytes, of a volume."""
     if not _VOLUME.fullmatch(volume):
         raise InvalidInputError(f"{volume!r} is no volume: 32 hexadecimal digits.")
     if length <= 0 or length % form.PAGE or length > 1 << 50:
