@@ -14,8 +14,8 @@ import msgspec
 import structlog
 
 from breezeblock.attempt import Attempt
+from breezeblock.backends import drafts, xenserver_images
 from breezeblock.backends import xenserver_adopting as adopting
-from breezeblock.backends import xenserver_images
 from breezeblock.backends.contract import (
     Adopted,
     Capabilities,
@@ -201,7 +201,7 @@ class XenServerBackend(Unable):
         view = self._shop.clear(volume.id)
         for disk in of_volume(view, volume.id)[:1]:
             return _placement(disk.vdi)
-        xenserver_images.check(Path(path), image_format, volume)
+        drafts.check(Path(path), image_format, volume)
         sr_ref, _sr = self._pools.sr(view, volume.pool)
         ref, vdi = self._shop.create(sr_ref, volume.id, volume.virtual_bytes, attempt)
         kind = self._pools.kind(volume.pool)

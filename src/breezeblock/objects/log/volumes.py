@@ -55,24 +55,27 @@ async def create(store: Store, volume: str, length: int) -> None:
 
 
 async def clone(store: Store, source: str, snapshot: str, volume: str, length: int = 0) -> None:
-    """Make a volume that begins as a snapshot of another one, at least as long. One small put."""
-    held = await _snapshot(store, source, snapshot)
-    check(volume, max(length, held.length))
-    if len(held.sources) >= form.MAX_SOURCES:
+    """Make a volume that begins as a snapshot of another one, at least as long. One small put.
+
+    Without a snapshot's name it begins as what has arrived of the other one by now.
+    """
+    begin = await (held(store, source, snapshot) if snapshot else frozen(store, source))
+    check(volume, max(length, begin.length))
+    if len(begin.sources) >= form.MAX_SOURCES:
         raise UnsupportedError(
             f"{volume} would have more than {form.MAX_SOURCES} ancestors.", remedy="Copy it instead."
         )
     root = msgspec.structs.replace(
-        held,
+        begin,
         volume=volume,
         epoch=0,
         number=0,
-        length=max(length, held.length),
-        sources=[*held.sources, volume],
-        own=len(held.sources),
+        length=max(length, begin.length),
+        sources=[*begin.sources, volume],
+        own=len(begin.sources),
         next=0,
         token=bytes(16),
-        reason=f"clone of {source} {snapshot}",
+        reason=f"clone of {source} {snapshot}".rstrip(),
     )
     await _begin(store, root)
 
@@ -153,17 +156,30 @@ async def snapshot(device: LogDevice, name: str) -> None:
 async def snapshot_detached(store: Store, volume: str, name: str) -> None:
     """Hold a volume that nobody has attached. Nothing is claimed: what arrived by now is what is held."""
     _check_name(name)
-    reader = Reader(store, 1 << 20)
+    root = msgspec.structs.replace(await frozen(store, volume), reason=f"snapshot {name}")
+    with contextlib.suppress(ExistsError):
+        await store.put(form.snapshot_key(volume, name), form.pack_root(root), create=True)
+
+
+async def frozen(store: Store, volume: str) -> form.Root:
+    """Return what has arrived of a volume by now as a root of its own. Nothing is claimed."""
     root = await opening.newest(store, volume)
-    opened = await opening.load(reader, root, 4096, live=True)
+    opened = await opening.load(Reader(store, 1 << 20), root, 4096, live=True)
     tails = list(root.tails)
     if opened.next > root.next:
         tails.append((root.own, root.next, opened.next))
-    held = msgspec.structs.replace(
-        root, tails=tails, length=opened.length, last=opened.last, reason=f"snapshot {name}"
-    )
-    with contextlib.suppress(ExistsError):
-        await store.put(form.snapshot_key(volume, name), form.pack_root(held), create=True)
+    return msgspec.structs.replace(root, tails=tails, length=opened.length, last=opened.last)
+
+
+async def view(store: Store, volume: str, name: str = "", memory: Memory | None = None) -> LogDevice:
+    """Open a volume, or a snapshot of it, to be read as it is in the store now. Nobody is fenced off."""
+    memory = memory or Memory()
+    reader = Reader(store, memory.cache_bytes)
+    root = await (held(store, volume, name) if name else opening.newest(store, volume))
+    opened = await opening.load(reader, root, memory.leaves, live=not name)
+    device = LogDevice(Writer(store, reader, opened), reader)
+    device.read_only = True
+    return device
 
 
 async def snapshots(store: Store, volume: str) -> list[str]:
@@ -178,15 +194,19 @@ async def delete_snapshot(store: Store, volume: str, name: str) -> None:
 
 
 async def revert(store: Store, volume: str, name: str) -> None:
-    """Let a volume that nobody has attached be what its snapshot is. Whoever had it is fenced off."""
-    held = await _snapshot(store, volume, name)
+    """Let a volume that nobody has attached read as its snapshot; it keeps its length.
+
+    Whoever had it is fenced off.
+    """
+    old = await held(store, volume, name)
     reader = Reader(store, 1 << 20)
     opened = await opening.load(reader, await opening.newest(store, volume), 4096, live=True)
     await opening.claim(store, reader, opened, opening.new_token())
     root = msgspec.structs.replace(
-        held,
+        old,
         epoch=opened.epoch,
         number=1,
+        length=max(opened.length, old.length),
         next=opened.next,
         reason=f"revert to {name}",
         last=opened.last,
@@ -222,7 +242,8 @@ async def volumes(store: Store) -> list[str]:
     )
 
 
-async def _snapshot(store: Store, volume: str, name: str) -> form.Root:
+async def held(store: Store, volume: str, name: str) -> form.Root:
+    """Return a snapshot. Raises NotFoundError."""
     _check_name(name)
     key = form.snapshot_key(volume, name)
     try:
