@@ -1,5 +1,6 @@
 """What this host does about volumes that it serves to itself: settings and secrets become tasks."""
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ def task(config: Config, data: Mapping[str, Any], *, discard: bool = False) -> T
     settings = rest_config(config, name)
     run, journals = Path(settings.run_dir), Path(settings.journal_dir)
     for directory in (run, journals):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _own(directory)
     uuid = str(data.get("pool_uuid", "")) or find_pool(name, settings, pool).uuid
     return Task(
         store=store_config(find_pool(name, settings, pool), uuid, Path(config.service.state_dir), wait=True),
@@ -50,6 +51,20 @@ def task(config: Config, data: Mapping[str, Any], *, discard: bool = False) -> T
         durability="store" if data.get("durability") == "store" else "local",
         discard=discard,
     )
+
+
+def _own(directory: Path) -> None:
+    """Make a directory. Raises ConfigError if others could put something into it."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat()
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be made: {error.strerror}.") from error
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & 0o022:
+        raise ConfigError(
+            f"{directory} is somebody else's, or others may write there.",
+            remedy="Give it to the user that attaches, with mode 0700, or name another directory.",
+        )
 
 
 def rest_config(config: Config, name: str) -> RestConfig:
