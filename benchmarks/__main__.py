@@ -37,6 +37,15 @@ def main() -> None:
     parser.add_argument("--only", choices=["verbs", "list", "start", "crash"], action="append")
     parser.add_argument("--kills", type=int, default=28)
     parser.add_argument("--window", type=float, default=1.0, help="scale of the delay before each kill")
+    parser.add_argument(
+        "--clone",
+        choices=["linked", "full"],
+        default="linked",
+        help="audit-nfs.py takes what linked clones rest on for leaks",
+    )
+    parser.add_argument(
+        "--smb", choices=["vhd", "vhdx", "qcow2", "raw"], default="", help="volumes of an SMB share instead"
+    )
     parser.add_argument("--seed", nargs=2, metavar=("DIRECTORY", "COUNT"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.seed:
@@ -47,7 +56,7 @@ def main() -> None:
     only = chosen.only or ["verbs", "list", "start", "crash"]
     peer = json.loads(chosen.peer.read_text()) if chosen.peer else {}
     with tempfile.TemporaryDirectory(prefix="breezeblock-bench-") as directory:
-        deployment = Deployment(Path(directory), _free_port())
+        deployment = Deployment(Path(directory), _free_port(), chosen.clone, chosen.smb)
         deployment.prepare()
         print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, load {load()}")
         deployment.run()

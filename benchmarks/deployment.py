@@ -26,6 +26,9 @@ class Deployment:
 
     directory: Path
     port: int
+    clone: str = "linked"
+    smb: str = ""
+    """A format: the pool is then an SMB share of this very machine, with volumes of that format."""
 
     @property
     def endpoint(self) -> str:
@@ -53,6 +56,13 @@ class Deployment:
     def prepare(self) -> None:
         """Write the configuration."""
         self.pool.mkdir(parents=True)
+        (self.directory / "smb.conf").write_text(f"[volumes]\npath = {self.pool}\n")
+        own = f'kind = "local"\npath = "{self.pool}"'
+        if self.smb:
+            own = (
+                'kind = "smb"\nshares = ["//localhost/volumes -o username=root,secret=none"]\n'
+                f'samba_config = "{self.directory}/smb.conf"\nformat = "{self.smb}"'
+            )
         (self.directory / "breezeblock.toml").write_text(
             f"""
 [service]
@@ -68,8 +78,8 @@ volumes = -1
 [logging]
 level = "warning"
 [backends.local]
-kind = "local"
-path = "{self.pool}"
+{own}
+clone = "{self.clone}"
 """
         )
 

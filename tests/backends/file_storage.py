@@ -21,6 +21,9 @@ class FileStorage:
     extension: str = ""
     """Of all files, without the dot."""
 
+    def __post_init__(self) -> None:
+        self.root = self.directory
+
     def open(self) -> Backend:
         backend = self.make()
         backend.start()

@@ -16,6 +16,9 @@ class MemoryStorage:
     unit_bytes: int = 64 << 10
     options: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.root = Path(self.config.path)
+
     def open(self) -> Backend:
         backend = MemoryBackend("ram", self.config)
         backend.start()

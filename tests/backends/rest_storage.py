@@ -10,7 +10,8 @@ from uuid import UUID
 from breezeblock.backends.contract import Backend, Snapshot, Volume
 from breezeblock.backends.rest import open_rest
 from breezeblock.backends.rest_config import RestConfig, RestPool, store_config
-from breezeblock.objects.log import volumes
+from breezeblock.objects.log import format as form
+from breezeblock.objects.log import opening, volumes
 from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.stores.opening import open_store
 from breezeblock.objects.stores.port import Store, everything
@@ -49,7 +50,8 @@ class RestStorage:
 
     def read(self, volume: Volume, snapshot: Snapshot | None = None) -> bytes:
         async def work(store: Store) -> bytes:
-            device = await volumes.view(store, key(volume), snapshot.id if snapshot else "")
+            now = volumes.held(store, key(volume), snapshot.id) if snapshot else newest(store, key(volume))
+            device = await volumes.view(store, await now)
             try:
                 return await content(device)
             finally:
@@ -76,6 +78,10 @@ class RestStorage:
             await store.put(newest, (await store.get(newest))[:-1])
 
         self.run(work)
+
+
+async def newest(store: Store, volume: str) -> form.Root:
+    return await volumes.frozen(store, await opening.newest(store, volume))
 
 
 def key(volume: Volume) -> str:

@@ -16,7 +16,16 @@ from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Backend, Capabilities, Finding, Placement, Snapped, Snapshot, Volume
 from breezeblock.backends.memory import MemoryBackend, MemoryConfig
 from breezeblock.errors import BreezeblockError
-from breezeblock.testing import Moment, Outcome, cases, kill_everywhere, kills, run_killed_at, trace_lines
+from breezeblock.testing import (
+    Moment,
+    Outcome,
+    cases,
+    kill_everywhere,
+    kills,
+    run_killed_at,
+    trace,
+    trace_lines,
+)
 
 HERE = "test_contract_suite_catches"
 
@@ -234,6 +243,53 @@ def test_every_line_is_a_place_to_be_killed_at(tmp_path: Path) -> None:
         found.append(len(list(tmp_path.iterdir())))
     assert found == [0, 0, 1, 1, 2, 2, 3]
     assert run_killed_at(make, (HERE,), NEVER) is Outcome.FINISHED
+
+
+@pytest.mark.crash
+def test_lines_that_find_a_change_are_told(tmp_path: Path) -> None:
+    seen = trace(three_files(tmp_path), (HERE,), watching=tmp_path)
+    assert seen.changes == seen.lines[2::2]  # the loop's line, each time after the body
+    assert trace(three_files(tmp_path), (HERE,)).changes == []
+
+
+def write_in(folder: Path) -> None:
+    with (folder / "a").open("r+b", buffering=0) as file:
+        file.write(b"one")
+        file.truncate(9)
+        os.posix_fallocate(file.fileno(), 0, 99)
+        os.pwrite(file.fileno(), b"two", 50)
+        file.read()
+        (folder / "b").hardlink_to(folder / "a")
+        (folder / "b").rename(folder / "c")
+        (folder / "c").chmod(0o600)
+        (folder / "new").mkdir()
+        (folder / "new" / "d").touch()
+        (folder / "new" / "d").write_bytes(b"three")
+        (folder / "c").unlink()
+    (folder / "a").stat()
+
+
+@pytest.mark.crash
+def test_no_change_escapes(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    seen = trace(lambda: write_in(tmp_path), (HERE,), watching=tmp_path)
+    begin = write_in.__code__.co_firstlineno
+    found = [moment.line - begin for moment in seen.changes]
+    assert found == [3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 1]  # the line after; leaving `with` counts as its own
+
+
+@pytest.mark.crash
+def test_a_child_process_begun_and_gone_is_told(tmp_path: Path) -> None:
+    seen = trace(run_true, (HERE,), watching=tmp_path)
+    begin = run_true.__code__.co_firstlineno
+    assert [moment.line - begin for moment in seen.changes] == [2, 4]
+
+
+def run_true() -> None:
+    child = subprocess.Popen(["true"])
+    time.sleep(0)
+    child.wait()
+    time.sleep(0)
 
 
 def leave_a_child() -> None:

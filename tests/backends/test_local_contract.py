@@ -19,11 +19,8 @@ KINDS = {
     "vhd": {"format": "vhd"},
     "vhdx": {"format": "vhdx"},
 }
-STRIDE = int(os.environ.get("KILL_STRIDE", "8"))
-"""A round costs 10 to 200 ms, and there are some 6,000 lines: KILL_STRIDE=1 takes them all."""
-SLOWER = {"vhdx": 10, "vhd": 20}
-"""Our own code does what qemu-img does for the others, so there are ten times as many lines. Each state that
-they leave on disk is tried in tests/chains, and each write within a file in tests/images."""
+EVERY_LINE = "BREEZEBLOCK_KILL_EVERY_LINE" in os.environ
+"""Kill before each of the lines, some 500,000, although most find the disk as the line before found it."""
 
 
 def storage(path: Path, kind: str) -> FileStorage:
@@ -55,6 +52,20 @@ def test_local_killed_anywhere(scenario: Scenario, ending: Ending, kind: str, me
     place = storage(memory, kind)
     if isinstance(place, VhdStorage):
         place.by_others = False
-    report = kill_everywhere(place, scenario, ending, repeats=1, stride=STRIDE * SLOWER.get(kind, 1))
+    report = kill_everywhere(place, scenario, ending, every_line=EVERY_LINE)
     assert report is not None
-    assert report.kills > 1
+    assert report.lines > 150
+    assert report.states >= (2 if scenario.name == "shorten_related" else 4)  # which finds nothing to shorten
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("name", ["create", "extend"])
+def test_no_line_in_between_leaves_anything_else(name: str, memory: Path) -> None:
+    """What the test above leaves out by: the lines that found no change, killed at one by one."""
+    scenario = next(scenario for scenario, _ending in kills() if scenario.name == name)
+    changes = kill_everywhere(storage(memory / "changes", "raw"), scenario, "rerun")
+    lines = kill_everywhere(storage(memory / "lines", "raw"), scenario, "rerun", every_line=True)
+    assert changes is not None
+    assert lines is not None
+    assert changes.states == lines.states
+    assert 10 * changes.kills < lines.kills == lines.lines == changes.lines

@@ -5,18 +5,20 @@ import threading
 from pathlib import Path
 
 import pytest
-from chainlab import KIB, MIB, NAMING, Volume, attempt, content, new_id
+from chainlab import KIB, MIB, NAMING, Volume, attempt, backing_names, content, new_id
 
 from breezeblock import chains
-from breezeblock.errors import CorruptError
+from breezeblock.errors import ConflictError, CorruptError
 from breezeblock.shares.files import listing
+
+ABOVE = {"raw": "qcow2", "qcow2": "qcow2", "vhd": "vhd", "vhdx": "vhdx"}
 
 
 def cloned(source: Volume, snapshot_id: str | None = None) -> Volume:
-    made = Volume(source.directory, "qcow2", len(source.model))
+    made = Volume(source.directory, ABOVE[source.format], len(source.model))
     chains.clone(
         source.directory,
-        NAMING,
+        source.naming,
         source.id,
         snapshot_id,
         made.id,
@@ -59,6 +61,37 @@ def test_everything_that_is_kept_goes_with_the_last_user(tmp_path: Path) -> None
     delete(two)
     reads(three)
     delete(three)
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_deletion_cut_off_anywhere_finds_the_rest(
+    tmp_path: Path, order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order of the overlays' names: what is above a frozen image is found by its chain alone."""
+    volume = Volume(tmp_path, "raw", MIB).create()
+    below, middle, top = sorted((new_id() for _number in range(3)), reverse=order < 0)
+    volume.snapshot(below)
+    clone = cloned(volume, below)
+    volume.snapshot(middle)
+    volume.snapshot(top)
+    unlink = Path.unlink
+    done: list[Path] = []
+
+    def stop_after_one(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith(f"volume-{volume.id}."):
+            if done:
+                raise KeyboardInterrupt
+            done.append(path)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        delete(volume)
+    monkeypatch.undo()
+    delete(volume)
+    reads(clone)
+    delete(clone)
     assert listing(tmp_path) == []
 
 
@@ -158,3 +191,28 @@ def test_a_damaged_parent_is_not_deleted_under_its_clones(tmp_path: Path) -> Non
         delete(volume)
     assert sorted(listing(tmp_path)) == before
     reads(clone)
+
+
+@pytest.mark.parametrize(("image_format", "family"), [("raw", "plain"), ("vhd", "differencing")])
+def test_a_clone_too_deep_to_be_read_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image_format: str, family: str
+) -> None:
+    monkeypatch.setattr(f"breezeblock.chains.{family}.MAX_LAYERS", 3)
+    volume = Volume(tmp_path, image_format, 4 * MIB).create()
+    volume.write(0, 4 * KIB, 1)
+    oldest = volume.snapshot()
+    volume.write(0, 4 * KIB, 2)
+    deepest = cloned(volume)
+    assert len(backing_names(*deepest.active)) == 3
+    deepest.write(0, 4 * KIB, 3)
+    before = sorted(listing(tmp_path))
+    with pytest.raises(ConflictError, match="would rest on 3 layers; the limit is 3"):
+        cloned(deepest)
+    volume.write(0, 4 * KIB, 4)  # into the overlay on which it goes on since
+    with pytest.raises(ConflictError, match="would rest on 3 layers"):
+        cloned(volume)
+    with pytest.raises(ConflictError, match="would rest on 3 layers"):
+        volume.snapshot()
+    assert sorted(listing(tmp_path)) == before
+    assert content(*volume.active) == volume.model
+    assert content(*cloned(volume, oldest).active) == volume.snapshots[oldest]

@@ -13,6 +13,7 @@ import pytest
 
 from breezeblock.objects.log import journal, volumes
 from breezeblock.objects.log.device import LogDevice
+from breezeblock.objects.nbd import Device
 from breezeblock.objects.stores.memory import MemoryStore
 
 VOLUME = "0123456789abcdef" * 2
@@ -99,7 +100,7 @@ async def soon(answer: Any) -> Any:
     return await answer if asyncio.iscoroutine(answer) or asyncio.isfuture(answer) else answer
 
 
-async def content(device: LogDevice) -> bytes:
+async def content(device: Device) -> bytes:
     got = await soon(device.read(0, device.length))
     return b"".join(got) if isinstance(got, list) else bytes(got)
 

@@ -30,7 +30,7 @@ def test_a_pool_is_made_once_and_proved_at_every_opening(tmp_path: Path) -> None
         assert await volumes.volumes(store) == ["a" * 32]
         other = tmp_path / "other"
         other.mkdir()
-        with pytest.raises(ConflictError, match=f"no pool {first.uuid}"):
+        with pytest.raises(ConflictError, match=f"shows no pool {first.uuid}"):
             await make_pool(at(other, pool=first.uuid))
         await make_pool(at(other))
         with pytest.raises(ConflictError, match=f"instead of {first.uuid}"):

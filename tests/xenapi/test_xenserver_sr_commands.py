@@ -1,5 +1,6 @@
 """SRs by the command and by the configuration: brought back, repaired, probed, refused."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from breezeblock.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
-    with simulated() as running:
+    with simulated("--cluster") as running:
         yield running
 
 
@@ -59,6 +60,40 @@ def test_probe_shows_what_there_is(
     options = [part for key in keys for part in ("--key", key)]
     assert run(["xenserver", "probe", "xen", kind, *options, "--json", "--config", path]) == 0
     assert shows in capsys.readouterr().out
+
+
+def test_a_driver_of_the_newer_interface_is_probed_its_own_way(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = section(simulator, tmp_path, "gfs2", "clustered")
+    path = configured(tmp_path, given)
+    asking = ["xenserver", "probe", "xen", "gfs2", "--json", "--config", path, "--key", "provider=hba"]
+    assert run(asking) == 0
+    (lun,) = json.loads(capsys.readouterr().out)
+    assert lun == {"provider": "hba", "ScsiId": "36001405sim0", "vendor": "SIM"}
+    assert run(["xenserver", "sr", "create", "xen", "gold", "--yes", "--config", path]) == 0
+    (uuid,) = (line.split()[1] for line in capsys.readouterr().out.splitlines() if "uuid" in line.lower())
+    assert run([*asking, "--key", "ScsiId=36001405sim0"]) == 0
+    assert [one["UUID"] for one in json.loads(capsys.readouterr().out)] == [uuid]
+
+
+def test_what_the_hosts_have_no_driver_for_is_refused_before_the_call(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with simulated("--http", "--without", "netapp linstor") as hosts:
+        for kind, says in (
+            ("netapp", "NetApp was dropped: between XenServer 6.2 and 6.5."),
+            ("linstor", "The hosts have no storage driver of type linstor."),
+            ("gfs2", "Make the hosts a cluster"),
+            ("zfs", "SR_OPERATION_NOT_SUPPORTED"),
+        ):
+            path = configured(tmp_path, section(hosts, tmp_path, kind, kind))
+            verb = ["probe", "xen", "zfs"] if kind == "zfs" else ["sr", "create", "xen", "gold", "--yes"]
+            hosts.do("calls", reset=True)
+            assert run(["xenserver", *verb, "--config", path]) != 0
+            assert says in " ".join(capsys.readouterr().err.split())
+            assert ("Async.SR.create" in hosts.do("calls")) == (kind == "gfs2")
+            assert hosts.do("names") == [], "a secret or an SR stays"
 
 
 @pytest.mark.parametrize(

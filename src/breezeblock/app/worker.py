@@ -152,6 +152,7 @@ class Worker:
                                 pool.capabilities or common, only_by_type=policy.only_by_type
                             )
                         ).decode(),
+                        "health": msgspec.json.encode(pool.health).decode(),
                     },
                 )
         was_down, self._down[name] = self._down[name], {pool.name for pool in seen if not pool.up}

@@ -166,6 +166,21 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What else a volume type's extra specs are compared with; names that no other capability has."""
 
 
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """What will trouble a pool later, where the storage keeps chains that it merges by itself."""
+
+    deepest_chain: int | None = None
+    """The most images that any volume of it is read through; None where nobody looked."""
+    unmerged_images: int = 0
+    """How many images wait to be merged by the storage itself."""
+    unmerged_bytes: int = 0
+    """At most so much is free when they are."""
+    full_in_s: float | None = None
+    """When it is full if it goes on filling as it did; None where that cannot be said."""
+    chain_full_in_s: float | None = None
+    """When its deepest chain is as deep as the storage allows if it goes on growing as it did."""
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """A place where volumes can be put, and how it is right now."""
 
@@ -178,14 +193,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is not up."""
     capabilities: Capabilities | None = None
     """What this pool can do, where that differs from its back end's other pools."""
-    deepest_chain: int | None = None
-    """The most images that any volume of it is read through; None where nobody looked."""
-    unmerged_images: int = 0
-    """How many images wait to be merged by the storage itself."""
-    unmerged_bytes: int = 0
-    """At most so much is free when they are."""
-    full_in_s: float | None = None
-    """When it is full if it goes on filling as it did; None where that cannot be said."""
+    health: Health = Health()
     findings: tuple[Finding, ...] = ()
     """What its operator should know, for the doctor."""
 

@@ -15,10 +15,9 @@ import msgspec
 
 from breezeblock import chains
 from breezeblock.attempt import Attempt
-from breezeblock.backends import file_options
+from breezeblock.backends import file_options, file_reports
 from breezeblock.backends.contract import (
     Adopted,
-    Ancestor,
     Capabilities,
     Connection,
     Data,
@@ -257,23 +256,7 @@ class FileBackend:
         return self._naming(volume).volume(volume.id)
 
     def _adopted(self, volume: Volume, found: chains.Stranger) -> Adopted:
-        return Adopted(
-            volume=Placement(
-                locator=self.places.locator(volume.pool),
-                format=found.format,
-                depth=len(found.layers),
-                hidden_layers=len(found.hidden),
-                reclaimable_bytes=sum(layer.allocated_bytes for layer in found.hidden),
-                parent=found.ancestors[0][0] if found.ancestors else "",
-            ),
-            virtual_bytes=found.virtual_bytes,
-            snapshots=tuple(
-                Snapshot(id=snapshot_id, volume_id=volume.id, virtual_bytes=virtual_bytes)
-                for snapshot_id, virtual_bytes in found.snapshots
-            ),
-            edits=found.edits,
-            ancestors=tuple(Ancestor(id=id_, gone=gone) for id_, gone in found.ancestors),
-        )
+        return file_reports.adopted(volume.id, self.places.locator(volume.pool), found)
 
     def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
         """Give the volume a first image of its own."""
@@ -393,13 +376,4 @@ class FileBackend:
             chain = chains.load(directory, naming, volume.id, image_format, depth=1)
         except NotFoundError:  # a snapshot of a volume that is not there was deleted
             return Placement(locator=locator, format=image_format)
-        return Placement(
-            locator=locator,
-            format=image_format,
-            depth=len(chain.layers),
-            hidden_layers=len(chain.hidden),
-            reclaimable_bytes=sum(layer.allocated_bytes for layer in chain.hidden),
-            parent=self.naming.owner(chain.layers[len(chain.own)].name) or ""
-            if len(chain.layers) > len(chain.own)
-            else "",
-        )
+        return file_reports.placed(locator, image_format, chain, self.naming)

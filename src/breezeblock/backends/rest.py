@@ -105,7 +105,7 @@ class RestBackend(Unable):
     def delete(self, volume: Volume, attempt: Attempt) -> None:
         """Remove snapshots, then roots, the mark of a maker last; clones keep what they share."""
         self._idle(volume)
-        self._pools.run(volume.pool, lambda store: _remove(store, _key(volume)))
+        self._pools.run(volume.pool, lambda store: reports.remove(store, _key(volume)))
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Say in a new segment that it is longer."""
@@ -164,7 +164,8 @@ class RestBackend(Unable):
     def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
         """Let it have the volume's name; no data is touched."""
         self._idle(msgspec.structs.replace(volume, locator=adopting.find(reference)))
-        return self._pools.run(volume.pool, lambda store: adopting.adopt(store, volume, reference))
+        hold = f"{reports.LINKING}{attempt.operation_id}"
+        return self._pools.run(volume.pool, lambda store: adopting.adopt(store, volume, reference, hold))
 
     def release(self, volume: Volume, attempt: Attempt) -> str:
         """Leave it as it is."""
@@ -230,11 +231,11 @@ class RestBackend(Unable):
             yield from reports.inventory(pool, items)
 
     def sweep(self, live_operations: frozenset[str]) -> list[str]:
-        """Remove volumes that were being made by operations that are over."""
+        """Remove volumes that were being made, and holds, of operations that are over."""
         swept = []
         for found in [one for one in self.inventory() if one.kind == "temporary"]:
-            if found.volume_id and not any(one in found.name for one in live_operations):
-                self._pools.run(found.pool, partial(_remove, volume=UUID(found.volume_id).hex))
+            if not any(one in found.name for one in live_operations):
+                self._pools.run(found.pool, partial(reports.forget, found=found))
                 swept.append(found.name)
         return swept
 
@@ -296,10 +297,17 @@ class RestBackend(Unable):
         return _placement(volume)
 
     def _link(self, source: Volume, name: str, volume: Volume, attempt: Attempt) -> None:
+        there, key, hold = _key(source), _key(volume), f"{reports.LINKING}{attempt.operation_id}"
+
         async def work(store: Store) -> None:
-            if not await reports.published(store, _key(volume)):
-                check_cancelled(attempt)
-                await volumes.clone(store, _key(source), name, _key(volume), volume.virtual_bytes)
+            if await reports.published(store, key):
+                await volumes.end_hold(store, there, hold)
+                return
+            check_cancelled(attempt)
+            if name:
+                await volumes.clone(store, there, name, key, volume.virtual_bytes)
+            else:
+                await volumes.clone_now(store, there, hold, key, volume.virtual_bytes)
 
         self._pools.run(volume.pool, work)
 
@@ -346,14 +354,6 @@ def _check_bytes(virtual_bytes: int) -> None:
             f"A volume of {virtual_bytes} bytes cannot be made; "
             f"allowed are multiples of {PAGE} up to {MAX_BYTES}."
         )
-
-
-async def _remove(store: Store, volume: str) -> None:
-    for snapshot in await volumes.snapshots(store, volume):
-        await volumes.delete_snapshot(store, volume, snapshot)
-    await volumes.delete(store, volume)
-    for mark in await everything(store, reports.draft_key(volume)):
-        await store.delete(mark.key)
 
 
 async def _nothing(_store: Store) -> None:

@@ -6,7 +6,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from breezeblock.backends.contract import Adopted, Placement, Snapshot, Volume
 from breezeblock.backends.rest_reports import published, reference
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError
-from breezeblock.objects.log import volumes
+from breezeblock.objects.log import opening, volumes
 from breezeblock.objects.stores.port import Store
 
 _UUID = re.compile(r"(volume-)?([0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12})", re.ASCII)
@@ -28,7 +28,7 @@ async def examine(store: Store, volume: Volume, text: str) -> Adopted:
     there, own = find(text), UUID(volume.id).hex
     if not await published(store, there):
         raise NotFoundError(f"Pool {volume.pool} has no volume {there}.")
-    root = await volumes.frozen(store, there)
+    root = await volumes.frozen(store, await opening.newest(store, there))
     if volume.virtual_bytes and volume.virtual_bytes != root.length:
         raise InvalidInputError(
             f"Volume {there} has {root.length} bytes, not {volume.virtual_bytes}.",
@@ -52,7 +52,7 @@ async def examine(store: Store, volume: Volume, text: str) -> Adopted:
     )
 
 
-async def adopt(store: Store, volume: Volume, text: str) -> Adopted:
+async def adopt(store: Store, volume: Volume, text: str, hold: str) -> Adopted:
     """Give a volume its new name: a root under it that shares all, and the old roots go."""
     there, own = find(text), UUID(volume.id).hex
     if there != own and await published(store, own):
@@ -60,7 +60,7 @@ async def adopt(store: Store, volume: Volume, text: str) -> Adopted:
         return await examine(store, volume, own)
     found = await examine(store, volume, text)
     if there != own:
-        await volumes.clone(store, there, "", own)
+        await volumes.clone_now(store, there, hold, own)
         await volumes.delete(store, there)
     return found
 

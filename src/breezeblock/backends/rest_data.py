@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from inspect import isawaitable
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 from breezeblock import images
 from breezeblock.attempt import Attempt
@@ -24,6 +25,8 @@ from breezeblock.objects.nbd.device import Data as Bytes
 from breezeblock.objects.stores.opening import StoreConfig, open_store
 
 _T = TypeVar("_T")
+HOLDING = "copy-"
+"""How the names begin of holds that last as long as a copy."""
 _EXTENTS = 4096
 _PIECE = 4 << 20
 
@@ -113,15 +116,26 @@ def _pieces(offset: int, length: int) -> Iterator[tuple[int, int]]:
 def opened(
     config: StoreConfig, volume: str, snapshot: str = "", *, writable: bool = False
 ) -> Iterator[DeviceData]:
-    """Open a volume, or a snapshot of it. For writing, whoever had it is fenced off."""
+    """Open a volume, or a snapshot of it. For writing, whoever had it is fenced off.
+
+    What is read of a volume itself is what has arrived by now: it is held, against collections, meanwhile.
+    """
+    hold = "" if writable or snapshot else f"{HOLDING}{uuid4()}"
     with asyncio.Runner() as runner:
         store = runner.run(open_store(config))
         try:
-            work = volumes.attach(store, volume) if writable else volumes.view(store, volume, snapshot)
-            device = runner.run(work)
+            if writable:
+                device = runner.run(volumes.attach(store, volume))
+            else:
+                taken = (
+                    volumes.take_hold(store, volume, hold) if hold else volumes.held(store, volume, snapshot)
+                )
+                device = runner.run(volumes.view(store, runner.run(taken)))
             yield DeviceData(runner, device)
             runner.run(device.close())  # after a failure nothing more is to be written
         finally:
+            if hold:
+                runner.run(volumes.end_hold(store, volume, hold))
             runner.run(store.close())
 
 

@@ -9,9 +9,9 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from breezeblock.backends.contract import Pool
+from breezeblock.backends.contract import Health, Pool
 from breezeblock.backends.rest_config import RestConfig, find_pool, store_config
-from breezeblock.backends.usage import Usage, full_in_s
+from breezeblock.backends.usage import Samples, Usage, full_in_s
 from breezeblock.errors import BreezeblockError, ConfigError
 from breezeblock.objects.stores.opening import StoreConfig, endpoint, make_pool, open_store
 from breezeblock.objects.stores.port import Measured, Room, Store
@@ -66,12 +66,7 @@ class Pools:
             if one.total_bytes is not None and one.free_bytes is not None
         }
         samples = self._usage.note(used)
-        return [
-            msgspec.structs.replace(one, full_in_s=full_in_s(samples[one.name], one.total_bytes))
-            if one.name in samples and one.total_bytes is not None
-            else one
-            for one in seen
-        ]
+        return [_with_outlook(one, samples.get(one.name, [])) for one in seen]
 
     def _look(self, pool: str) -> Pool:
         async def look(_store: Store) -> Room | None:
@@ -115,6 +110,12 @@ class Pools:
 
     def _note(self, pool: str) -> Path:
         return self._state_dir / "pools" / f"{self._backend}.{pool}"
+
+
+def _with_outlook(pool: Pool, samples: Samples) -> Pool:
+    if pool.total_bytes is None:
+        return pool
+    return msgspec.structs.replace(pool, health=Health(full_in_s=full_in_s(samples, pool.total_bytes)))
 
 
 async def _room(config: StoreConfig) -> Room | None:

@@ -6,19 +6,24 @@ from typing import Literal
 from uuid import UUID
 
 from breezeblock.backends.contract import Finding, Found, Snapshot, Volume
+from breezeblock.backends.rest_data import HOLDING
 from breezeblock.errors import BreezeblockError, CorruptError, NotFoundError
 from breezeblock.objects.log import format as form
-from breezeblock.objects.log import volumes
+from breezeblock.objects.log import opening, volumes
 from breezeblock.objects.stores.port import Item, Store, everything
 
-DRAFT = "draft"
-"""A volume with objects of this name is being made: only its maker may use it."""
+LINKING = "clone-"
+"""How the names begin of holds that last until a linked clone is there."""
+_HOLDS = (LINKING, HOLDING)
 _DELETE = "Delete it."
 
 
 def draft_key(volume: str, operation: str = "") -> str:
-    """Return the key of the mark that a volume bears while an operation makes it."""
-    return f"v/{volume}/{DRAFT}/{operation}"
+    """Return the key of the mark that says that an operation makes a volume: only that may use it.
+
+    It lies apart: a collection takes what lies beside a volume's roots for something that holds.
+    """
+    return f"draft/{volume}/{operation}"
 
 
 async def published(store: Store, volume: str) -> bool:
@@ -53,9 +58,13 @@ async def check(store: Store, volume: str, asked: Volume, snapshots: tuple[Snaps
 
 async def _root(store: Store, volume: str, name: str) -> form.Root | BreezeblockError:
     try:
-        return await (volumes.held(store, volume, name) if name else volumes.frozen(store, volume))
+        return await (volumes.held(store, volume, name) if name else _now(store, volume))
     except (NotFoundError, CorruptError) as error:
         return error
+
+
+async def _now(store: Store, volume: str) -> form.Root:
+    return await volumes.frozen(store, await opening.newest(store, volume))
 
 
 async def _examine(
@@ -99,40 +108,54 @@ def reference(volume_id: str) -> str:
 def inventory(pool: str, items: list[Item]) -> Iterator[Found]:
     """Tell what objects are, a volume or snapshot at a time."""
     found: dict[str, list[Item]] = defaultdict(list)
+    makers: dict[str, list[str]] = defaultdict(list)
     for item in items:
         parts = item.key.split("/")
-        if parts[0] == "v" and len(parts) > 2 and len(parts[1]) == 32:
+        if parts[0] == "v" and len(parts) > 3 and len(parts[1]) == 32:
             found[parts[1]].append(item)
-        elif parts[0] not in {"pool", "scratch"}:
+        elif parts[0] == "draft" and len(parts) == 3:
+            makers[parts[1]].append(parts[2])
+        elif parts[0] not in {"pool", "scratch", "gc"}:
             yield Found(pool=pool, name=item.key, volume_id=None, kind="foreign")
-    for name, mine in found.items():
-        yield from _volume(pool, name, mine)
+    for name in found.keys() | makers.keys():
+        yield from _volume(pool, name, found[name], makers[name])
 
 
-def _volume(pool: str, name: str, items: list[Item]) -> Iterator[Found]:
+def _volume(pool: str, name: str, items: list[Item], makers: list[str]) -> Iterator[Found]:
     parts = {item.key.split("/")[2] for item in items}
     kind: Literal["volume", "temporary", "kept"] = "volume" if "root" in parts else "kept"
     volume_id = str(UUID(name))
-    shown = reference(volume_id)
-    if DRAFT in parts:
-        kind = "temporary"
-        makers = [item.key.rpartition("/")[2] for item in items if item.key.startswith(draft_key(name))]
-        shown += f".{'.'.join(makers)}"
     yield Found(
         pool=pool,
-        name=shown,
+        name=".".join([reference(volume_id), *makers]),
         volume_id=volume_id,
-        kind=kind,
+        kind="temporary" if makers else kind,
         allocated_bytes=sum(max(0, item.length) for item in items),
     )
     for item in items:
-        part, _, snapshot = item.key.split("/", 2)[2].partition("/")
-        if part == "snap":
+        part, _, rest = item.key.split("/", 2)[2].partition("/")
+        if part == "snap" or (part == "new" and rest.startswith(_HOLDS)):
             yield Found(
                 pool=pool,
-                name=f"{reference(volume_id)}@{snapshot}",
+                name=f"{reference(volume_id)}@{rest}",
                 volume_id=volume_id,
-                kind="snapshot",
-                snapshot_id=snapshot,
+                kind="snapshot" if part == "snap" else "temporary",
+                snapshot_id=rest if part == "snap" else None,
                 allocated_bytes=max(0, item.length),
             )
+
+
+async def forget(store: Store, found: Found) -> None:
+    """Remove temporary work: a volume that was being made, or a hold."""
+    name, _, hold = found.name.partition("@")
+    volume = UUID(name.removeprefix("volume-").partition(".")[0]).hex
+    await (volumes.end_hold(store, volume, hold) if hold else remove(store, volume))
+
+
+async def remove(store: Store, volume: str) -> None:
+    """Remove a volume's snapshots, then its roots, the mark of a maker last; clones keep what they share."""
+    for snapshot in await volumes.snapshots(store, volume):
+        await volumes.delete_snapshot(store, volume, snapshot)
+    await volumes.delete(store, volume)
+    for mark in await everything(store, draft_key(volume)):
+        await store.delete(mark.key)

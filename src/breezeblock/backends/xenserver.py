@@ -34,8 +34,17 @@ from breezeblock.backends.usage import Usage
 from breezeblock.backends.xenserver_config import XenServerConfig, account
 from breezeblock.backends.xenserver_pools import Pools
 from breezeblock.backends.xenserver_preflight import allow, allow_delete, allow_snapshot
-from breezeblock.backends.xenserver_reports import deep, described, examine
-from breezeblock.backends.xenserver_tags import Disk, current, disks, leftovers, of_volume, snapshots_of
+from breezeblock.backends.xenserver_reports import astray, deep, described, examine
+from breezeblock.backends.xenserver_sizes import check, check_growth, of_new, streamed
+from breezeblock.backends.xenserver_tags import (
+    Disk,
+    current,
+    disk_of,
+    disks,
+    leftovers,
+    of_volume,
+    snapshots_of,
+)
 from breezeblock.backends.xenserver_work import Workshop
 from breezeblock.errors import (
     BreezeblockError,
@@ -55,10 +64,12 @@ _log = structlog.get_logger(__name__)
 class XenServerBackend(Unable):
     """Volumes on SRs. It repairs none: XenServer mends its SRs itself."""
 
-    def __init__(self, name: str, config: XenServerConfig, session: Session, usage: Usage) -> None:
+    def __init__(
+        self, name: str, config: XenServerConfig, session: Session, usage: Usage, chains: Usage
+    ) -> None:
         self.name = name
         self._config = config
-        self._pools = Pools(name, config.pools, usage)
+        self._pools = Pools(name, config.pools, usage, chains)
         self._shop = Workshop(session)
 
     def start(self) -> None:
@@ -89,14 +100,11 @@ class XenServerBackend(Unable):
 
     def create(self, volume: Volume, attempt: Attempt) -> Placement:
         """Create a disk, wipe it where the SR hands out used ones, publish it."""
-        self._pools.check_asked(volume, self.capabilities().options)
+        self._pools.check_asked(volume)
         view = self._shop.clear(volume.id)
         for disk in of_volume(view, volume.id)[:1]:
             return _placement(disk.vdi)
-        sr_ref, _sr = self._pools.sr(view, volume.pool)
-        ref, vdi = self._shop.create(sr_ref, volume.id, volume.virtual_bytes, attempt)
-        if not self._pools.kind(volume.pool).zeroed:
-            self._shop.wipe(ref, vdi, attempt)
+        ref, vdi = self._empty(view, volume, volume.virtual_bytes, attempt)
         self._shop.publish(ref, volume.id, attempt, volume=volume.id)
         return _placement(vdi)
 
@@ -117,9 +125,10 @@ class XenServerBackend(Unable):
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Resize the disk, while attached only where the SR can."""
-        self._pools.able(volume, "extends", "extend")
-        self._pools.check_size(volume, virtual_bytes)
+        kind = self._pools.able(volume, "extends", "extend")
+        check(volume, virtual_bytes)
         view, disk = self._shop.ready(volume.id)
+        check_growth(kind, disk.vdi, virtual_bytes)
         if disk.vdi.virtual_size < virtual_bytes:
             online = "resize_online" in disk.vdi.allowed_operations and disk.vdi.VBDs
             if not online:
@@ -184,7 +193,7 @@ class XenServerBackend(Unable):
 
     def clone(self, source: Volume, volume: Volume, attempt: Attempt) -> Placement:
         """Clone the disk, or copy it in full, also to another SR, where that was asked for."""
-        self._pools.check_asked(volume, self.capabilities().options)
+        self._pools.check_asked(volume)
         return self._from(source, lambda view: self._shop.disk(view, source.id), volume, attempt)
 
     def create_from_snapshot(
@@ -192,20 +201,19 @@ class XenServerBackend(Unable):
     ) -> Placement:
         """Clone the snapshot's disk, or copy it in full where that was asked for."""
         self._pools.able(source, "snapshots", "snapshot")
-        self._pools.check_asked(volume, self.capabilities().options)
+        self._pools.check_asked(volume)
         return self._from(source, lambda view: self._shop.held(view, snapshot), volume, attempt)
 
     def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
         """Make a disk of an image that our own code read."""
-        self._pools.check_asked(volume, self.capabilities().options)
+        self._pools.check_asked(volume)
         view = self._shop.clear(volume.id)
         for disk in of_volume(view, volume.id)[:1]:
             return _placement(disk.vdi)
         drafts.check(Path(path), image_format, volume)
-        sr_ref, _sr = self._pools.sr(view, volume.pool)
-        ref, vdi = self._shop.create(sr_ref, volume.id, volume.virtual_bytes, attempt)
-        kind = self._pools.kind(volume.pool)
-        xenserver_images.send(self._shop, ref, vdi, kind, Path(path), image_format, attempt)
+        ref, vdi = self._empty(view, volume, volume.virtual_bytes, attempt, used=True)
+        wanted = streamed(view, vdi) if self._pools.kind(volume.pool).zeroed else "raw"
+        xenserver_images.send(self._shop, ref, vdi, wanted, Path(path), image_format, attempt)
         self._shop.publish(ref, volume.id, attempt, volume=volume.id)
         return _placement(vdi)
 
@@ -291,6 +299,7 @@ class XenServerBackend(Unable):
                 found.append(Finding(subject=item.id, problem="Its disk is missing.", remedy="Delete it."))
         unknown = held.keys() - {item.id for item in snapshots}
         found += [Finding(subject=one, problem="Not in the catalog.", remedy="Delete it.") for one in unknown]
+        found += astray(volume, self._pools.refs(view, volume.pool), disk.vdi)
         return found + deep(volume.id, Trees(view), disk.vdi)
 
     def inventory(self) -> Iterator[Found]:
@@ -299,7 +308,7 @@ class XenServerBackend(Unable):
         srs, now = self._pools.all_refs(view), current(view)
         for ref, vdi in view.vdis.items():
             if vdi.SR in srs:
-                yield described(now, srs[vdi.SR], Disk(ref, vdi))
+                yield described(now, srs[vdi.SR], disk_of(view, ref))
 
     def sweep(self, live_operations: frozenset[str]) -> list[str]:
         """Remove unpublished and former disks of operations that are over; drop stale marks."""
@@ -333,20 +342,34 @@ class XenServerBackend(Unable):
                 f"Volume {volume.id} of {volume.virtual_bytes} bytes is smaller than its source "
                 f"of {origin.vdi.virtual_size} bytes."
             )
-        sr_ref, sr = self._pools.sr(view, volume.pool)
-        kind = self._pools.kind(volume.pool)
+        size = max(volume.virtual_bytes, origin.vdi.virtual_size)
         how = volume.options.get("clone", self._pools.config[volume.pool].clone)
         if how == "full":
-            size = max(volume.virtual_bytes, origin.vdi.virtual_size)
-            return _placement(self._shop.copy(origin, sr_ref, volume.id, size, attempt, wipe=not kind.zeroed))
+            allow(view, origin, "copy")
+            ref, _vdi = self._empty(view, volume, size, attempt)  # a copy leaves out what is not held
+            return _placement(self._shop.copy(origin, ref, volume.id, size, attempt))
+        sr_ref, sr = self._pools.sr(view, volume.pool)
+        kind = self._pools.kind(volume.pool)
         if sr_ref != origin.vdi.SR or not kind.clones or "VDI_CLONE" not in view.features(sr):
             raise UnsupportedError(
                 f"SR {sr.name_label} of type {sr.type} cannot clone {origin.vdi.uuid} without copying it.",
                 remedy="Ask for a full copy: clone = full in the volume type or the pool.",
             )
         allow_snapshot(view, origin, kind)
-        size = max(volume.virtual_bytes, origin.vdi.virtual_size)
+        check_growth(kind, origin.vdi, size)
         return _placement(self._shop.derive("VDI.clone", origin, volume.id, size, attempt, volume=volume.id))
+
+    def _empty(
+        self, view: View, volume: Volume, virtual_bytes: int, attempt: Attempt, *, used: bool = False
+    ) -> tuple[str, Vdi]:
+        """Make a disk that reads as zeros (`used`: or as anything: it is about to be written all over)."""
+        sr_ref, sr = self._pools.sr(view, volume.pool)
+        kind = self._pools.kind(volume.pool)
+        config = of_new(view, kind, sr, volume, virtual_bytes)
+        ref, vdi = self._shop.create(sr_ref, volume.id, virtual_bytes, attempt, config)
+        if not kind.zeroed and not used:
+            self._shop.wipe(ref, vdi, attempt)
+        return ref, vdi
 
     def _measure(self, view: View, pool: str) -> None:
         try:
@@ -359,8 +382,8 @@ class XenServerBackend(Unable):
 
 def open_xenserver(name: str, config: XenServerConfig, state_dir: Path) -> XenServerBackend:
     """Return the back end, not started. Raises ConfigError for a password file that cannot be read."""
-    usage = Usage(state_dir / f"{name}.usage.json")
-    return XenServerBackend(name, config, Session(account(name, config)), usage)
+    usage, chains = (Usage(state_dir / f"{name}.{what}.json") for what in ("usage", "chains"))
+    return XenServerBackend(name, config, Session(account(name, config)), usage, chains)
 
 
 def _all_of(view: View, volume_id: str) -> list[Disk]:

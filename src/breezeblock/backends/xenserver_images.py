@@ -1,7 +1,8 @@
 """Images into disks of a XenServer pool, and disks out as images.
 
 What comes from outside is never given to the pool as it is: our own code reads it, under its limits, and
-the pool gets an image that we wrote.
+the pool gets an image that we wrote. Drafts lie beside the image as `<name>.flat`; who made the image
+removes them with it.
 """
 
 import os
@@ -11,26 +12,32 @@ from pathlib import Path
 from breezeblock import images
 from breezeblock.attempt import Attempt
 from breezeblock.backends import drafts
+from breezeblock.backends.xenserver_sizes import streamed
 from breezeblock.backends.xenserver_tags import Disk
 from breezeblock.backends.xenserver_work import Workshop
 from breezeblock.errors import InvalidInputError
 from breezeblock.images import inspection
-from breezeblock.xenapi import download, srkinds, transfer
+from breezeblock.xenapi import download, transfer
 from breezeblock.xenapi.mirror import View
 from breezeblock.xenapi.records import Vdi
 
 
 def send(
-    shop: Workshop, ref: str, vdi: Vdi, kind: srkinds.SrKind, path: Path, image_format: str, attempt: Attempt
+    shop: Workshop,
+    ref: str,
+    vdi: Vdi,
+    wanted: transfer.Format,
+    path: Path,
+    image_format: str,
+    attempt: Attempt,
 ) -> None:
-    """Write a checked image onto a new disk: as a VHD of ours, or raw where a disk may hold old data."""
-    wanted: transfer.Format = "vhd" if kind.zeroed and vdi.virtual_size <= srkinds.VHD_MAX_BYTES else "raw"
+    """Write a checked image onto a new disk, in a format of the pool's and as we write it."""
     with drafts.beside(path) as draft:
-        if image_format != wanted or wanted == "vhd":
+        if (image_format, wanted) != ("raw", "raw"):
             images.convert(path, draft, wanted, image_format, attempt=attempt)
             path = draft
         length = path.stat().st_size
-        whole = length if wanted == "vhd" else vdi.virtual_size
+        whole = vdi.virtual_size if wanted == "raw" else length
         with path.open("rb", buffering=0) as file:
             data = _chunks(file.read, length, whole, attempt)
             transfer.put(shop.session, ref, wanted, data, whole, attempt.cancelled)
@@ -73,4 +80,4 @@ def _native(view: View, vdi: Vdi, image_format: str) -> transfer.Format:
         return "raw"
     if image_format == "qcow2" and "qcow2" in view.formats(view.srs[vdi.SR]):
         return "qcow2"
-    return "vhd" if vdi.virtual_size <= srkinds.VHD_MAX_BYTES else "raw"
+    return streamed(view, vdi)

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from msgspec.structs import replace
-
-from breezeblock.backends.contract import Capabilities, Pool, Volume
+from breezeblock.backends.contract import Capabilities, Health, Pool, Volume
 from breezeblock.backends.usage import Usage, full_in_s
 from breezeblock.backends.xenserver_config import XenPool
 from breezeblock.backends.xenserver_preflight import room
-from breezeblock.backends.xenserver_reports import of_pool
+from breezeblock.backends.xenserver_reports import warnings
+from breezeblock.backends.xenserver_sizes import check, largest
 from breezeblock.backends.xenserver_tags import SELF, VOLUME
 from breezeblock.errors import (
     BreezeblockError,
@@ -25,6 +24,7 @@ from breezeblock.xenapi.mirror import View
 from breezeblock.xenapi.records import Sr
 from breezeblock.xenapi.trees import Trees
 
+OPTIONS = {"clone": ("linked", "full")}
 _claims: dict[str, frozenset[str]] = {}
 """Pool of hosts to the SRs that a back end of this process saw there last."""
 
@@ -32,9 +32,10 @@ _claims: dict[str, frozenset[str]] = {}
 class Pools:
     """Pool names to SRs."""
 
-    def __init__(self, backend: str, pools: Mapping[str, XenPool], usage: Usage) -> None:
+    def __init__(self, backend: str, pools: Mapping[str, XenPool], usage: Usage, chains: Usage) -> None:
         self._backend = backend
         self._usage = usage
+        self._chains = chains
         self.config = pools
         self.kinds = {pool: srkinds.find(one.type) for pool, one in pools.items()}
 
@@ -44,8 +45,11 @@ class Pools:
             raise NotFoundError(f"Back end {self._backend} has no pool {pool!r}.")
         return self.kinds[pool]
 
-    def capabilities(self, *pools: str) -> Capabilities:
-        """Return what at least one of these pools can do; of a single one also what its SR is."""
+    def capabilities(self, *pools: str, at_most: int = 0) -> Capabilities:
+        """Return what at least one of these pools can do; of a single one also what its SR is.
+
+        `at_most`: bytes of the largest disk, where the SR's driver was asked.
+        """
         kinds = [self.kinds[pool] for pool in pools]
         snapshots = any(kind.snapshots for kind in kinds)
         clone = any(self.kinds[one].clones or self.config[one].clone == "full" for one in pools)
@@ -68,8 +72,8 @@ class Pools:
             create_from_snapshot=snapshots,
             adopt=True,
             images=True,
-            max_virtual_bytes=max(kind.max_bytes for kind in kinds),
-            options={"clone": ("linked", "full")},
+            max_virtual_bytes=max(at_most, *(kind.max_bytes for kind in kinds)),
+            options=OPTIONS,
             facts=facts,
         )
 
@@ -139,6 +143,7 @@ class Pools:
         """Return all pools as they are in this view."""
         trees = Trees(view)
         used: dict[str, int] = {}
+        deepest: dict[str, int] = {}
         found: dict[str, tuple[str, Sr] | str] = {}
         for pool in self.config:
             try:
@@ -146,9 +151,10 @@ class Pools:
             except BreezeblockError as error:
                 found[pool] = error.message
                 continue
+            deepest[pool] = trees.deepest(ref)
             if room(sr) is not None:
                 used[pool] = sr.physical_utilisation
-        seen = self._usage.note(used)
+        usage, chains = self._usage.note(used), self._chains.note(deepest)
         pools = []
         for pool, what in found.items():
             if isinstance(what, str):
@@ -156,10 +162,24 @@ class Pools:
                 continue
             ref, sr = what
             total = sr.physical_size if sr.physical_size >= 0 else None
-            full = full_in_s(seen[pool], total) if pool in seen and total is not None else None
-            mine = [vdi for vdi in view.vdis.values() if ref == vdi.SR]
-            seen_now = of_pool(pool, sr, total, room(sr), mine, trees, trees.debt(ref), full)
-            pools.append(replace(seen_now, capabilities=self.capabilities(pool)))
+            debt = trees.debt(ref)
+            health = Health(
+                deepest_chain=deepest[pool],
+                unmerged_images=debt.images,
+                unmerged_bytes=debt.reclaimable_bytes,
+                full_in_s=full_in_s(usage[pool], total) if pool in usage and total is not None else None,
+                chain_full_in_s=full_in_s(chains[pool], srkinds.CHAIN_LIMIT),
+            )
+            pools.append(
+                Pool(
+                    name=pool,
+                    total_bytes=total,
+                    free_bytes=room(sr),
+                    health=health,
+                    findings=warnings(f"pool {pool} (SR {sr.name_label})", health, room(sr)),
+                    capabilities=self.capabilities(pool, at_most=largest(view, self.kinds[pool], sr)),
+                )
+            )
         return pools
 
     def down(self, pool: str, reason: str) -> Pool:
@@ -178,21 +198,10 @@ class Pools:
             )
         return kind
 
-    def check_asked(self, volume: Volume, allowed: Mapping[str, tuple[str, ...]]) -> None:
-        """Raise InvalidInputError for an option or a size that cannot be had."""
+    def check_asked(self, volume: Volume) -> None:
+        """Raise NotFoundError for a pool, InvalidInputError for an option or a size that is nowhere."""
+        self.kind(volume.pool)
         for key, value in volume.options.items():
-            if value not in allowed.get(key, ()):
+            if value not in OPTIONS.get(key, ()):
                 raise InvalidInputError(f"Back end {self._backend} has no option {key} = {value!r}.")
-        self.check_size(volume, volume.virtual_bytes)
-
-    def check_size(self, volume: Volume, virtual_bytes: int) -> None:
-        """Raise InvalidInputError for a size that the pool's kind does not take."""
-        kind = self.kind(volume.pool)
-        if virtual_bytes <= 0 or virtual_bytes % 512:
-            raise InvalidInputError(
-                f"Volume {volume.id}: {virtual_bytes} is no positive multiple of 512 bytes."
-            )
-        if virtual_bytes > kind.max_bytes:
-            raise InvalidInputError(
-                f"Volume {volume.id}: {virtual_bytes} bytes exceed the {kind.max_bytes} of {kind.title}."
-            )
+        check(volume, volume.virtual_bytes)

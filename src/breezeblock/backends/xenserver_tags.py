@@ -24,6 +24,9 @@ class Disk:
 
     ref: str
     vdi: Vdi
+    moved: bool = False
+    """The disk that its marks name is gone: this one was moved, or is a stranger's copy of a deleted one.
+    Never unfinished work of ours, for its source outlives that."""
 
     @property
     def volume(self) -> str:
@@ -68,14 +71,21 @@ class Disk:
         if self.draft:
             return {self.volume: self.draft}
         # A disk in a machine is not our work: a VM's snapshot, taken by others just then, inherits the mark.
-        return {} if self.published or self.vdi.VBDs else self.making
+        return {} if self.published or self.moved or self.vdi.VBDs else self.making
+
+
+def disk_of(view: View, ref: str) -> Disk:
+    """Return a disk as its marks make it."""
+    vdi = view.vdis[ref]
+    named = vdi.other_config.get(SELF, "")
+    return Disk(ref, vdi, moved=named not in {"", vdi.uuid} and view.find(named) is None)
 
 
 def disks(view: View) -> Iterator[Disk]:
     """Yield every managed disk with marks of ours, inherited ones too."""
     for ref, vdi in view.vdis.items():
         if vdi.managed and VOLUME in vdi.other_config:
-            yield Disk(ref, vdi)
+            yield disk_of(view, ref)
 
 
 def of_volume(view: View, volume_id: str) -> list[Disk]:

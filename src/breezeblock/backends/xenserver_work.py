@@ -1,6 +1,6 @@
 """Making, publishing and removing disks of ours on a XenServer pool, safe to be killed anywhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -64,7 +64,8 @@ class Workshop:
             moved = [disk.vdi.uuid for disk in disks(view) if disk.volume == volume_id]
             raise NotFoundError(
                 f"Volume {volume_id} has no disk.",
-                remedy=f"A copy or moved disk of it may be {', '.join(moved)}."
+                remedy=f"A copy or moved disk of it may be {', '.join(moved)}; where it was moved, run "
+                "`breezeblock xenserver move` with the pool that it is in now."
                 if moved
                 else "Delete the volume.",
             )
@@ -105,7 +106,9 @@ class Workshop:
         self.unmark(target)
         return self.record(ref)
 
-    def create(self, sr_ref: str, target: str, virtual_bytes: int, attempt: Attempt) -> tuple[str, Vdi]:
+    def create(
+        self, sr_ref: str, target: str, virtual_bytes: int, attempt: Attempt, sm_config: Mapping[str, str]
+    ) -> tuple[str, Vdi]:
         """Make an empty disk that is not published yet."""
         stop_if_cancelled(attempt, target)
         record = {
@@ -118,7 +121,7 @@ class Workshop:
             "read_only": False,
             "other_config": {VOLUME: target, DRAFT: attempt.operation_id},
             "xenstore_data": {},
-            "sm_config": {},
+            "sm_config": dict(sm_config),
             "tags": [],
         }
         ref = self.run("VDI.create", record, attempt=attempt)
@@ -129,13 +132,8 @@ class Workshop:
         size = vdi.virtual_size
         transfer.put(self.session, ref, "raw", transfer.zeros(size), size, attempt.cancelled)
 
-    def copy(
-        self, source: Disk, sr_ref: str, target: str, virtual_bytes: int, attempt: Attempt, *, wipe: bool
-    ) -> Vdi:
-        """Copy a disk in full into a new one, wiped first if need be, and publish that."""
-        ref, vdi = self.create(sr_ref, target, virtual_bytes, attempt)
-        if wipe:  # a copy leaves out what the source does not hold
-            self.wipe(ref, vdi, attempt)
+    def copy(self, source: Disk, ref: str, target: str, virtual_bytes: int, attempt: Attempt) -> Vdi:
+        """Copy a disk in full into a new one that holds only zeros, and publish that."""
         tasks.run(
             self.session,
             "VDI.copy",

@@ -24,6 +24,7 @@ from breezeblock.shares import files
 ABOVE = {"vhd": "vhd", "vhdx": "vhdx"}
 MAX_VIRTUAL_BYTES = {"vhd": 2040 << 30, "vhdx": 64 << 40}
 MAX_LAYERS = stack.MAX_DEPTH
+_MAX_TOLD = 5
 _SEPARATOR = re.compile(r"[/\\]")
 
 
@@ -247,8 +248,25 @@ def examine(directory: Path, layers: tuple[Layer, ...]) -> Iterator[tuple[str, s
     """Look at the tables of all images, and at what they record of their parents; see `Family.examine`."""
     for found in images.check(directory / layers[0].name, layers[0].format):
         remedy = (
-            f"`breezeblock image repair {found.name}` mends it, when nothing uses the volume."
+            f"`breezeblock doctor --repair` mends it, or `breezeblock image repair {found.name}`, "
+            "when nothing uses the volume."
             if found.repairable
             else "Restore it from a copy; keep the volume detached."
         )
         yield found.name, found.text, remedy, not found.repairable
+
+
+def mendable(directory: Path, image: Layer) -> str:
+    """Look at an image's own tables alone; see `Family.mendable`."""
+    with opened(directory / image.name) as file:
+        found = list(formats.open_layer(file, image.format).check())
+    if not found or not all(one.repairable for one in found):
+        return ""
+    told = "; ".join(one.text for one in found[:_MAX_TOLD]) + ("; ..." if found[_MAX_TOLD:] else "")
+    return f"mend {image.name}: {told}"
+
+
+def mend(directory: Path, image: Layer, attempt: Attempt) -> None:
+    """Replay the log, write second copies anew, cut off what nothing refers to; see `Family.mend`."""
+    del attempt  # it leaves no file, and may be done again from any point
+    images.repair(directory / image.name, image.format)

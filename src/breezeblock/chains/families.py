@@ -95,6 +95,14 @@ class Family(Protocol):
         """Yield what is wrong in these images' tables: name, text, remedy, whether it is an error."""
         ...
 
+    def mendable(self, directory: Path, image: Layer) -> str:
+        """Say what `mend` would do to an image; empty if nothing, or if more is wrong than can be mended."""
+        ...
+
+    def mend(self, directory: Path, image: Layer, attempt: Attempt) -> None:
+        """Mend what is wrong within an image without losing anything. Raises UnavailableError if in use."""
+        ...
+
 
 _ALL: tuple[Family, ...] = (plain, differencing)
 _FAMILIES: dict[str, Family] = {name: family for family in _ALL for name in family.ABOVE}

@@ -146,8 +146,7 @@ def _remove(
 ) -> None:
     """Remove the volume's images; what describes them stays, so that a deletion is recognised as one."""
     names = [naming.volume(volume_id), *(naming.overlay(volume_id, one) for one in snapshots)]
-    if info is not None:
-        names += users.images(directory, naming, volume_id, info.active)[0]
+    chain = users.images(directory, naming, volume_id, info.active)[0] if info is not None else []
     try:
         intent = read_intent(directory, naming, volume_id)
         names += [intent.top] if intent else []
@@ -156,7 +155,9 @@ def _remove(
     if not whole:
         present = naming.of_volume(volume_id, files.listing(directory))
         names += [name for name, kind in present if kind in {"volume", "overlay"}]
-    names = [name for name in sorted(set(names), reverse=True) if name not in kept]
+    # The chain from below: what is above a gap is still found from the active image if this is cut off.
+    ordered = (*sorted(set(names).difference(chain)), *reversed(chain))
+    names = [name for name in ordered if name not in kept]
     for name in (*names, naming.info(volume_id), naming.intent(volume_id)):
         files.exists(directory / name)  # refuses what is no file before anything is removed
     users.remove(directory, names)

@@ -146,7 +146,7 @@ def plug(backend: Backend, pool: PoolName, config: options.Config = None) -> Non
     from breezeblock.xenapi import srs
 
     with opened(backend, config) as (session, mirror, settings):
-        _tell(srs.plug(session, mirror, settings.pools[pool].sr))
+        _tell(srs.plug(session, mirror, pool_of(settings, pool).sr))
 
 
 @sr_app.command()
@@ -155,7 +155,7 @@ def repair(backend: Backend, pool: PoolName, config: options.Config = None) -> N
     from breezeblock.xenapi import srs
 
     with opened(backend, config) as (session, mirror, settings):
-        _ref, sr = srs.find(mirror.look(), settings.pools[pool].sr)
+        _ref, sr = srs.find(mirror.look(), pool_of(settings, pool).sr)
         _tell(srs.repair(session, mirror, sr))
 
 
@@ -166,7 +166,7 @@ def forget(backend: Backend, pool: PoolName, yes: options.Yes = False, config: o
 
     options.confirm(f"Forget the SR of {pool}? Its volumes cannot be found any more.", yes=yes)
     with opened(backend, config) as (session, mirror, settings):
-        srs.forget(session, mirror, settings.pools[pool].sr)
+        srs.forget(session, mirror, pool_of(settings, pool).sr)
 
 
 @sr_app.command()
@@ -178,7 +178,7 @@ def destroy(
 
     options.confirm(f"Destroy the SR of {pool}?", yes=yes)
     with opened(backend, config) as (session, mirror, settings):
-        srs.destroy(session, mirror, settings.pools[pool].sr)
+        srs.destroy(session, mirror, pool_of(settings, pool).sr)
 
 
 @contextmanager
@@ -194,6 +194,15 @@ def opened(backend: str, given: Any) -> "Iterator[tuple[Session, Mirror, XenServ
         yield session, Mirror(session), settings
     finally:
         session.close()
+
+
+def pool_of(settings: "XenServerConfig", pool: str) -> "XenPool":
+    """Return a pool's settings. Raises NotFoundError."""
+    from breezeblock.errors import NotFoundError
+
+    if pool not in settings.pools:
+        raise NotFoundError(f"There is no pool {pool}.", remedy=f"There are: {', '.join(settings.pools)}.")
+    return settings.pools[pool]
 
 
 def _settings_of(backend: str, given: Any) -> "XenServerConfig":
@@ -223,13 +232,10 @@ def _others(config: Any, backend: str) -> list[str]:
 
 def _wanted(backend: str, pool: str, settings: "XenServerConfig") -> "Wanted":
     from breezeblock.backends.xenserver_config import read_secret
-    from breezeblock.errors import NotFoundError
     from breezeblock.xenapi import srkinds
     from breezeblock.xenapi.srs import Wanted
 
-    held: XenPool | None = settings.pools.get(pool)
-    if held is None:
-        raise NotFoundError(f"Back end {backend} has no pool {pool}.")
+    held = pool_of(settings, pool)
     kind = srkinds.find(held.type)
     named = {f"{key}{srkinds.SECRET_SUFFIX}": "" for key in held.secret_files}
     srkinds.check_device_config(kind, {**held.device_config, **named}, f"backends.{backend}.pools.{pool}")

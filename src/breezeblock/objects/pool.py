@@ -19,6 +19,7 @@ from breezeblock.objects.stores.port import ExistsError, Store
 
 KEY = "pool/identity"
 VERSION = 1
+_MOST = 1 << 16
 _T = TypeVar("_T")
 
 
@@ -41,57 +42,57 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True):
     probe: Probe
 
 
-async def prove(store: Store, expected: str = "") -> Identity:
-    """Return the pool's identity. Raises ConflictError if there is none, or not the one expected."""
+async def shown(store: Store) -> Identity | None:
+    """Return the identity that is there, if one is."""
     try:
-        found = _decoded(await store.get(KEY, 0, 1 << 16), Identity)
+        return _decoded(await store.get(KEY, 0, _MOST), Identity)
     except NotFoundError:
+        return None
+
+
+async def prove(store: Store, expected: str, layout: str) -> None:
+    """Make sure that this is the pool expected. Raises ConflictError."""
+    found = await shown(store)
+    if found is None:
         raise ConflictError(
-            f"The endpoint shows no pool{f' {expected}' if expected else ''}.",
-            remedy="Look whether it serves the right place; a new pool is made explicitly.",
-        ) from None
-    if expected and found.uuid != expected:
-        raise ConflictError(
-            f"The endpoint shows the pool {found.uuid} instead of {expected}.",
-            remedy="Remove it from the pool's endpoints: it belongs to another store.",
+            f"There is no pool {expected}, nor any other.", remedy="Look whether this is the right place."
         )
+    if found.uuid != expected:
+        raise ConflictError(
+            f"There is the pool {found.uuid} instead of {expected}.",
+            remedy="Remove this endpoint: it belongs to another store.",
+        )
+    if found.layout != layout:
+        raise ConflictError(f"The pool {expected} has the layout {found.layout}, not {layout}.")
     if found.version != VERSION:
-        raise ConflictError(f"The pool is of version {found.version}; this is {VERSION}.")
-    return found
+        raise ConflictError(f"The pool {expected} is of version {found.version}, we know {VERSION}.")
 
 
 async def make(store: Store, endpoint: str, layout: str) -> Identity:
-    """Make a pool here, unless there is one. Raises UnsupportedError if its probe speaks against the layout.
+    """Make a pool where none is; if somebody else does so at the same time, there is one for both.
 
-    Raises ConflictError if there is one of another layout.
+    Raises UnsupportedError if its probe speaks against the layout.
     """
-    try:
-        await store.head(KEY)
-    except NotFoundError:
-        found = await probe(store)
-        found.require(layout)
-        identity = Identity(uuid=str(uuid.uuid4()), layout=layout, made=_now())
-        with contextlib.suppress(ExistsError):  # somebody made it meanwhile, or our own answer was lost
-            await store.put(KEY, msgspec.json.encode(identity), create=True)
-        await _keep(store, endpoint, found)
-    there = await prove(store)
-    if there.layout != layout:
-        raise ConflictError(f"The pool {there.uuid} has the layout {there.layout}, not {layout}.")
-    return there
+    found = await probe(store)
+    found.require(layout)
+    identity = Identity(uuid=str(uuid.uuid4()), layout=layout, made=_now())
+    with contextlib.suppress(ExistsError):  # somebody else, or our own answer was lost
+        await store.put(KEY, msgspec.json.encode(identity), create=True)
+    await _keep(store, endpoint, found)
+    return await shown(store) or identity
 
 
-async def probed(store: Store, endpoint: str, layout: str) -> Probe:
-    """Return what is known of an endpoint; probe it now if nothing is.
+async def qualify(store: Store, endpoint: str, layout: str) -> None:
+    """Make sure that an endpoint was probed; do it now if not.
 
     Raises UnsupportedError if it may not be written in this layout.
     """
     try:
-        found = _decoded(await store.get(_probe_key(endpoint), 0, 1 << 16), Probed).probe
+        found = _decoded(await store.get(_probe_key(endpoint), 0, _MOST), Probed).probe
     except NotFoundError:
         found = await probe(store)
         await _keep(store, endpoint, found)
     found.require(layout)
-    return found
 
 
 async def _keep(store: Store, endpoint: str, found: Probe) -> None:

@@ -14,23 +14,27 @@ Nothing here needs pytest: `case.run` raises AssertionError where a promise is b
 """
 
 from breezeblock.testing.case import Case, cases
-from breezeblock.testing.kill import Moment, Outcome, run_killed_at, trace_lines
-from breezeblock.testing.lab import Disk, Lab, Storage
-from breezeblock.testing.schedule import Ending, Report, Scenario, kill_everywhere, kills
+from breezeblock.testing.kill import Moment, Outcome, Trace, run_killed_at, trace, trace_lines
+from breezeblock.testing.lab import Disk, InDirectory, Lab, Storage
+from breezeblock.testing.scenarios import Ending, Scenario, kills
+from breezeblock.testing.schedule import Report, kill_everywhere
 
 __all__ = [
     "Case",
     "Disk",
     "Ending",
+    "InDirectory",
     "Lab",
     "Moment",
     "Outcome",
     "Report",
     "Scenario",
     "Storage",
+    "Trace",
     "cases",
     "kill_everywhere",
     "kills",
     "run_killed_at",
+    "trace",
     "trace_lines",
 ]

@@ -10,6 +10,7 @@ Fork keeps only the calling thread, so call this where no other thread matters t
 import ctypes
 import importlib.util
 import os
+import select
 import signal
 import sys
 import time
@@ -19,10 +20,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import msgspec
+
+from breezeblock.testing.directory import Watch
 
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _GRACE_SECONDS = 10.0
@@ -41,6 +44,16 @@ class Moment(NamedTuple):
     times: int
 
 
+class Trace(NamedTuple):
+    """The moments of a run, in order."""
+
+    lines: list[Moment]
+    changes: list[Moment]
+    """Those that found the directory changed since the line before, or a child process begun or gone.
+
+    Before all lines between two of these, the directory is as it is before the first of the two."""
+
+
 class Outcome(Enum):
     """How the child ended."""
 
@@ -57,16 +70,34 @@ def _nothing() -> None:
     return None
 
 
+def trace(
+    function: Callable[[], object],
+    packages: tuple[str, ...],
+    *,
+    before: Callable[[], object] = _nothing,
+    watching: Path | None = None,
+) -> Trace:
+    """Run `function` to its end in a child; return the moments at lines of `packages`, in order.
+
+    `before` runs first in the child; its lines do not count. With `watching`, a directory, it is told which
+    lines found a change in it.
+    """
+    roots = tuple(root for package in packages for root in _files_of(package))
+
+    def run() -> bytes:
+        watch = Watch(watching) if watching else None
+        return msgspec.json.encode(_list_lines(function, roots, watch))
+
+    outcome, said = _in_child(run, before)
+    assert outcome is Outcome.FINISHED, "killed without having been asked to"
+    return msgspec.json.decode(said, type=Trace)
+
+
 def trace_lines(
     function: Callable[[], object], packages: tuple[str, ...], *, before: Callable[[], object] = _nothing
 ) -> list[Moment]:
-    """Run `function` to its end in a child; return the moments at lines of `packages`, in order.
-
-    `before` runs first in the child; its lines do not count.
-    """
-    outcome, moments = _in_child(function, packages, None, before)
-    assert outcome is Outcome.FINISHED, "killed without having been asked to"
-    return moments
+    """Return the lines alone of what `trace` returns."""
+    return trace(function, packages, before=before).lines
 
 
 def run_killed_at(
@@ -81,48 +112,42 @@ def run_killed_at(
     `before` runs first in the child; its lines do not count. Raises ChildFailedError if the function
     raised, AssertionError if the child or a process that it started lives on.
     """
-    outcome, _moments = _in_child(function, packages, moment, before)
+    roots = tuple(root for package in packages for root in _files_of(package))
+    assert moment.file.startswith(roots) or not moment.file, f"{moment.file} is not of {packages}"
+
+    def run() -> bytes:
+        _run_until(function, moment)
+        return b""
+
+    outcome, _said = _in_child(run, before)
     return outcome
 
 
-def _in_child(
-    function: Callable[[], object],
-    packages: tuple[str, ...],
-    kill_at: Moment | None,
-    before: Callable[[], object],
-) -> tuple[Outcome, list[Moment]]:
-    roots = tuple(root for package in packages for root in _files_of(package))
+def _in_child(run: Callable[[], bytes], before: Callable[[], object]) -> tuple[Outcome, bytes]:
     notes = os.memfd_create("breezeblock-kill")  # outlives the child, and takes any amount
     sys.stdout.flush()
     sys.stderr.flush()
     with os.fdopen(notes, "r+b", buffering=0) as file, _adopting_orphans():
         pid = os.fork()
         if pid == 0:
-            _be_child(function, roots, kill_at, before, notes)
+            _be_child(run, before, notes)
         status = _wait(pid)
         _wait_for_group(pid)
         file.seek(0)
         said = file.read()
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return Outcome.KILLED, []
+        return Outcome.KILLED, b""
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
-        return Outcome.FINISHED, msgspec.json.decode(said, type=list[Moment])
+        return Outcome.FINISHED, said
     raise ChildFailedError(said.decode(errors="replace") or f"The child ended with status {status}.")
 
 
-def _be_child(
-    function: Callable[[], object],
-    roots: tuple[str, ...],
-    kill_at: Moment | None,
-    before: Callable[[], object],
-    notes: int,
-) -> None:
+def _be_child(run: Callable[[], bytes], before: Callable[[], object], notes: int) -> None:
     code = 1
     try:
         os.setpgid(0, 0)
         before()
-        moments = _run_traced(function, roots, kill_at)
-        _tell(notes, msgspec.json.encode(moments if kill_at is None else []))
+        _tell(notes, run())
         code = 0
     except BaseException:  # noqa: BLE001 - the parent raises it
         _tell(notes, traceback.format_exc().encode())
@@ -130,21 +155,26 @@ def _be_child(
         os._exit(code)
 
 
-def _run_traced(
-    function: Callable[[], object], roots: tuple[str, ...], kill_at: Moment | None
-) -> list[Moment]:
-    moments: list[Moment] = []
+def _list_lines(function: Callable[[], object], roots: tuple[str, ...], watch: Watch | None) -> Trace:
+    found = Trace([], [])
     seen: Counter[tuple[str, int]] = Counter()
     wanted: dict[str, bool] = {}
+    at_work = False
+
+    def is_new() -> bool:
+        # What a child process does shows when it does it, which is not the same in each run. So where it
+        # begins and where it is gone are looked at whatever shows.
+        nonlocal at_work
+        before, at_work = at_work, _has_child()
+        return bool(watch and watch.changed()) or before != at_work
 
     def on_line(frame: FrameType, event: str, _argument: object) -> Any:
         if event == "line":
             line = frame.f_code.co_filename, frame.f_lineno
-            moment = Moment(*line, seen[line])
-            if moment == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            found.lines.append(Moment(*line, seen[line]))
             seen[line] += 1
-            moments.append(moment)
+            if watch and is_new():
+                found.changes.append(found.lines[-1])
         return on_line
 
     def on_call(frame: FrameType, _event: str, _argument: object) -> Any:
@@ -153,12 +183,47 @@ def _run_traced(
             wanted[name] = name.startswith(roots)
         return on_line if wanted[name] else None
 
+    _traced(function, on_call)
+    return found
+
+
+def _run_until(function: Callable[[], object], moment: Moment) -> None:
+    """Count only at that line, and look into no code that does not have it: most runs are to be killed."""
+    left = moment.times
+    has_it: dict[CodeType, bool] = {}
+
+    def on_line(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal left
+        if event == "line" and frame.f_lineno == moment.line:
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+        return on_line
+
+    def on_call(frame: FrameType, _event: str, _argument: object) -> Any:
+        code = frame.f_code
+        if code not in has_it:
+            lines = (line for _start, _end, line in code.co_lines())
+            has_it[code] = code.co_filename == moment.file and moment.line in lines
+        return on_line if has_it[code] else None
+
+    _traced(function, on_call)
+
+
+def _traced(function: Callable[[], object], on_call: Callable[[FrameType, str, object], Any]) -> None:
     sys.settrace(on_call)
     try:
         function()
     finally:
         sys.settrace(None)
-    return moments
+
+
+def _has_child() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _files_of(package: str) -> Iterator[str]:
@@ -179,17 +244,17 @@ def _tell(notes: int, data: bytes) -> None:
 
 
 def _wait(pid: int) -> int:
-    end = time.monotonic() + _LIMIT_SECONDS
-    pause = 0.0005
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return status
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.02)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    raise AssertionError(f"The child did not end within {_LIMIT_SECONDS:g} seconds.")
+    ends = os.pidfd_open(pid)
+    try:
+        in_time, *_others = select.select([ends], [], [], _LIMIT_SECONDS)
+    finally:
+        os.close(ends)
+    if not in_time:
+        os.killpg(pid, signal.SIGKILL)
+    _pid, status = os.waitpid(pid, 0)
+    if not in_time:
+        raise AssertionError(f"The child did not end within {_LIMIT_SECONDS:g} seconds.")
+    return status
 
 
 def _wait_for_group(group: int) -> None:

@@ -1,11 +1,11 @@
 """What every case of the suite works with: volumes on a back end beside a model of their content."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 from uuid import uuid4
 
 import msgspec
@@ -40,6 +40,14 @@ class Storage(Protocol):
         """Break the volume so that it cannot be right (take away its data, say)."""
 
 
+@runtime_checkable
+class InDirectory(Storage, Protocol):
+    """A storage that is one directory: the kill schedule kills once for each state that it leaves there."""
+
+    root: Path
+    """Has all that outlives a process. It is copied and brought back without the back end, so be it small."""
+
+
 @dataclass(eq=False)
 class Disk:
     """A volume, with what it and its snapshots (oldest first) must hold."""
@@ -70,12 +78,26 @@ class Lab:
         self.pool = self.backend.stats()[0].name
         self.before = storage.names()
         self.disks: list[Disk] = []
-        self._patterns = count(1)
+        self._known: list[Disk] = []
+        self._patterns = 0
 
     def reopen(self) -> None:
         """Let the back end go and take a new one, as a restart does."""
         self.backend.stop()
         self.backend = self.storage.open()
+
+    def remember(self) -> Callable[[], None]:
+        """Return what makes the model again what it is now, for a storage that is brought back as well."""
+        disks, patterns = list(self.disks), self._patterns
+        known = [(disk, disk.volume, bytes(disk.content), dict(disk.snapshots)) for disk in self._known]
+
+        def bring_back() -> None:
+            self.disks, self._patterns = list(disks), patterns
+            self._known = [disk for disk, *_was in known]
+            for disk, volume, content, snapshots in known:
+                disk.volume, disk.content, disk.snapshots = volume, bytearray(content), dict(snapshots)
+
+        return bring_back
 
     def new(self, units: int = 1) -> Disk:
         """Think of a volume that the back end has not heard of."""
@@ -83,7 +105,8 @@ class Lab:
         volume = Volume(
             id=str(uuid4()), virtual_bytes=size, pool=self.pool, options=dict(self.storage.options), depth=1
         )
-        return Disk(volume, bytearray(size))
+        self._known.append(Disk(volume, bytearray(size)))
+        return self._known[-1]
 
     def create(self, units: int = 1, *, written: bool = True) -> Disk:
         """Create a volume, with something at its start and its end if `written`."""
@@ -97,7 +120,8 @@ class Lab:
 
     def write(self, disk: Disk, offset: int, length: int = 4096) -> None:
         """Write a pattern that was never written before."""
-        seed = f"{disk.volume.id} {next(self._patterns)}".encode()
+        self._patterns += 1
+        seed = f"{disk.volume.id} {self._patterns}".encode()
         data = hashlib.shake_128(seed).digest(length)
         self.storage.write(disk.volume, offset, data)
         disk.content[offset : offset + length] = data

@@ -2,46 +2,30 @@
 
 After the re-run the verb's promise must hold as if nothing had happened; after the undo, nothing of it
 may be left. Both with a fresh `Attempt` of the same operation, on a back end opened anew.
+
+All that a killed process leaves is on the storage. Where that is one local directory, use is made of it:
+
+- Lines that find the directory as the line before found it leave the same when they are killed at, so one
+  kill stands for all of them. The kernel tells which lines find a change. A child process at work makes
+  changes at any time: what it had done by then is what the kill happens to leave, there and here.
+- A kill that leaves, byte for byte, what an earlier one left would be recovered from as that was; and a
+  recovery that makes, byte for byte, what an earlier one made and says the same of it was verified then.
+  In all rounds everything has the same names for that.
 """
 
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 from breezeblock.attempt import Attempt
-from breezeblock.backends.contract import Backend, Capabilities
-from breezeblock.testing.kill import Moment, Outcome, run_killed_at, trace_lines
-from breezeblock.testing.lab import Disk, Lab, Storage, attempt
-from breezeblock.testing.linked import clone, clone_of_snapshot
-
-Ending = Literal["rerun", "undo"]
-Act = Callable[[Backend, Attempt], Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One call of a verb on what a scenario prepared."""
-
-    act: Act
-    accept: Callable[[Any], None]
-    """Takes what `act` returned into the lab's model; the lab is then verified."""
-    undo: Act | None = None
-    undone: Callable[[Any], None] = lambda _result: None
-    """Takes what `undo` returned into the lab's model."""
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A verb in one situation."""
-
-    name: str
-    prepare: Callable[[Lab], Step]
-    needs: Callable[[Capabilities], bool]
-    undoable: bool
-
-    def __str__(self) -> str:
-        return self.name
+from breezeblock.testing import directory
+from breezeblock.testing.kill import Moment, Outcome, run_killed_at, trace
+from breezeblock.testing.lab import InDirectory, Lab, Storage, attempt
+from breezeblock.testing.scenarios import Ending, Scenario, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,329 +36,155 @@ class Report:
     """How many lines the verb executed, repetitions counted."""
     kills: int
     """How many times it was killed."""
+    states: int
+    """How many different things the kills left on the storage, or `kills` where that cannot be told."""
     seconds: float
 
 
-_scenarios: list[Scenario] = []
-
-
-def kills() -> tuple[tuple[Scenario, Ending], ...]:
-    """Return every scenario with every ending it can have."""
-    endings: list[tuple[Scenario, Ending]] = [(scenario, "rerun") for scenario in _scenarios]
-    endings += [(scenario, "undo") for scenario in _scenarios if scenario.undoable]
-    return tuple(endings)
-
-
 def kill_everywhere(
-    storage: Storage, scenario: Scenario, ending: Ending, *, stride: int = 1, repeats: int = 2
+    storage: Storage,
+    scenario: Scenario,
+    ending: Ending,
+    *,
+    stride: int = 1,
+    repeats: int = 2,
+    every_line: bool = False,
 ) -> Report | None:
     """Kill the scenario's verb before its lines, one kill a round; None if the back end lacks the verb.
 
-    A line that runs many times (in a copying loop) is used the first `repeats` times. With a `stride`
-    every such line is left out but each `stride`th; the first and the last always stay. Raises
-    AssertionError naming the line where the promise broke.
+    On a storage that is a directory: before each line that finds it changed, or with `every_line` before
+    every line. On another, a line that runs many times (in a copying loop) is used the first `repeats`
+    times. With a `stride` only each `stride`th of all these is used; the first and the last always are.
+    Raises AssertionError naming the line where the promise broke.
     """
     backend = storage.open()
     able = backend.capabilities()
     backend.stop()
     if not scenario.needs(able):
         return None
-    begun = time.monotonic()
-    lines = _round(storage, scenario, ending, None)
-    assert isinstance(lines, list)
-    killed = 0
-    for moment in choose(lines, stride=stride, repeats=repeats):
-        try:
-            killed += _round(storage, scenario, ending, moment) is Outcome.KILLED
-        except Exception as error:
-            raise AssertionError(
-                f"{scenario}: killed before line {moment.line} of {moment.file} (run {moment.times} times "
-                f"before), then {ending}: {error}"
-            ) from error
-    return Report(lines=len(lines), kills=killed, seconds=time.monotonic() - begun)
+    if isinstance(storage, InDirectory):
+        return _in_directory(storage, scenario, ending, 1 if every_line else stride, every_line=every_line)
+    return _anywhere(storage, scenario, ending, stride, repeats)
 
 
 def choose(lines: Sequence[Moment], *, stride: int, repeats: int) -> list[Moment]:
     """Return the moments to kill at."""
     early = [moment for moment in lines if moment.times < repeats]
-    return list(dict.fromkeys((*lines[:1], *early[::stride], *lines[-1:])))
+    return _each(early, stride, (*lines[:1], *lines[-1:]))
 
 
-def _round(
-    storage: Storage, scenario: Scenario, ending: Ending, moment: Moment | None
-) -> Outcome | list[Moment]:
-    """Run the scenario once, killed at `moment`. Without one, run it whole and return its lines."""
+def _each(moments: Sequence[Moment], stride: int, always: Sequence[Moment]) -> list[Moment]:
+    return list(dict.fromkeys((*always, *moments[::stride])))
+
+
+def _anywhere(storage: Storage, scenario: Scenario, ending: Ending, stride: int, repeats: int) -> Report:
+    """Prepare, kill, recover and verify for each line; nothing is known of what a kill leaves."""
+    begun, kills = time.monotonic(), 0
+    with _prepared(storage, scenario, ending) as one:
+        lines = trace(one.act, storage.packages, before=one.open).lines
+        one.recover()
+        one.verify()
+    for moment in choose(lines, stride=stride, repeats=repeats):
+        with _naming(scenario, ending, moment), _prepared(storage, scenario, ending) as one:
+            kills += run_killed_at(one.act, storage.packages, moment, before=one.open) is Outcome.KILLED
+            one.recover()
+            one.verify()
+    return Report(lines=len(lines), kills=kills, states=kills, seconds=time.monotonic() - begun)
+
+
+def _in_directory(
+    storage: InDirectory, scenario: Scenario, ending: Ending, stride: int, *, every_line: bool
+) -> Report:
+    """Prepare once; kill where something changed, recover from what is new, verify what is new then."""
+    begun, kills = time.monotonic(), 0
+    left: set[str] = set()
+    made: set[tuple[str, str]] = set()
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        _prepared(storage, scenario, ending) as one,
+    ):
+        kept = Path(scratch) / "kept"
+        directory.copy(storage.root, kept)
+        bring_back = one.lab.remember()
+
+        def recover() -> None:
+            told = one.recover()
+            if (now := (directory.digest(storage.root), repr(told))) not in made:
+                one.verify()
+                made.add(now)
+
+        seen = trace(one.act, storage.packages, before=one.open, watching=storage.root)
+        recover()
+        ends = (seen.lines[0], seen.lines[-1])
+        for moment in _each(seen.lines if every_line else seen.changes, stride, ends):
+            with _naming(scenario, ending, moment):
+                one.lab.backend.stop()
+                directory.copy(kept, storage.root)
+                bring_back()
+                kills += run_killed_at(one.act, storage.packages, moment, before=one.open) is Outcome.KILLED
+                if (state := directory.digest(storage.root)) not in left:
+                    left.add(state)
+                    recover()
+    return Report(lines=len(seen.lines), kills=kills, states=len(left), seconds=time.monotonic() - begun)
+
+
+@dataclass
+class _Round:
+    """The scenario's verb ready to be called, and to be called again after it was killed."""
+
+    storage: Storage
+    lab: Lab
+    step: Step
+    ending: Ending
+    first: Attempt = field(default_factory=attempt)
+
+    def open(self) -> None:
+        """Open what `act` uses, in the process that will be killed: what it holds a dead process leaves."""
+        self.lab.backend = self.storage.open()
+
+    def act(self) -> None:
+        self.step.act(self.lab.backend, self.first)
+
+    def recover(self) -> object:
+        """Open the back end anew and call the verb again, or undo it; return what was told."""
+        self.lab.backend = self.storage.open()
+        if self.ending == "rerun":
+            told = self.step.act(self.lab.backend, self.second)
+            self.step.accept(told)
+        else:
+            assert self.step.undo is not None
+            told = self.step.undo(self.lab.backend, self.second)
+            self.step.undone(told)
+        self.lab.backend.sweep(frozenset({self.first.operation_id}))
+        self.lab.backend.sweep(frozenset())
+        return told
+
+    def verify(self) -> None:
+        self.lab.verify()
+        self.lab.finish()
+
+    @cached_property
+    def second(self) -> Attempt:
+        return attempt(self.first.operation_id)
+
+
+@contextmanager
+def _prepared(storage: Storage, scenario: Scenario, ending: Ending) -> Iterator[_Round]:
     lab = Lab(storage)
     try:
         step = scenario.prepare(lab)
-        begun = attempt()
         lab.backend.stop()
-
-        # Opened by the process that will be killed: what it holds then is what a dead process leaves.
-        opened: list[Backend] = []
-
-        def act() -> None:
-            step.act(opened[0], begun)
-
-        def opening() -> None:
-            opened.append(storage.open())
-
-        outcome: Outcome | list[Moment]
-        if moment is None:
-            outcome = trace_lines(act, storage.packages, before=opening)
-        else:
-            outcome = run_killed_at(act, storage.packages, moment, before=opening)
-        lab.backend = storage.open()
-        again = attempt(begun.operation_id)
-        if ending == "rerun":
-            step.accept(step.act(lab.backend, again))
-        else:
-            assert step.undo is not None
-            step.undone(step.undo(lab.backend, again))
-        lab.backend.sweep(frozenset({begun.operation_id}))
-        lab.backend.sweep(frozenset())
-        lab.verify()
-        lab.finish()
+        yield _Round(storage, lab, step, ending)
     finally:
         lab.backend.stop()
-    return outcome
 
 
-def _scenario(
-    *needs: str, undoable: bool = False, revert: tuple[str, ...] = ()
-) -> Callable[[Callable[[Lab], Step]], Callable[[Lab], Step]]:
-    def fits(able: Capabilities) -> bool:
-        return all(getattr(able, need) for need in needs) and (not revert or able.revert in revert)
-
-    def register(prepare: Callable[[Lab], Step]) -> Callable[[Lab], Step]:
-        _scenarios.append(Scenario(prepare.__name__.strip("_"), prepare, fits, undoable))
-        return prepare
-
-    return register
-
-
-@_scenario(undoable=True)
-def _create(lab: Lab) -> Step:
-    disk = lab.new()
-    return Step(
-        act=lambda backend, now: backend.create(disk.volume, now),
-        accept=lambda placement: lab.derived(disk, b"", placement),
-        undo=lambda backend, now: backend.delete(disk.volume, now),
-        undone=lambda _none: lab.verify_nothing_left(),
-    )
-
-
-@_scenario()
-def _delete(lab: Lab) -> Step:
-    disk = lab.create()
-    lab.disks.remove(disk)
-    return Step(
-        act=lambda backend, now: backend.delete(disk.volume, now),
-        accept=lambda _none: lab.verify_nothing_left(),
-    )
-
-
-@_scenario("snapshots")
-def _delete_with_snapshots(lab: Lab) -> Step:
-    disk = lab.create()
-    lab.snapshots(disk, 2)
-    lab.disks.remove(disk)
-    return Step(
-        act=lambda backend, now: backend.delete(disk.volume, now),
-        accept=lambda _none: lab.verify_nothing_left(),
-    )
-
-
-@_scenario("extend")
-def _extend(lab: Lab) -> Step:
-    disk = lab.create()
-    return Step(
-        act=lambda backend, now: backend.extend(disk.volume, 2 * lab.unit, now),
-        accept=lambda placement: lab.extended(disk, 2, placement),
-    )
-
-
-@_scenario("extend", "snapshots")
-def _extend_with_snapshots(lab: Lab) -> Step:
-    disk = lab.create()
-    lab.snapshots(disk, 1)
-    return Step(
-        act=lambda backend, now: backend.extend(disk.volume, 2 * lab.unit, now),
-        accept=lambda placement: lab.extended(disk, 2, placement),
-    )
-
-
-def _snapshot_of(number: int) -> Callable[[Lab], Step]:
-    def prepare(lab: Lab) -> Step:
-        disk = lab.create()
-        lab.snapshots(disk, number - 1)
-        snapshot = lab.new_snapshot(disk)
-        return Step(
-            act=lambda backend, now: backend.snapshot(disk.volume, snapshot, now),
-            accept=lambda done: lab.snapped(disk, snapshot, done.volume, done.locator),
-            undo=lambda backend, now: backend.delete_snapshot(disk.volume, snapshot, now),
-            undone=disk.placed,
-        )
-
-    prepare.__name__ = f"snapshot_{number}"
-    return prepare
-
-
-def _delete_snapshot_at(index: int, name: str) -> Callable[[Lab], Step]:
-    def prepare(lab: Lab) -> Step:
-        disk = lab.create()
-        lab.snapshots(disk, 3)
-        snapshot = disk.at(index)
-
-        def accept(placement: Any) -> None:
-            disk.placed(placement)
-            del disk.snapshots[snapshot.id]
-
-        return Step(
-            act=lambda backend, now: backend.delete_snapshot(disk.volume, snapshot, now), accept=accept
-        )
-
-    prepare.__name__ = f"delete_{name}_snapshot"
-    return prepare
-
-
-def _revert_to(index: int, name: str) -> Callable[[Lab], Step]:
-    def prepare(lab: Lab) -> Step:
-        disk = lab.create()
-        lab.snapshots(disk, 3)
-        snapshot = disk.at(index)
-        return Step(
-            act=lambda backend, now: backend.revert(disk.volume, snapshot, now),
-            accept=lambda placement: lab.reverted(disk, snapshot, placement),
-        )
-
-    prepare.__name__ = f"revert_to_{name}"
-    return prepare
-
-
-for _number in (1, 2):
-    _scenario("snapshots", undoable=True)(_snapshot_of(_number))
-for _index, _name in enumerate(("oldest", "middle", "newest")):
-    _scenario("snapshots")(_delete_snapshot_at(_index, _name))
-_scenario("snapshots", revert=("latest", "any"))(_revert_to(2, "newest"))
-_scenario("snapshots", revert=("any",))(_revert_to(0, "oldest"))
-
-
-@_scenario("clone", undoable=True)
-def _clone(lab: Lab) -> Step:
-    source, disk = lab.create(), lab.new(2)
-    return Step(
-        act=lambda backend, now: backend.clone(source.volume, disk.volume, now),
-        accept=lambda placement: lab.derived(disk, bytes(source.content), placement),
-        undo=lambda backend, now: backend.delete(disk.volume, now),
-    )
-
-
-@_scenario("create_from_snapshot", undoable=True)
-def _create_from_snapshot(lab: Lab) -> Step:
-    source, disk = lab.create(), lab.new(2)
-    lab.snapshots(source, 2)
-    snapshot, content = next(iter(source.snapshots.values()))
-    return Step(
-        act=lambda backend, now: backend.create_from_snapshot(source.volume, snapshot, disk.volume, now),
-        accept=lambda placement: lab.derived(disk, content, placement),
-        undo=lambda backend, now: backend.delete(disk.volume, now),
-    )
-
-
-def _clone_linked(*, snapshot: bool, written: bool) -> Callable[[Lab], Step]:
-    def prepare(lab: Lab) -> Step:
-        source, disk = lab.create(), lab.new(2)
-        lab.snapshots(source, 1)
-        sibling = clone(lab, source)
-        if written:
-            lab.write(source, 4096)
-        origin, content = source.snapshots[source.at(0).id]
-
-        def act(backend: Backend, now: Attempt) -> Any:
-            if snapshot:
-                return backend.create_from_snapshot(source.volume, origin, disk.volume, now)
-            return backend.clone(source.volume, disk.volume, now)
-
-        def undone(_none: object) -> None:
-            lab.write(sibling, 8192)
-            lab.shorten(source)
-
-        return Step(
-            act=act,
-            accept=lambda made: lab.derived(disk, content if snapshot else bytes(source.content), made),
-            undo=lambda backend, now: backend.delete(disk.volume, now),
-            undone=undone,
-        )
-
-    prepare.__name__ = f"clone_linked_of_{'snapshot' if snapshot else 'volume'}{'_written' * written}"
-    return prepare
-
-
-def _related(lab: Lab) -> tuple[Disk, Disk, Disk]:
-    source = lab.create()
-    lab.snapshots(source, 2)
-    of_snapshot = clone_of_snapshot(lab, source, 0)
-    lab.write(source, 4096)
-    lab.write(of_snapshot, 8192)
-    of_clone = clone(lab, of_snapshot)
-    lab.write(of_clone, 0)
-    return source, of_snapshot, of_clone
-
-
-def _delete_related(which: int, name: str, *before: int) -> Callable[[Lab], Step]:
-    def prepare(lab: Lab) -> Step:
-        disks = _related(lab)
-        for index in before:
-            lab.delete(disks[index])
-        lab.disks.remove(disks[which])
-        return Step(
-            act=lambda backend, now: backend.delete(disks[which].volume, now),
-            accept=lambda _none: None if lab.disks else lab.verify_nothing_left(),
-        )
-
-    prepare.__name__ = f"delete_{name}"
-    return prepare
-
-
-def _on_related(which: int, name: str, *before: int) -> Callable[[Lab], Step]:
-    def prepare(lab: Lab) -> Step:
-        disks = _related(lab)
-        for index in before:
-            lab.delete(disks[index])
-        disk = disks[which]
-        return Step(act=lambda backend, now: getattr(backend, name)(disk.volume, now), accept=disk.placed)
-
-    prepare.__name__ = f"{name}_related"
-    return prepare
-
-
-for _snapshot, _written in ((True, False), (False, False), (False, True)):
-    _scenario("linked_clones", undoable=True)(_clone_linked(snapshot=_snapshot, written=_written))
-_scenario("linked_clones")(_delete_related(0, "parent_of_clones"))
-_scenario("linked_clones")(_delete_related(1, "clone_between"))
-_scenario("linked_clones")(_delete_related(2, "last_clone", 0, 1))
-_scenario("linked_clones")(_on_related(2, "flatten", 0, 1))
-_scenario("linked_clones")(_on_related(0, "shorten", 2, 1))
-
-
-@_scenario("linked_clones")
-def _delete_snapshot_under_clone(lab: Lab) -> Step:
-    source, *_clones = _related(lab)
-    snapshot = source.at(0)
-
-    def accept(placement: Any) -> None:
-        source.placed(placement)
-        del source.snapshots[snapshot.id]
-
-    return Step(act=lambda backend, now: backend.delete_snapshot(source.volume, snapshot, now), accept=accept)
-
-
-@_scenario("linked_clones")
-def _shorten_what_is_hidden(lab: Lab) -> Step:
-    source, of_snapshot, of_clone = _related(lab)
-    for one in [source.at(0), source.at(1)]:
-        lab.delete_snapshot(source, one)
-    lab.delete(of_clone)
-    lab.delete(of_snapshot)
-    return Step(act=lambda backend, now: backend.shorten(source.volume, now), accept=source.placed)
+@contextmanager
+def _naming(scenario: Scenario, ending: Ending, moment: Moment) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(
+            f"{scenario}: killed before line {moment.line} of {moment.file} (run {moment.times} times "
+            f"before), then {ending}: {error}"
+        ) from error

@@ -113,6 +113,22 @@ class NbdExport(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
 
 
+class Probed(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that a driver of the newer interface found."""
+
+    configuration: dict[str, str] = {}
+    extra_info: dict[str, str] = {}
+    sr: Any = None
+    """What is there already; an option, which some hosts write as a list of none or one."""
+
+    def shown(self) -> dict[str, str]:
+        """Return it as an older driver's XML would have it: tag to text."""
+        held = self.sr[0] if isinstance(self.sr, list) and self.sr else self.sr or {}
+        uuid = held.get("uuid") or ""
+        there = {"UUID": uuid[0] if isinstance(uuid, list) else uuid} if uuid else {}
+        return self.configuration | self.extra_info | there
+
+
 class Vm(Record, frozen=True, kw_only=True):
     """A virtual machine."""
 

@@ -9,8 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ from cinder_share import Disk, reads_as
 from breezeblock import config as configuration
 from breezeblock.app import compose, doctor
 from breezeblock.app.takeover import Takeover, Wishes
-from breezeblock.app.worker import Worker
-from breezeblock.engine.dbos_engine import DbosEngine
 from breezeblock.errors import NotFoundError
 from breezeblock.service import imaging, snapshots, volumes
 from breezeblock.service.core import GIB, Caller, Service
+from working import working
 
 PROJECT = "a" * 32
 ME = Caller(project_id=PROJECT, user_id="b" * 32, roles=frozenset({"admin"}), request_id="req-nfs")
@@ -67,20 +65,6 @@ shares = ["{SHARE} -o vers=4.2"]
     return configuration.load(state / "breezeblock.toml", {})
 
 
-@contextmanager
-def running(config: configuration.Config) -> Iterator[Service]:
-    database = compose.open_database(config)
-    backends, policies = compose.open_backends(config)
-    worker = Worker(config, database, backends, policies, DbosEngine, alone=True)
-    worker.start(lost=lambda: None)
-    try:
-        yield compose.make_service(config, database, worker.dispatcher.wake)
-    finally:
-        worker.stop(10.0)
-        worker.close()
-        database.dispose()
-
-
 def settled(look: Callable[..., Any], service: Service, id_: str) -> str:
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
@@ -118,7 +102,7 @@ def test_a_share_of_cinders_is_adopted_and_used_on(
     for disk in written.values():
         verify(disk)
     assert doctor.examine(config).findings == []
-    with running(config) as service:
+    with working(config) as service:
         for disk in written.values():
             assert settled(volumes.get, service, disk.id) == "available"
             copy = volumes.create(service, ME, volumes.NewVolume(source_volid=disk.id))
@@ -141,7 +125,7 @@ def test_an_image_comes_in_and_goes_out(config: configuration.Config, written: d
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", source, "1G"], check=True)
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 9 1M 3M", source], check=True)
     checksum = f"sha256:{hashlib.sha256(source.read_bytes()).hexdigest()}"
-    with running(config) as service:
+    with working(config) as service:
         image = volumes.Image(url=f"file://{source}", format="qcow2", checksum=checksum)
         made = []
         for _ in range(2):

@@ -85,12 +85,7 @@ def _container(store: DirectoryStore, key: str, request: Request) -> Answer:
         used = room.total_bytes - room.free_bytes
         told = {cdmi.USED: str(used), cdmi.AVAILABLE: str(room.free_bytes)}
         return _json({"metadata": told}, "cdmi-container")
-    prefix = f"{key}/" if key else ""
-    names = set()
-    for item in store.walk_now(prefix):
-        name, slash, _ = item.key[len(prefix) :].partition("/")
-        names.add(name + slash)
-    children = sorted(names)
+    children = store.children_now(key)
     wanted = re.fullmatch(r"children:(\d{1,9})-(\d{1,9})", request.search)
     if wanted:
         children = children[int(wanted[1]) : int(wanted[2]) + 1]

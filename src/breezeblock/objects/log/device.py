@@ -42,9 +42,9 @@ class LogDevice:
         dirty_segments: int = 16,
         to_store: bool = False,
     ) -> None:
-        self.writer, self._reader, self._journal = writer, reader, journal
+        self.writer, self.reader, self._journal = writer, reader, journal
         self._to_store = to_store
-        self._dirty_segments = dirty_segments
+        self.dirty_segments = dirty_segments
         self._queue: deque[tuple[asyncio.Future[None], Callable[[], None], list[int]]] = deque()
         self._runner: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -67,7 +67,7 @@ class LogDevice:
     @property
     def cached_bytes(self) -> int:
         """What of the store is in memory."""
-        return self._reader.cached_bytes
+        return self.reader.cached_bytes
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -103,7 +103,7 @@ class LogDevice:
             segment = self.writer.waiting.get(place.segment)
             if segment is not None:
                 return [segment.page(place.page, count)]
-        return self._reader.cached(self.writer.root.sources[place.source], place, count)
+        return self.reader.cached(self.writer.root.sources[place.source], place, count)
 
     async def _fetched(self, first: int, count: int) -> list[memoryview]:
         gathered: list[list[memoryview] | asyncio.Future[list[memoryview]]] = []
@@ -115,7 +115,7 @@ class LogDevice:
                 if views is None:
                     place = unpacked(entry)
                     source = self.writer.root.sources[place.source]
-                    gathered.append(asyncio.ensure_future(self._reader.pages(source, place, pages)))
+                    gathered.append(asyncio.ensure_future(self.reader.pages(source, place, pages)))
                 else:
                     gathered.append(views)
         found: list[memoryview] = []
@@ -205,8 +205,8 @@ class LogDevice:
     def _answer(self, *, fua: bool) -> Soon[None]:
         if fua:
             return self.flush()
-        if self.writer.backlog >= self._dirty_segments:
-            return self.writer.room(self._dirty_segments)
+        if self.writer.backlog >= self.dirty_segments:
+            return self.writer.room(self.dirty_segments)
         if self._journal and self._journal.behind:
             return self._journal.drained()
         return None
@@ -274,7 +274,7 @@ class LogDevice:
                 for page in edges:
                     await self._fetched(page, 1)
             self.apply(offset, memoryview(data))
-            await self.writer.room(self._dirty_segments)
+            await self.writer.room(self.dirty_segments)
 
     def keep_young(self, age_s: float) -> None:
         """From now on send off what is older than this, however little it is."""

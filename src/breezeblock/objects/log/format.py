@@ -9,6 +9,7 @@ import struct
 import sys
 import zlib
 from array import array
+from collections import Counter
 from typing import NamedTuple
 
 import google_crc32c
@@ -26,6 +27,7 @@ WINDOW = 16
 """A writer never uploads a number of this much or more above the first that has not arrived."""
 MAX_SOURCES = 1 << 12
 MAX_ROOT_BYTES = 8 << 20
+MAX_MARK_BYTES = 64 << 20
 
 _HEAD = struct.Struct("<8s16sQQQQQQIII16s")
 _MAGIC = b"BzSeg\x00\x00\x01"
@@ -115,6 +117,11 @@ def root_key(volume: str, epoch: int, number: int) -> str:
 def snapshot_key(volume: str, name: str) -> str:
     """Return where a snapshot lies."""
     return f"v/{volume}/snap/{name}"
+
+
+def tentative_key(volume: str, name: str) -> str:
+    """Return where a snapshot lies until it is known to be whole."""
+    return f"v/{volume}/new/{name}"
 
 
 def pack(segment: Segment) -> bytes:
@@ -215,6 +222,25 @@ def unpack_leaf(data: bytes, key: str) -> "array[int]":
     if sys.byteorder == "big":
         entries.byteswap()
     return entries
+
+
+def pages_by_segment(entries: "array[int]") -> Counter[tuple[int, int]]:
+    """Count a leaf's pages by source and segment."""
+    # Four numbers of 16 bits each: the index in the segment, and three of the rest.
+    halves = array("H", _little(entries))
+    if sys.byteorder == "big":
+        halves.byteswap()
+    counts = Counter(zip(halves[1::4], halves[2::4], halves[3::4], strict=True))
+    holes = array("H", halves[0::4]).count(0)
+    if holes:
+        counts[0, 0, 0] -= holes
+    return Counter(
+        {
+            (high >> 4, (high & 15) << 32 | middle << 16 | low): pages
+            for (low, middle, high), pages in counts.items()
+            if pages
+        }
+    )
 
 
 def _little(entries: "array[int]") -> bytes:

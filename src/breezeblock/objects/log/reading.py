@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import OrderedDict
+from functools import partial
 
 from breezeblock.errors import NotFoundError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log.pages import Place
-from breezeblock.objects.stores.port import Store
+from breezeblock.objects.stores.port import Store, judged
 
 CHUNK_PAGES = 64
 _HEADS = 1024
@@ -53,8 +54,12 @@ class Reader:
         """Return a segment's head. Raises NotFoundError, CorruptError."""
         held = self._heads.get((volume, number))
         if held is None:
-            data = await self._store.get(form.segment_key(volume, number), 0, form.HEAD_BYTES)
-            held = self._heads[volume, number] = form.unpack(data, volume, number)
+            held = self._heads[volume, number] = await judged(
+                self._store,
+                form.segment_key(volume, number),
+                lambda data: form.unpack(data, volume, number),
+                length=form.HEAD_BYTES,
+            )
             if len(self._heads) > _HEADS:
                 self._heads.popitem(last=False)
         return held
@@ -75,26 +80,35 @@ class Reader:
         volume, number, chunk = key
         name = form.segment_key(volume, number)
         begin = form.HEAD_BYTES + chunk * CHUNK_PAGES * form.PAGE
+        length = CHUNK_PAGES * form.PAGE
         try:
-            head, data = await asyncio.gather(
-                self.head(volume, number), self._store.get(name, begin, CHUNK_PAGES * form.PAGE)
-            )
+            head, data = await asyncio.gather(self.head(volume, number), self._store.get(name, begin, length))
+            if not _sound(head, chunk, data):
+                data = await judged(self._store, name, partial(_proved, name, head, chunk), begin, length)
         except NotFoundError as error:
             raise form.damaged(name) from error
-        first = chunk * CHUNK_PAGES
-        amount = min(CHUNK_PAGES, head.pages - first)
-        if amount <= 0 or len(data) < amount * form.PAGE:
-            raise form.damaged(name)
-        view = memoryview(data)
-        for page in range(amount):
-            seen = form.crc(bytes(view[page * form.PAGE : (page + 1) * form.PAGE]))
-            at = 4 * (first + page)
-            if seen != int.from_bytes(head.sums[at : at + 4], "little"):
-                raise form.damaged(f"Page {first + page} of {name}")
         self._chunks[key] = data
         while len(self._chunks) > self._room:
             self._chunks.popitem(last=False)
         return data
+
+
+def _sound(head: form.Segment, chunk: int, data: bytes) -> bool:
+    first = chunk * CHUNK_PAGES
+    amount = min(CHUNK_PAGES, head.pages - first)
+    view = memoryview(data)
+    sums = b"".join(
+        form.crc(bytes(view[page * form.PAGE : (page + 1) * form.PAGE])).to_bytes(4, "little")
+        for page in range(amount)
+    )
+    told = head.sums[4 * first : 4 * (first + amount)]
+    return amount > 0 and len(data) >= amount * form.PAGE and sums == told
+
+
+def _proved(name: str, head: form.Segment, chunk: int, data: bytes) -> bytes:
+    if not _sound(head, chunk, data):
+        raise form.damaged(f"Pages from {chunk * CHUNK_PAGES} on of {name}")
+    return data
 
 
 def _chunks(index: int, count: int) -> list[tuple[int, int, int]]:

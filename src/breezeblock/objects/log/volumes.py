@@ -18,7 +18,7 @@ from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.log.journal import Journal, Record
 from breezeblock.objects.log.reading import Reader
 from breezeblock.objects.log.writer import Writer
-from breezeblock.objects.stores.port import ExistsError, Store, everything
+from breezeblock.objects.stores.port import ExistsError, Store, everything, judged
 
 _VOLUME = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", re.ASCII)
@@ -57,15 +57,30 @@ async def create(store: Store, volume: str, length: int) -> None:
 async def clone(store: Store, source: str, snapshot: str, volume: str, length: int = 0) -> None:
     """Make a volume that begins as a snapshot of another one, at least as long. One small put.
 
-    Without a snapshot's name it begins as what has arrived of the other one by now.
+    Raises NotFoundError if there is no such snapshot, or it was deleted meanwhile: then delete the volume.
     """
-    begin = await (held(store, source, snapshot) if snapshot else frozen(store, source))
+    await _begin(store, _derived(await held(store, source, snapshot), volume, length))
+    # If the snapshot is still there, a collection has never found both of them missing.
+    await held(store, source, snapshot)
+
+
+async def clone_now(store: Store, source: str, hold: str, volume: str, length: int = 0) -> None:
+    """Make a volume that begins as what has arrived of another one by now, at least as long.
+
+    The other one has a hold of that name meanwhile, which stays if this is killed.
+    """
+    await _begin(store, _derived(await take_hold(store, source, hold), volume, length))
+    await store.head(form.tentative_key(source, hold))  # as above
+    await end_hold(store, source, hold)
+
+
+def _derived(begin: form.Root, volume: str, length: int) -> form.Root:
     check(volume, max(length, begin.length))
     if len(begin.sources) >= form.MAX_SOURCES:
         raise UnsupportedError(
             f"{volume} would have more than {form.MAX_SOURCES} ancestors.", remedy="Copy it instead."
         )
-    root = msgspec.structs.replace(
+    return msgspec.structs.replace(
         begin,
         volume=volume,
         epoch=0,
@@ -75,9 +90,8 @@ async def clone(store: Store, source: str, snapshot: str, volume: str, length: i
         own=len(begin.sources),
         next=0,
         token=bytes(16),
-        reason=f"clone of {source} {snapshot}".rstrip(),
+        reason=f"clone of {begin.volume}, {begin.reason}",
     )
-    await _begin(store, root)
 
 
 async def _begin(store: Store, root: form.Root) -> None:
@@ -113,6 +127,7 @@ async def attach(
     try:
         records = await _kept(local, opened.token, volume, discard=discard, resume=resume) if local else []
         await opening.claim(store, reader, opened, token)
+        opened = await opening.settle(store, reader, opened, memory.leaves)
         writer = Writer(store, reader, opened)
         device = LogDevice(
             writer, reader, local, dirty_segments=memory.dirty_segments, to_store=durability == "store"
@@ -145,38 +160,52 @@ async def _kept(journal: Journal, token: bytes, volume: str, *, discard: bool, r
 async def snapshot(device: LogDevice, name: str) -> None:
     """Hold an attached volume as it is now; what was written before is in it. One small put."""
     _check_name(name)
-    await device.writer.barrier()
-    root = msgspec.structs.replace(device.writer.frozen(), reason=f"snapshot {name}")
-    with contextlib.suppress(ExistsError):  # taken before, by an attempt that did not live to say so
-        await device.store.put(
-            form.snapshot_key(device.writer.volume, name), form.pack_root(root), create=True
-        )
+    await device.writer.hold(form.snapshot_key(device.writer.volume, name), f"snapshot {name}")
 
 
 async def snapshot_detached(store: Store, volume: str, name: str) -> None:
     """Hold a volume that nobody has attached. Nothing is claimed: what arrived by now is what is held."""
     _check_name(name)
-    root = msgspec.structs.replace(await frozen(store, volume), reason=f"snapshot {name}")
+    if name in await snapshots(store, volume):
+        return
+    root = msgspec.structs.replace(await take_hold(store, volume, name), reason=f"snapshot {name}")
     with contextlib.suppress(ExistsError):
         await store.put(form.snapshot_key(volume, name), form.pack_root(root), create=True)
+    await end_hold(store, volume, name)
 
 
-async def frozen(store: Store, volume: str) -> form.Root:
-    """Return what has arrived of a volume by now as a root of its own. Nothing is claimed."""
-    root = await opening.newest(store, volume)
+async def take_hold(store: Store, volume: str, name: str) -> form.Root:
+    """Keep what has arrived of a volume by now from collections, and return it as a root of its own."""
+    while True:
+        root = await opening.newest(store, volume)
+        now = await frozen(store, root, name)
+        await store.put(form.tentative_key(volume, name), form.pack_root(now))
+        # From now on a collection keeps what it names; until now, if the root is still the newest.
+        if await opening.newest(store, volume) == root:
+            return now
+
+
+async def end_hold(store: Store, volume: str, name: str) -> None:
+    """End a hold; none = done."""
+    await store.delete(form.tentative_key(volume, name))
+
+
+async def frozen(store: Store, root: form.Root, reason: str = "") -> form.Root:
+    """Return a volume's newest root with what has arrived since. Nothing is claimed."""
     opened = await opening.load(Reader(store, 1 << 20), root, 4096, live=True)
     tails = list(root.tails)
     if opened.next > root.next:
         tails.append((root.own, root.next, opened.next))
-    return msgspec.structs.replace(root, tails=tails, length=opened.length, last=opened.last)
+    return msgspec.structs.replace(
+        root, tails=tails, length=opened.length, last=opened.last, reason=reason or root.reason
+    )
 
 
-async def view(store: Store, volume: str, name: str = "", memory: Memory | None = None) -> LogDevice:
-    """Open a volume, or a snapshot of it, to be read as it is in the store now. Nobody is fenced off."""
+async def view(store: Store, root: form.Root, memory: Memory | None = None) -> LogDevice:
+    """Open a snapshot, or what is held, for reading. Nobody is fenced off."""
     memory = memory or Memory()
     reader = Reader(store, memory.cache_bytes)
-    root = await (held(store, volume, name) if name else opening.newest(store, volume))
-    opened = await opening.load(reader, root, memory.leaves, live=not name)
+    opened = await opening.load(reader, root, memory.leaves, live=False)
     device = LogDevice(Writer(store, reader, opened), reader)
     device.read_only = True
     return device
@@ -190,6 +219,7 @@ async def snapshots(store: Store, volume: str) -> list[str]:
 async def delete_snapshot(store: Store, volume: str, name: str) -> None:
     """Forget a snapshot; what only it held goes with the next collection."""
     _check_name(name)
+    await store.delete(form.tentative_key(volume, name))
     await store.delete(form.snapshot_key(volume, name))
 
 
@@ -213,6 +243,7 @@ async def revert(store: Store, volume: str, name: str) -> None:
         token=opened.token,
     )
     await store.put(form.root_key(volume, root.epoch, root.number), form.pack_root(root))
+    await held(store, volume, name)
 
 
 async def extend(store: Store, volume: str, length: int) -> None:
@@ -231,8 +262,10 @@ async def delete(store: Store, volume: str) -> None:
     if names:
         raise ConflictError(f"{volume} has snapshots: {', '.join(names[:5])}.", remedy="Delete them first.")
     # Roots name what a collection keeps. Without them the rest is nobody's and goes with the next one.
-    for item in reversed(await everything(store, f"v/{volume}/root/")):
-        await store.delete(item.key)
+    # The newest goes last: whatever is left after a crash is the volume, or nothing.
+    for part in ("new", "root"):
+        for item in await everything(store, f"v/{volume}/{part}/"):
+            await store.delete(item.key)
 
 
 async def volumes(store: Store) -> list[str]:
@@ -243,11 +276,11 @@ async def volumes(store: Store) -> list[str]:
 
 
 async def held(store: Store, volume: str, name: str) -> form.Root:
-    """Return a snapshot. Raises NotFoundError."""
+    """Return a snapshot. Raises NotFoundError, CorruptError."""
     _check_name(name)
     key = form.snapshot_key(volume, name)
     try:
-        return form.unpack_root(await store.get(key), key)
+        return await judged(store, key, lambda data: form.unpack_root(data, key))
     except NotFoundError:
         raise NotFoundError(f"{volume} has no snapshot {name}.") from None
 

@@ -1,6 +1,7 @@
 """A volume's one writer: gathers pages in segments, uploads them in order, stores the map now and then."""
 
 import asyncio
+import contextlib
 import random
 import time
 from array import array
@@ -12,7 +13,7 @@ from breezeblock.objects.log import format as form
 from breezeblock.objects.log.opening import Opened
 from breezeblock.objects.log.pages import packed
 from breezeblock.objects.log.reading import Reader
-from breezeblock.objects.stores.port import ExistsError, Store
+from breezeblock.objects.stores.port import ExistsError, Store, judged
 
 CHECKPOINT_SEGMENTS = 256
 """So many segments after a root the map is stored anew: what an opening must read again stays bounded."""
@@ -71,6 +72,7 @@ class Writer:
         self._leaves = 0
         self._checkpointing: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
+        self._publishing = asyncio.Lock()
 
     # --- taking ---------------------------------------------------------------------------------
 
@@ -81,7 +83,16 @@ class Writer:
         count = len(data) // form.PAGE
         if count == 1 and self._again(first, data):
             return
-        at = 0
+        # Only a write of over 4 MiB can be torn by a crash, and then between pages.
+        self._append(first, data, self.sequence - 1)
+
+    def move(self, first: int, data: memoryview) -> None:
+        """Take pages whose content is what it was: they get another place. Raises FencedError."""
+        self.check()
+        self._append(first, data, self.sequence)
+
+    def _append(self, first: int, data: memoryview, torn: int) -> None:
+        at, count = 0, len(data) // form.PAGE
         while at < count:
             segment = self._room(min(count - at, form.SEGMENT_PAGES))
             amount = min(count - at, form.SEGMENT_PAGES - segment.pages)
@@ -90,8 +101,7 @@ class Writer:
             _extend(segment.extents, form.Extent(first + at, amount, segment.pages))
             segment.pages += amount
             at += amount
-            # Only a write of over 4 MiB can be torn by a crash, and then between pages.
-            segment.last = self.sequence if at == count else self.sequence - 1
+            segment.last = self.sequence if at == count else torn
 
     def zero(self, first: int, count: int) -> None:
         """Let pages be zeros, whole leaves of them without looking."""
@@ -141,10 +151,10 @@ class Writer:
         segment = self.waiting[min(self.waiting)]
         return time.monotonic() - segment.born if segment.extents else 0.0
 
-    def seal(self) -> int:
+    def seal(self, *, empty: bool = False) -> int:
         """Send off what has been gathered; return the number below which all must arrive for it."""
         segment = self._open
-        if segment.extents or self.length != self._sent_length:
+        if segment.extents or self.length != self._sent_length or empty:
             segment.length = self._sent_length = self.length
             self._tail += 1
             self._open = Gathering(self._tail, segment.last)
@@ -155,6 +165,10 @@ class Writer:
     async def barrier(self) -> None:
         """Return when everything taken so far is in the store. Raises FencedError."""
         await self.arrival(self.seal())
+
+    async def prove(self) -> None:
+        """Return if nobody has taken the volume over until now. Raises FencedError."""
+        await self.arrival(self.seal(empty=True))
 
     async def arrival(self, number: int) -> None:
         """Return when all segments below `number` have arrived. Raises FencedError."""
@@ -258,7 +272,8 @@ class Writer:
         ref = self.pages.refs.get(number)
         if ref is not None:
             key = form.leaf_key(self.root.sources[ref[0]], ref[1])
-            self.pages.fetched(number, ref, form.unpack_leaf(await self.store.get(key), key))
+            entries = await judged(self.store, key, lambda data: form.unpack_leaf(data, key))
+            self.pages.fetched(number, ref, entries)
 
     async def checkpoint(self, reason: str = "checkpoint") -> form.Root:
         """Store the map as it is now, and a root that names it."""
@@ -302,12 +317,13 @@ class Writer:
                     reason=reason,
                 )
                 key = form.root_key(self.volume, root.epoch, root.number)
-                await self.store.put(key, form.pack_root(root))
+                async with self._publishing:
+                    await self.store.put(key, form.pack_root(root))
+                    self._roots, self.root = root.number, root
             except BaseException:
                 for number, _ in frozen:
                     self.pages.leaves[number].dirty = True
                 raise
-            self._roots, self.root = root.number, root
             for number, ref in stored.items():
                 if ref is None:
                     self.pages.refs.pop(number, None)
@@ -339,11 +355,22 @@ class Writer:
         finally:
             self._checkpointing = None
 
-    def frozen(self) -> form.Root:
-        """Return what has arrived so far as a root of its own: old leaves and the segments since."""
-        own = (self.own, self.root.next, self.arrived)
-        tails = [*self.root.tails, own] if self.arrived > self.root.next else list(self.root.tails)
-        return msgspec.structs.replace(self.root, tails=tails, length=self.length, last=self.stored)
+    async def hold(self, key: str, reason: str) -> None:
+        """Store the volume as it is now as a root of its own, unless there is one under that key.
+
+        At every moment what it names is also named by the newest root, until it is there itself: a
+        collection cannot miss both. So no newer root may come meanwhile, ours or another writer's.
+        """
+        await self.barrier()
+        async with self._publishing:
+            own = (self.own, self.root.next, self.arrived)
+            tails = [*self.root.tails, own] if self.arrived > self.root.next else list(self.root.tails)
+            root = msgspec.structs.replace(
+                self.root, tails=tails, length=self.length, last=self.stored, reason=reason
+            )
+            with contextlib.suppress(ExistsError):  # by an attempt that did not live to say so
+                await self.store.put(key, form.pack_root(root), create=True)
+            await self.prove()
 
     async def stop(self) -> None:
         """End all tasks; what has not arrived is given up."""

@@ -14,6 +14,7 @@ has the task starts another, and the journal brings back what was acknowledged.
 from breezeblock.objects.serving.client import call, running, start
 from breezeblock.objects.serving.messages import (
     Answer,
+    Compact,
     Detach,
     Flush,
     Grow,
@@ -27,6 +28,7 @@ from breezeblock.objects.serving.messages import (
 
 __all__ = [
     "Answer",
+    "Compact",
     "Detach",
     "Flush",
     "Grow",

@@ -56,11 +56,17 @@ class Flush(msgspec.Struct, frozen=True, tag_field="do", tag="flush"):
     """Put everything written into the store."""
 
 
+class Compact(msgspec.Struct, frozen=True, tag_field="do", tag="compact"):
+    """Write the live pages of these segments anew, so that a collection can remove them."""
+
+    segments: list[int]
+
+
 class Detach(msgspec.Struct, frozen=True, tag_field="do", tag="detach"):
     """Put everything into the store, leave nothing here, and end. Answered when it is done."""
 
 
-Request: TypeAlias = Status | Snapshot | Grow | Flush | Detach
+Request: TypeAlias = Status | Snapshot | Grow | Flush | Compact | Detach
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):

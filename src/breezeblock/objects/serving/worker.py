@@ -11,11 +11,13 @@ import structlog
 
 from breezeblock.errors import BreezeblockError
 from breezeblock.objects.log import volumes
+from breezeblock.objects.log.compacting import compact
 from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.nbd.server import Server
 from breezeblock.objects.serving import messages
 from breezeblock.objects.serving.messages import (
     Answer,
+    Compact,
     Detach,
     Flush,
     Grow,
@@ -172,6 +174,8 @@ class _Served:
                     await answer
             case Flush():
                 await self._device.writer.barrier()
+            case Compact(segments):
+                await compact(self._device, segments)
             case Detach():
                 self.ended.set()
                 await asyncio.shield(self._over)

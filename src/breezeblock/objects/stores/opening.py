@@ -1,5 +1,7 @@
 """From a pool's settings to its store."""
 
+import asyncio
+import random
 import ssl
 from pathlib import Path
 from typing import Literal
@@ -7,8 +9,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from breezeblock.errors import ConfigError
+from breezeblock.errors import ConfigError, ConflictError, ForbiddenError, UnavailableError
 from breezeblock.objects import pool
+from breezeblock.objects.mirrors import Gate, Mirrors, Policy, SizedMirrors
 from breezeblock.objects.stores import s3
 from breezeblock.objects.stores.cdmi import CdmiStore
 from breezeblock.objects.stores.directory import DirectoryStore
@@ -31,6 +34,9 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """For S3 the secret key."""
     token: str = ""
     """For S3 a session's token."""
+    credentials_file: str = ""
+    """In place of the three: a file with user, password and, for S3, token, a line each. It is read again
+    when the store refuses them."""
     dialect: Literal["standard", "scality"] = "standard"
     """Of CDMI's ranges."""
     region: str = "us-east-1"
@@ -47,16 +53,32 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
         return f"StoreConfig(kind={self.kind!r}, urls={self.urls!r}, user={self.user!r}, pool={self.pool!r})"
 
 
-async def open_store(config: StoreConfig) -> Store:
-    """Return the pool's store; each endpoint has shown the pool's identity, and was probed.
+async def open_store(
+    config: StoreConfig, *, policy: Policy | None = None, dice: random.Random | None = None
+) -> Mirrors:
+    """Return the pool's store: all its endpoints, of which at least one has passed.
 
-    Raises ConflictError for a place that is not the pool (`make_pool` makes one), UnavailableError.
+    Each shows the pool's identity and is probed before it is used. Raises ConflictError for a place that is
+    not the pool (`make_pool` makes one), UnavailableError, ForbiddenError, UnsupportedError.
     """
-    store = endpoint(config, config.urls[0])
+    policy = policy or Policy(on_no_path=config.on_no_path)
+    uuid = config.pool
+    if config.kind != "web" and not uuid:
+        found = await _identity(config, policy)
+        if found is None:
+            raise ConflictError(f"{config.urls[0]} shows no pool.", remedy="Make it first, if it is new.")
+        uuid = found.uuid
+    kind = SizedMirrors if config.kind in {"cdmi", "directory"} else Mirrors
+    store = kind(
+        config.urls,
+        lambda url: endpoint(config, url),
+        _gate(config, uuid),
+        pool=uuid,
+        policy=policy,
+        dice=dice,
+    )
     try:
-        if store.traits.writable:
-            found = await pool.prove(store, config.pool)
-            await pool.probed(store, config.urls[0], found.layout)
+        await store.open()
     except BaseException:
         await store.close()
         raise
@@ -66,22 +88,79 @@ async def open_store(config: StoreConfig) -> Store:
 async def make_pool(config: StoreConfig) -> pool.Identity:
     """Make the pool in its store, or return the identity of the one that is there.
 
-    For the first use, when `config.pool` is not known yet: keep the UUID that comes back. Raises
-    UnsupportedError if the store cannot hold the layout, ConflictError if it has another pool.
+    For the first use, when `config.pool` is not known yet: keep the UUID that comes back. Endpoints are
+    probed here, so that nobody has to wait for it later. Raises UnsupportedError if the store cannot hold
+    the layout, ConflictError if it has another pool.
     """
-    store = endpoint(config, config.urls[0])
-    try:
+    found = await _identity(config, Policy())
+    if found is None:
         if config.pool:
-            return await pool.prove(store, config.pool)
-        return await pool.make(store, config.urls[0], config.layout)
+            raise ConflictError(f"{config.urls[0]} shows no pool {config.pool}.")
+        store = endpoint(config, config.urls[0])
+        try:
+            found = await pool.make(store, config.urls[0], config.layout)
+        finally:
+            await store.close()
+    if config.pool and found.uuid != config.pool:
+        raise ConflictError(f"{config.urls[0]} shows the pool {found.uuid} instead of {config.pool}.")
+    if found.layout != config.layout:
+        raise ConflictError(f"The pool {found.uuid} has the layout {found.layout}, not {config.layout}.")
+    store = await open_store(msgspec.structs.replace(config, pool=found.uuid))
+    try:
+        await store.settled()
     finally:
         await store.close()
+    return found
+
+
+async def _identity(config: StoreConfig, policy: Policy) -> pool.Identity | None:
+    """Return what the endpoints show that can be reached, all the same. Raises ConflictError if not."""
+
+    async def ask(url: str) -> pool.Identity | None:
+        store = endpoint(config, url)
+        try:
+            async with asyncio.timeout(policy.attempt_s):
+                return await pool.shown(store)
+        except TimeoutError:
+            raise UnavailableError(f"{url} did not answer within {policy.attempt_s:g} s.") from None
+        finally:
+            await store.close()
+
+    answers = await asyncio.gather(*map(ask, config.urls), return_exceptions=True)
+    seen = {}
+    for url, answer in zip(config.urls, answers, strict=True):
+        if not isinstance(answer, BaseException):
+            seen[answer] = url
+        elif not isinstance(answer, UnavailableError):
+            raise answer
+    if len(seen) > 1:
+        raise ConflictError(
+            "; ".join(f"{url} shows {one.uuid if one else 'no pool'}" for one, url in seen.items()) + ".",
+            remedy="All endpoints of a pool lead to one store: remove those that do not.",
+        )
+    for answer in answers:
+        if isinstance(answer, BaseException) and not seen:
+            raise answer
+    return next(iter(seen))
+
+
+def _gate(config: StoreConfig, uuid: str) -> Gate:
+    async def prove(store: Store) -> None:
+        if store.traits.writable:
+            await pool.prove(store, uuid, config.layout)
+
+    async def qualify(store: Store, url: str) -> None:
+        if store.traits.writable:
+            await pool.qualify(store, url, config.layout)
+
+    return Gate(prove, qualify)
 
 
 def endpoint(config: StoreConfig, url: str) -> Store:
     """Return the store as seen through one of its endpoints. Raises ConfigError."""
     context = _trusting(config.ca_file) if config.ca_file else None
-    login = {"user": config.user, "password": config.password}
+    held = _login(config)
+    login = {"user": held.access_key, "password": held.secret_key}
     match config.kind:
         case "cdmi":
             return CdmiStore(url, dialect=config.dialect, context=context, **login)
@@ -90,11 +169,23 @@ def endpoint(config: StoreConfig, url: str) -> Store:
         case "web":
             return WebStore(url, context=context, **login)
         case "s3":
-            held = Credentials(config.user, config.password, config.token)
-            find = (lambda: held) if config.user else s3.from_environment
+            find = (lambda: held) if held.access_key else s3.from_environment
             return S3Store(url, region=config.region, credentials=find, context=context)
         case "directory":
             return DirectoryStore(_directory(url))
+
+
+def _login(config: StoreConfig) -> Credentials:
+    """Return the credentials; those of a file as it is now."""
+    if not config.credentials_file:
+        return Credentials(config.user, config.password, config.token)
+    try:
+        lines = Path(config.credentials_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        text = f"The credentials in {config.credentials_file} cannot be read: {error}."
+        raise ForbiddenError(text) from error
+    user, password, token = [*lines, "", "", ""][:3]
+    return Credentials(user, password, token)
 
 
 def _directory(url: str) -> Path:

@@ -1,9 +1,11 @@
 """S3: conditional puts (`If-None-Match`, `If-Match`), ranged reads, paged listings."""
 
+import datetime as dt
 import hashlib
 import os
 import ssl
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 
 from breezeblock.errors import ConfigError, UnsupportedError
 from breezeblock.objects.http.client import Client, Reply
@@ -47,6 +49,8 @@ class S3Store:
         self._bucket, self._prefix = f"/{bucket}", f"{prefix}/" if prefix else ""
         self._region, self._find = region, credentials
         self._credentials = credentials()
+        self._ahead = dt.timedelta(0)
+        """How far the server's clock is ahead of ours."""
 
     async def get(self, key: str, first: int = 0, length: int | None = None) -> bytes:
         """Return bytes of an object."""
@@ -92,6 +96,11 @@ class S3Store:
         ]
         return Page(items, found[-1].get("NextContinuationToken", ""))
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return self.client.connections
+
     async def close(self) -> None:
         """End all connections."""
         await self.client.close()
@@ -122,12 +131,21 @@ class S3Store:
         target = f"{path}?{search}" if search else path
         for last in (False, True):
             full = {"host": self.client.authority, **headers}
-            signed = sigv4.sign(self._credentials, self._region, method, path, search, full, payload)
+            now = dt.datetime.now(dt.UTC) + self._ahead
+            signed = sigv4.sign(self._credentials, self._region, method, path, search, full, payload, now)
             reply = await self.client.request(method, target, signed, body, limit=limit)
             if reply.status not in {401, 403} or last:
                 break
-            fresh = self._find()  # credentials that rotate: look once more, and sign anew
-            if fresh == self._credentials:
+            # Credentials that rotate, or a clock that is wrong: look once more, and sign anew.
+            fresh, ahead = self._find(), _ahead(reply)
+            if fresh == self._credentials and abs(ahead - self._ahead) < dt.timedelta(minutes=1):
                 break
-            self._credentials = fresh
+            self._credentials, self._ahead = fresh, ahead
         return reply
+
+
+def _ahead(reply: Reply) -> dt.timedelta:
+    try:
+        return parsedate_to_datetime(reply.headers.get("date", "")) - dt.datetime.now(dt.UTC)
+    except (TypeError, ValueError):
+        return dt.timedelta(0)
