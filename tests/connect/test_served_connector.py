@@ -187,7 +187,7 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(host: Host) -> None
         connector.attach({"export": "/vol", "name": "volume-1"})
     with pytest.raises(ConfigError, match="not configured on this host"):
         connector.attach(data | {"backend": "elsewhere"})
-    with pytest.raises(ConflictError, match="shows the pool"):
+    with pytest.raises(ConflictError, match="instead of"):
         connector.attach(data | {"pool_uuid": str(uuid4())})
     assert host.left() == []
     assert msgspec.json.encode(connector.records()) == b"[]"

@@ -1,6 +1,7 @@
 """`breezeblock attach` and `detach`: volumes, and other servers' NBD exports, as devices of this host."""
 
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import NAMESPACE_DNS, uuid5
@@ -75,13 +76,12 @@ def attach(
     A volume is asked of the service and served by a process of this host, with the back end's settings from
     the configuration here.
     """
-    from breezeblock.cli import output
     from breezeblock.connect import linux
 
     where = state or linux.STATE
     kernel = linux.LinuxConnector(where, timeout_s=timeout, dead_timeout_s=dead_timeout)
     if "://" in what:
-        output.say(kernel.attach(linux.connection_data(what), read_only=read_only).device)
+        _result(kernel.attach(linux.connection_data(what), read_only=read_only).device)
         return
     from breezeblock.app import attaching
     from breezeblock.cli import client, server
@@ -89,7 +89,7 @@ def attach(
     served = attaching.connector(
         server.load(config), where, kernel=None if no_device else kernel, discard=discard
     )
-    output.say(_attach(client.connect(cloud), served, what, read_only=read_only))
+    _result(_attach(client.connect(cloud), served, what, read_only=read_only))
 
 
 def detach(
@@ -154,6 +154,10 @@ def _here(service: "Client", volume_id: str) -> dict[str, Any] | None:
         service.pages("/attachments/detail", "attachments", volume_id=volume_id, instance_id=_host())
     )
     return dict(found[0]) if found else None
+
+
+def _result(device: str) -> None:
+    sys.stdout.write(f"{device}\n")
 
 
 def _host() -> str:

@@ -57,10 +57,11 @@ class ServedConnector:
             self._records.put(task.volume, Record(dict(data)))
             try:
                 if not serving.running(task.socket):
-                    serving.start(task)
+                    serving.start(task, log=_log(task))
             except BreezeblockError:
                 if known is None and not _journals(task):
                     self._records.forget(task.volume)
+                    _log(task).unlink(missing_ok=True)
                 raise
         if self._kernel is None:
             return Attached(consumer=consumer, device=uri(task), read_only=read_only)
@@ -73,10 +74,13 @@ class ServedConnector:
             self._kernel.detach(connection_data(uri(task)), consumer, force=force)
         with self._records.alone():
             if _journals(task) and not serving.running(task.socket):
-                serving.start(task)  # its process was killed: what the journal holds belongs into the store
+                serving.start(
+                    task, log=_log(task)
+                )  # its process was killed: what the journal holds belongs into the store
             with suppress(NotFoundError):
                 serving.call(task.socket, serving.Detach(), timeout_s=_DRAIN_S)
             self._records.forget(task.volume)
+            _log(task).unlink(missing_ok=True)
 
     def find(self, data: Mapping[str, Any], consumer: str = HERE) -> Attached | None:
         """Say how the volume is attached here; None = not at all."""
@@ -104,7 +108,7 @@ class ServedConnector:
                 try:
                     task = self._task(record.data)
                     if not serving.running(task.socket):
-                        serving.start(_resumed(task))
+                        serving.start(_resumed(task), log=_log(task))
                 except BreezeblockError as error:
                     failures.append(error)
         return failures
@@ -113,6 +117,10 @@ class ServedConnector:
 def uri(task: serving.Task) -> str:
     """Return where a task's volume is served: QEMU and libvirt take it as it is."""
     return str(Place(str(task.socket), task.volume))
+
+
+def _log(task: serving.Task) -> Path:
+    return task.socket.with_name(f"{task.socket.name}.log")
 
 
 def _journals(task: serving.Task) -> bool:
