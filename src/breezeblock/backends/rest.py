@@ -35,6 +35,7 @@ from breezeblock.backends.contract import (
     Volume,
 )
 from breezeblock.backends.copying import copy_data
+from breezeblock.backends.rest_collecting import Collector
 from breezeblock.backends.rest_config import RestConfig
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.backends.unable import Unable
@@ -63,12 +64,20 @@ class RestBackend(Unable):
         self.name = name
         self._config = config
         self._pools = Pools(name, config, state_dir)
+        self._collector = Collector(name, self._pools)
 
     def start(self) -> None:
-        """Do nothing: stores are opened by each verb, and a pool is made at its first use."""
+        """Begin to collect. Stores are opened by each verb, and a pool is made at its first use."""
+        self._collector.start()
 
     def stop(self) -> None:
-        """Do nothing: what serves volumes goes on."""
+        """Collect no more. What serves volumes goes on."""
+        self._collector.stop()
+
+    def collect(self) -> None:
+        """Look through every pool now."""
+        for pool in self._config.pools:
+            self._collector.collect(pool)
 
     def capabilities(self) -> Capabilities:
         """Say what it can do."""

@@ -65,6 +65,9 @@ class RestConfig(
     """On hosts that use volumes: where their sockets are."""
     journal_dir: AbsolutePath = "/var/lib/breezeblock/journals"
     """On hosts that use volumes: where their journals are, best on a fast disk of its own."""
+    collect_interval_s: Annotated[float, Meta(ge=0, le=30 * 86400)] = 3600.0
+    """How often each pool is looked through for objects that nobody needs any more. What one look finds, the
+    next one removes. 0 = never: `breezeblock rest collect` does it."""
 
     def __post_init__(self) -> None:
         places = [(pool.store, url.rstrip("/")) for pool in self.pools.values() for url in pool.urls]

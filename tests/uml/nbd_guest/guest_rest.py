@@ -1,4 +1,4 @@
-"""Volumes of an object store as devices of a real kernel: file systems filled, trimmed, snapshotted, cloned, grown."""
+"""Volumes of an object store as devices of a real kernel: filled, trimmed, snapshotted, cloned, grown."""
 
 import os
 import random
