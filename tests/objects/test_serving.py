@@ -164,7 +164,9 @@ def test_a_store_that_is_away_holds_up_the_detaching_and_nothing_is_lost(lab: La
     with attached(lab) as keeper:
         pool.rename(lab.directory / "away")
         write(lab, b"a" * 4096, 0)
-        eventually(lambda: bool(lab.view().trouble) or not lab.ask(Flush(), timeout_s=0.3))
+        with pytest.raises(UnavailableError):
+            lab.ask(Flush(), timeout_s=0.3)
+        eventually(lambda: str(pool) in lab.view().trouble)
         os.kill(lab.view().pid, signal.SIGKILL)  # it comes back, and waits for its store
         with pytest.raises((UnavailableError, NotFoundError)):
             lab.ask(Flush(), timeout_s=0.5)

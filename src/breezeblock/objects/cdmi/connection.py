@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of its subclasses
+        self._transport = cast("asyncio.Transport", transport)  # uvloop has classes of its own
         self._server.connections.add(self)
         here, most = len(self._server.connections), self._server.limits.connections
         self._extra = here > most

@@ -61,7 +61,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none of its subclasses
+        self.transport = cast("asyncio.Transport", transport)  # uvloop has classes of its own
         self._everyone.add(self)
 
     def data_received(self, data: bytes) -> None:

@@ -25,15 +25,19 @@ _SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", re.ASCII)
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """What an open volume may use."""
+    """What an open volume may use, and how it uses it."""
 
     cache_bytes: int = 64 << 20
-    leaves: int = 96
+    leaves: int = 48
     """Parts of the map, of 2 MiB each."""
     dirty_segments: int = 16
     """Full segments of 4 MiB that may wait for the store before writers do."""
     age_s: float = 5.0
     """After so many seconds what was written goes to the store, however little."""
+    ahead_bytes: int = 16 << 20
+    """So much is fetched at most before it is asked for, where reads follow each other."""
+    zstd_level: int = 0
+    """Segments are compressed, from 1 to 19; 0: not at all."""
 
 
 async def create(store: Store, volume: str, length: int) -> None:
@@ -128,9 +132,14 @@ async def attach(
         records = await _kept(local, opened.token, volume, discard=discard, resume=resume) if local else []
         await opening.claim(store, reader, opened, token)
         opened = await opening.settle(store, reader, opened, memory.leaves)
-        writer = Writer(store, reader, opened)
+        writer = Writer(store, opened, zstd_level=memory.zstd_level)
         device = LogDevice(
-            writer, reader, local, dirty_segments=memory.dirty_segments, to_store=durability == "store"
+            writer,
+            reader,
+            local,
+            dirty_segments=memory.dirty_segments,
+            ahead_bytes=memory.ahead_bytes,
+            to_store=durability == "store",
         )
         if local:
             local.stored = lambda: writer.stored

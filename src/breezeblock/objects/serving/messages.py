@@ -9,6 +9,7 @@ import msgspec
 from breezeblock import errors
 from breezeblock.errors import BreezeblockError, InvalidInputError
 from breezeblock.objects.log.volumes import Memory
+from breezeblock.objects.mirrors.status import MirrorsStatus
 from breezeblock.objects.stores.opening import StoreConfig
 
 MAX_LINE_BYTES = 1 << 16
@@ -62,11 +63,18 @@ class Compact(msgspec.Struct, frozen=True, tag_field="do", tag="compact"):
     segments: list[int]
 
 
+class Endpoints(msgspec.Struct, frozen=True, tag_field="do", tag="endpoints"):
+    """Use these endpoints of the pool from now on, and leave those."""
+
+    add: list[str] = []
+    remove: list[str] = []
+
+
 class Detach(msgspec.Struct, frozen=True, tag_field="do", tag="detach"):
     """Put everything into the store, leave nothing here, and end. Answered when it is done."""
 
 
-Request: TypeAlias = Status | Snapshot | Grow | Flush | Compact | Detach
+Request: TypeAlias = Status | Snapshot | Grow | Flush | Compact | Endpoints | Detach
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,9 +99,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     journal_bytes: int
     cached_bytes: int
     trouble: str
-    """Why the last upload did not succeed at once; empty when all is well."""
+    """What uploads wait for; empty when all is well."""
     failed: str
     """What ended the writer; empty while it works."""
+    mirrors: MirrorsStatus
+    """Its store's endpoints."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

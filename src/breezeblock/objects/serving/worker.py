@@ -13,12 +13,14 @@ from breezeblock.errors import BreezeblockError
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.compacting import compact
 from breezeblock.objects.log.device import LogDevice
+from breezeblock.objects.mirrors.store import Mirrors
 from breezeblock.objects.nbd.server import Server
 from breezeblock.objects.serving import messages
 from breezeblock.objects.serving.messages import (
     Answer,
     Compact,
     Detach,
+    Endpoints,
     Flush,
     Grow,
     Request,
@@ -43,8 +45,8 @@ async def work(task: Task, ready: Callable[[], None]) -> None:
 
     Calls `ready` when clients can come. Raises what the attaching or the last barrier raised.
     """
-    device = await _attached(task)
-    served = _Served(task, device)
+    device, store = await _attached(task)
+    served = _Served(task, device, store)
     try:
         await served.listen()
         ready()
@@ -53,7 +55,7 @@ async def work(task: Task, ready: Callable[[], None]) -> None:
         await served.stop()
 
 
-async def _attached(task: Task) -> LogDevice:
+async def _attached(task: Task) -> tuple[LogDevice, Mirrors]:
     """Attach; one that was killed tries for as long as its store is away, for its clients wait too."""
     pause = _RETRY_FIRST_S
     while True:
@@ -67,7 +69,7 @@ async def _attached(task: Task) -> LogDevice:
         pause = min(_RETRY_MOST_S, pause * 2)
 
 
-async def _attach(task: Task) -> LogDevice:
+async def _attach(task: Task) -> tuple[LogDevice, Mirrors]:
     if task.resume and not any(task.journal.glob("*.log")):
         with suppress(FileNotFoundError):
             task.journal.rmdir()
@@ -76,7 +78,7 @@ async def _attach(task: Task) -> LogDevice:
         raise Gone
     store = await open_store(task.store)
     try:
-        return await volumes.attach(
+        device = await volumes.attach(
             store,
             task.volume,
             task.journal,
@@ -88,13 +90,14 @@ async def _attach(task: Task) -> LogDevice:
     except BaseException:
         await store.close()
         raise
+    return device, store
 
 
 class _Served:
     """The two sockets of a volume."""
 
-    def __init__(self, task: Task, device: LogDevice) -> None:
-        self._task, self._device = task, device
+    def __init__(self, task: Task, device: LogDevice, store: Mirrors) -> None:
+        self._task, self._device, self._store = task, device, store
         self._nbd = Server({task.volume: device})
         self._control: asyncio.Server | None = None
         self.ended = asyncio.Event()
@@ -134,7 +137,7 @@ class _Served:
                 self._control.close()
             if self._talks:
                 await asyncio.wait(self._talks, timeout=1)
-            await self._device.store.close()
+            await self._store.close()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one client's requests, one after the other."""
@@ -174,6 +177,11 @@ class _Served:
                     await answer
             case Flush():
                 await self._device.writer.barrier()
+            case Endpoints(add, remove):
+                for url in add:
+                    self._store.add(url)
+                for url in remove:
+                    self._store.remove(url)
             case Compact(segments):
                 await compact(self._device, segments)
             case Detach():
@@ -182,7 +190,9 @@ class _Served:
         return Answer()
 
     def _view(self) -> View:
-        device, writer = self._device, self._device.writer
+        device, writer, mirrors = self._device, self._device.writer, self._store.status()
+        # A store whose endpoints are all away keeps what is asked of it waiting, and says nothing.
+        away = [f"{one.url}: {one.trouble or one.state}" for one in mirrors.endpoints if one.state != "up"]
         return View(
             volume=self._task.volume,
             pid=os.getpid(),
@@ -196,6 +206,7 @@ class _Served:
             uploaded_bytes=writer.uploaded_bytes,
             journal_bytes=device.journal_bytes,
             cached_bytes=device.cached_bytes,
-            trouble=writer.trouble,
+            trouble=writer.trouble or ("; ".join(away) if mirrors.waiting else ""),
             failed=str(writer.failed or ""),
+            mirrors=mirrors,
         )
