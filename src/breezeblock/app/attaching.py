@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from breezeblock.backends import registry
-from breezeblock.backends.rest_config import RestConfig, find_pool, store_config
+from breezeblock.backends.rest_config import RestConfig
+from breezeblock.backends.rest_pools import Pools
 from breezeblock.config import Config, split_policy
 from breezeblock.connect.linux import STATE, LinuxConnector
 from breezeblock.connect.served import ServedConnector
@@ -42,9 +44,10 @@ def task(config: Config, data: Mapping[str, Any], *, discard: bool = False) -> T
     run, journals = Path(settings.run_dir), Path(settings.journal_dir)
     for directory in (run, journals):
         _own(directory)
-    uuid = str(data.get("pool_uuid", "")) or find_pool(name, settings, pool).uuid
+    pools = Pools(name, settings, Path(config.service.state_dir))
+    store = pools.store(pool, wait=True)
     return Task(
-        store=store_config(find_pool(name, settings, pool), uuid, Path(config.service.state_dir), wait=True),
+        store=msgspec.structs.replace(store, pool=str(data.get("pool_uuid", "")) or store.pool),
         volume=volume,
         socket=run / volume,
         journal=journals / volume,

@@ -1,4 +1,4 @@
-"""Pools of object stores without the service: volumes by names of one's own, endpoints, what is attached here.
+"""Pools of object stores without the service: volumes by names of one's own, endpoints, what is here.
 
 The verbs are those of /sys/class/srb. A name is an object `name/NAME` that holds the volume's id. Volumes
 that the service made have none, and go by `volume-UUID`.
@@ -188,7 +188,7 @@ class Rest:
         uuid = self._pools.uuid(self.pool)
         for path in self._sockets():
             view = serving.running(path)
-            if view is not None and view.pool == uuid:
+            if view is not None and view.mirrors.pool == uuid:
                 serving.call(path, request)
 
 

@@ -115,7 +115,7 @@ def inventory(pool: str, items: list[Item]) -> Iterator[Found]:
             found[parts[1]].append(item)
         elif parts[0] == "draft" and len(parts) == 3:
             makers[parts[1]].append(parts[2])
-        elif parts[0] not in {"pool", "scratch", "gc"}:
+        elif parts[0] not in {"pool", "scratch", "gc", "name"}:
             yield Found(pool=pool, name=item.key, volume_id=None, kind="foreign")
     for name in found.keys() | makers.keys():
         yield from _volume(pool, name, found[name], makers[name])

@@ -12,6 +12,7 @@ from breezeblock.cli import (
     nbd,
     operations,
     pools,
+    rest,
     secrets,
     server,
     shares,
@@ -36,7 +37,7 @@ server.register(app)
 attaching.register(app)
 for group in (volumes, snapshots, types, pools, shares, operations, users):
     app.add_typer(group.app)
-for group in (image, xenserver, nbd, cdmi, secrets):
+for group in (image, xenserver, nbd, rest, cdmi, secrets):
     app.add_typer(group.app)
 
 

@@ -92,9 +92,10 @@ class ServedConnector:
         return self._kernel.find(connection_data(uri(task)), consumer)
 
     def grown(self, data: Mapping[str, Any], consumer: str = HERE) -> None:
-        """Let the device have the length that the volume has now."""
-        if self._kernel is not None:
-            self._kernel.extend(connection_data(uri(self._task(data))), consumer)
+        """Let the device have the length that the volume has now; no device = done."""
+        where = connection_data(uri(self._task(data)))
+        if self._kernel is not None and self._kernel.find(where, consumer):
+            self._kernel.extend(where, consumer)
 
     def records(self) -> list[dict[str, Any]]:
         """Return the connection info of all that belongs here."""

@@ -215,7 +215,7 @@ async def view(store: Store, root: form.Root, memory: Memory | None = None) -> L
     memory = memory or Memory()
     reader = Reader(store, memory.cache_bytes)
     opened = await opening.load(reader, root, memory.leaves, live=False)
-    device = LogDevice(Writer(store, reader, opened), reader)
+    device = LogDevice(Writer(store, opened), reader, ahead_bytes=memory.ahead_bytes)
     device.read_only = True
     return device
 
