@@ -120,3 +120,21 @@ def test_a_password_never_travels_without_tls(tmp_path: Path, simulator: Simulat
     given = section(simulator, tmp_path, "nfs", "x") | {"url": "http://xen.example.org"}
     with pytest.raises(ConfigError, match="TLS"):
         read_config(given, "test")
+
+
+def test_every_type_is_listed_with_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    seed = {"nfs", "ext", "lvm", "lvmohba", "lvmoiscsi", "iscsi", "hba", "netapp", "equal"}
+    today = {"smb", "file", "xfs", "zfs", "cephfs", "glusterfs", "moosefs", "linstor", "gfs2"}
+    assert run(["xenserver", "sr-types", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed.keys() >= seed | today | {"largeblock", "lvmofcoe"}
+    assert {name for name, kind in listed.items() if kind["gone"]} == {
+        "lvmofcoe",
+        "rawhba",
+        "netapp",
+        "equal",
+        "cslg",
+    }
+    assert "4\\.1" in listed["nfs"]["keys"]["nfsversion"]["pattern"]
+    assert run(["xenserver", "sr-types"]) == 0
+    assert "server*, username, password!" in " ".join(capsys.readouterr().out.split())

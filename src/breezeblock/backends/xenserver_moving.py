@@ -2,7 +2,7 @@
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.xenserver_sizes import largest
-from breezeblock.backends.xenserver_tags import Disk, disks, of_volume, snapshots_of
+from breezeblock.backends.xenserver_tags import SELF, Disk, disks, of_volume, snapshots_of
 from breezeblock.backends.xenserver_work import Workshop
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError, UnsupportedError
 from breezeblock.xenapi import tasks
@@ -38,20 +38,25 @@ def move(shop: Workshop, volume_id: str, sr_ref: str, kind: SrKind, attempt: Att
         cancelled=attempt.cancelled,
         progress=lambda part: attempt.progress(int(part * size), size),
     )
-    return _mark(shop, _arrived(shop.mirror.look(), volume_id, sr_ref), attempt)
+    return _mark(shop, _arrived(shop.mirror.look(), volume_id, sr_ref, disk.vdi.uuid), attempt)
 
 
-def _arrived(view: View, volume_id: str, sr_ref: str) -> Disk:
-    """Return what the volume's disk became in an SR: it has the marks of one that is gone."""
+def _arrived(view: View, volume_id: str, sr_ref: str, named: str = "") -> Disk:
+    """Return what the volume's disk became in an SR: it has the marks of one that is gone (`named`)."""
     found = [
         disk
         for disk in disks(view)
         if disk.moved and disk.volume == volume_id and sr_ref == disk.vdi.SR and not disk.vdi.is_a_snapshot
+        if named in {"", disk.vdi.other_config[SELF]}
     ]
-    if len(found) != 1:
-        raise NotFoundError(
-            f"Volume {volume_id} has no disk, and {len(found) or 'none'} in SR {view.srs[sr_ref].name_label} "
-            "may be what it became."
+    label = view.srs[sr_ref].name_label
+    if not found:
+        raise NotFoundError(f"Volume {volume_id} has no disk, and none in SR {label} may be what it became.")
+    if len(found) > 1:
+        listed = ", ".join(disk.vdi.uuid for disk in found)
+        raise ConflictError(
+            f"Volume {volume_id} has no disk, and in SR {label} several may be what it became: {listed}.",
+            remedy=f"Set other_config:{SELF} of the right one to its own uuid.",
         )
     return found[0]
 

@@ -164,6 +164,15 @@ def test_what_cannot_be_mounted_says_why(share: str, says: str, known: Path) -> 
     assert PASSWORD not in pool.reason
 
 
+def test_kerberos_where_there_is_none_says_so(known: Path) -> None:
+    """No realm is at hand here: what can be seen is that no password is asked for, and what is said."""
+    for options in ("sec=krb5", f"username={USER},sec=krb5i"):
+        pool = look(known, f"{ADDRESS} -o {options}")
+        print(f"\n{options}: {pool.reason}")
+        assert not pool.up
+        assert "does not offer the log-in" in pool.reason or "no usable Kerberos ticket" in pool.reason
+
+
 def test_share_check_as_two_clients_of_the_server(known: Path) -> None:
     (checked,) = share_check.check(ADDRESS, {}, known, f"username={USER},secret=server")
     print(f"\n{checked.place}:")

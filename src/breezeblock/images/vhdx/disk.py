@@ -8,6 +8,7 @@ from breezeblock.images.file import File
 from breezeblock.images.layer import Extent, Layer, Parent, Problem, corrupt
 from breezeblock.images.vhdx import check, extents, grow, image, link
 from breezeblock.images.vhdx.edit import Edit
+from breezeblock.images.vhdx.layout import text_of
 from breezeblock.images.vhdx.place import Placement
 
 NAME = "vhdx"
@@ -27,7 +28,7 @@ class Vhdx(Layer):
     @property
     def image(self) -> image.Image:
         """What the file says now."""
-        return self._edit.image if self._edit else self._image
+        return self._image if self._edit is None else self._edit.image
 
     @property
     def virtual_bytes(self) -> int:
@@ -42,13 +43,13 @@ class Vhdx(Layer):
     @property
     def identity(self) -> str:
         """The DataWriteGuid."""
-        return str(self.image.header.data_write)
+        return text_of(self.image.header.data_write)
 
     @property
     def parent(self) -> Parent | None:
         """What the parent locator says."""
         locator = self.image.metadata.locator
-        return Parent(locator.paths, str(locator.linkage), NAME) if locator else None
+        return Parent(locator.paths, text_of(locator.linkage), NAME) if locator else None
 
     @property
     def details(self) -> Mapping[str, object]:
@@ -60,8 +61,8 @@ class Vhdx(Layer):
             "block_bytes": found.block_bytes,
             "logical_sector_bytes": found.logical_sector,
             "physical_sector_bytes": found.physical_sector,
-            "disk_id": str(found.disk_id),
-            "data_write_guid": str(self.image.header.data_write),
+            "disk_id": text_of(found.disk_id),
+            "data_write_guid": self.identity,
             "log_to_replay": self.image.view.replay is not None,
         }
 
