@@ -29,6 +29,9 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Who the service is to the store; for S3 the access key."""
     secret: SecretName = ""
     """Name of the password, or secret key, in the vault: `breezeblock secret set NAME`."""
+    credentials_file: AbsolutePath | None = None
+    """In place of both: a file of user, password and, for S3, a session's token, a line each. It is read
+    again when the store refuses what it said."""
     dialect: Literal["standard", "scality"] = "standard"
     """Of CDMI: how parts of objects are written."""
     region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}$")] = "us-east-1"
@@ -45,9 +48,12 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host's disk, or into the store."""
 
     def __post_init__(self) -> None:
-        if self.user and not self.secret:
-            raise ValueError("`user` needs `secret`")
-        for url in self.urls if self.user and self.store == "cdmi" else ():
+        if bool(self.user) != bool(self.secret):
+            raise ValueError("`user` needs `secret`, and `secret` a `user`")
+        if self.user and self.credentials_file:
+            raise ValueError("at most one of `user` and `credentials_file` is needed")
+        named = self.user or self.credentials_file
+        for url in self.urls if named and self.store == "cdmi" else ():
             if url.startswith("http:") and not url.startswith(LOOPBACK):
                 raise ValueError(f"{url}: without TLS the password would be readable; use https")
         if self.store == "directory" and (len(self.urls) > 1 or not self.urls[0].startswith("/")):
@@ -85,6 +91,7 @@ def store_config(pool: RestPool, uuid: str, state_dir: Path, *, wait: bool = Fal
         urls=pool.urls,
         user=pool.user,
         password=vault.at(state_dir).get(pool.secret) if pool.secret else "",
+        credentials_file=pool.credentials_file or "",
         dialect=pool.dialect,
         region=pool.region,
         ca_file=pool.ca_file or "",
