@@ -14,8 +14,8 @@ import msgspec
 import structlog
 
 from breezeblock.attempt import Attempt
+from breezeblock.backends import drafts, xenserver_images
 from breezeblock.backends import xenserver_adopting as adopting
-from breezeblock.backends import xenserver_images
 from breezeblock.backends.contract import (
     Adopted,
     Capabilities,
@@ -212,7 +212,7 @@ class XenServerBackend(Unable):
         view = self._shop.clear(volume.id)
         for disk in of_volume(view, volume.id)[:1]:
             return _placement(disk.vdi)
-        xenserver_images.check(Path(path), image_format, volume)
+        drafts.check(Path(path), image_format, volume)
         ref, vdi = self._empty(view, volume, volume.virtual_bytes, attempt, used=True)
         wanted = streamed(view, vdi) if self._pools.kind(volume.pool).zeroed else "raw"
         xenserver_images.send(self._shop, ref, vdi, wanted, Path(path), image_format, attempt)
