@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,9 @@ class Deployment:
 
     directory: Path
     port: int
+    clone: str = "linked"
+    smb: str = ""
+    """A format: the pool is then an SMB share of this very machine, with volumes of that format."""
 
     @property
     def endpoint(self) -> str:
@@ -53,6 +57,13 @@ class Deployment:
     def prepare(self) -> None:
         """Write the configuration."""
         self.pool.mkdir(parents=True)
+        (self.directory / "smb.conf").write_text(f"[volumes]\npath = {self.pool}\n")
+        own = f'kind = "local"\npath = "{self.pool}"'
+        if self.smb:
+            own = (
+                'kind = "smb"\nshares = ["//localhost/volumes -o username=root,secret=none"]\n'
+                f'samba_config = "{self.directory}/smb.conf"\nformat = "{self.smb}"'
+            )
         (self.directory / "breezeblock.toml").write_text(
             f"""
 [service]
@@ -68,8 +79,8 @@ volumes = -1
 [logging]
 level = "warning"
 [backends.local]
-kind = "local"
-path = "{self.pool}"
+{own}
+clone = "{self.clone}"
 """
         )
 
@@ -132,3 +143,11 @@ path = "{self.pool}"
 def load() -> str:
     """Return the load averages, without which no figure means anything."""
     return " ".join(f"{one:.2f}" for one in os.getloadavg())
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -3,12 +3,16 @@
 Each is a file in `STATE_DIR/secrets`, encrypted and authenticated by Fernet (AES-128-CBC, HMAC-SHA-256).
 The keys, one a line and the newest first, come from the systemd credential `breezeblock.keys` where the
 unit has one, and otherwise from `STATE_DIR/secrets.keys`, which may be a link to another place.
+Who changes any of them holds `STATE_DIR/secrets.lock`, or a secret could be encrypted with a key that a
+rotation is just about to forget; readers need no lock.
 """
 
+import fcntl
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -34,20 +38,28 @@ class Vault:
 
     def get(self, name: str) -> str:
         """Return a secret. Raises NotFoundError, or ConfigError if it cannot be decrypted."""
-        path = self._path(name)
-        content = _read(path, "secret")
+        found = self._look(name)
+        while True:
+            content, keys = found
+            try:
+                return self._fernet(keys).decrypt(content).decode()
+            except InvalidToken:
+                found = self._look(name)  # a rotation may have ended between reading the one and the other
+                if found != (content, keys):
+                    continue
+                raise ConfigError(
+                    f"The secret {name!r} was encrypted with a key that {self._keys_path()} does not hold.",
+                    remedy=f"Bring that key back, or set the secret anew: breezeblock secret set {name}",
+                ) from None
+
+    def _look(self, name: str) -> tuple[bytes, tuple[bytes, ...]]:
+        content = _read(self._path(name), "secret")
         if content is None:
             raise NotFoundError(
                 f"There is no secret {name!r} in {self.directory}.",
                 remedy=f"Run: breezeblock secret set {name}",
             )
-        try:
-            return self._fernet().decrypt(content).decode()
-        except InvalidToken:
-            raise ConfigError(
-                f"The secret {name!r} was encrypted with a key that {self._keys_path()} does not hold.",
-                remedy=f"Bring that key back, or set the secret anew: breezeblock secret set {name}",
-            ) from None
+        return content, self._keys()
 
     def set(self, name: str, secret: str) -> None:
         """Keep a secret, in place of an earlier one of that name. Makes a key if there is none."""
@@ -55,15 +67,17 @@ class Vault:
         data = secret.encode()
         if not data or len(data) > MAX_SECRET_BYTES or any(mark in secret for mark in "\0\r\n"):
             raise ConfigError(f"A secret is one line of 1 to {MAX_SECRET_BYTES} bytes.")
-        if not self._keys(absent=()):
-            self._write_keys([Fernet.generate_key()])
-        self.directory.mkdir(0o700, parents=True, exist_ok=True)
-        _replace(path, self._fernet().encrypt(data))
+        with self._changing():
+            if not self._keys(absent=()):
+                self._write_keys([Fernet.generate_key()])
+            self.directory.mkdir(0o700, parents=True, exist_ok=True)
+            _replace(path, self._fernet(self._keys()).encrypt(data))
 
     def remove(self, name: str) -> None:
         """Forget a secret. Raises NotFoundError."""
         try:
-            self._path(name).unlink()
+            with self._changing():
+                self._path(name).unlink()
         except FileNotFoundError:
             raise NotFoundError(f"There is no secret {name!r} in {self.directory}.") from None
 
@@ -81,12 +95,16 @@ class Vault:
         May be killed anywhere and run again: old keys stay until nothing needs them. Where the keys are a
         systemd credential, its first one is taken, and the credential is the operator's to change.
         """
+        with self._changing():
+            return self._rotate()
+
+    def _rotate(self) -> int:
         given = self._credential() is not None
         keys = self._keys(absent=())
         if not given:
             keys = (Fernet.generate_key(), *keys)
             self._write_keys(keys)
-        fernet = self._fernet()
+        fernet = self._fernet(self._keys())
         names = self.names()
         for name in names:
             content = _read(self._path(name), "secret")
@@ -102,6 +120,21 @@ class Vault:
         if not given:
             self._write_keys(keys[:1])
         return len(names)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold what everybody who changes secrets or keys holds, waiting for it."""
+        path = self.directory.with_name(f"{self.directory.name}.lock")
+        try:
+            path.parent.mkdir(0o700, parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def _path(self, name: str) -> Path:
         if not _NAME.match(name):
@@ -131,9 +164,9 @@ class Vault:
             raise ConfigError(f"Others may read the keys in {path}.", remedy=f"Run: chmod 600 {path}")
         return tuple(content.split())
 
-    def _fernet(self) -> MultiFernet:
+    def _fernet(self, keys: tuple[bytes, ...]) -> MultiFernet:
         try:
-            return MultiFernet([Fernet(key) for key in self._keys()])
+            return MultiFernet([Fernet(key) for key in keys])
         except ValueError:
             raise ConfigError(
                 f"{self._keys_path()} holds something that is no key.",

@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 from api_world import Client, World, serving
 
-from breezeblock.app import compose, quickstart
-from breezeblock.app.worker import Worker
-from breezeblock.catalog import invariants
-from breezeblock.engine.dbos_engine import DbosEngine
+from breezeblock.app import quickstart
+from working import working
 
 GIB = 1 << 30
 
@@ -62,23 +60,10 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     ready = quickstart.prepare(tmp_path_factory.mktemp("managing") / "data", 18779)
-    database = compose.open_database(ready.config)
-    backends, policies = compose.open_backends(ready.config)
-    worker = Worker(ready.config, database, backends, policies, DbosEngine, alone=True)
-    worker.start(lost=lambda: None)
-    service = compose.make_service(ready.config, database, worker.dispatcher.wake)
-    try:
-        with serving(service) as server:
-            world = World(database, server)
-            host = f"{ready.config.service.name}@local#local"
-            yield Place(ready.data / "pool", world, host, world.client("admin"))
-        with database.read() as connection:
-            assert invariants.miscounts(connection) == []
-            assert invariants.orphans(connection) == []
-    finally:
-        worker.stop(10.0)
-        worker.close()
-        database.dispose()
+    with working(ready.config) as service, serving(service) as server:
+        host = f"{ready.config.service.name}@local#local"
+        world = World(service.database, server)
+        yield Place(ready.data / "pool", world, host, world.client("admin"))
 
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])

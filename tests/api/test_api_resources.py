@@ -3,10 +3,13 @@
 import hashlib
 import uuid
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 from api_world import QUOTA, Client, World
 
-from breezeblock.catalog import heartbeats, operations, quotas
+from breezeblock.backends.contract import Health
+from breezeblock.catalog import heartbeats, operations, quotas, tables
 from breezeblock.catalog.clock import ordered_id
 
 
@@ -204,7 +207,7 @@ def test_quota_classes(world: World, admin: Client) -> None:
     assert admin.put(path, {"quota_class_set": {"backups": QUOTA["backups"]}}).status_code == 200
 
 
-def test_pools(admin: Client) -> None:
+def test_pools(world: World, admin: Client) -> None:
     assert admin.get("/scheduler-stats/get_pools").json() == {"pools": [{"name": "test@disk#pool"}]}
     (pool,) = admin.get("/scheduler-stats/get_pools?detail=True").json()["pools"]
     assert pool["name"] == "test@disk#pool"
@@ -216,6 +219,15 @@ def test_pools(admin: Client) -> None:
         "disk",
         "up",
     )
+    later = ("deepest_chain", "unmerged_images", "unmerged_gb", "full_in_hours", "chain_full_in_hours")
+    assert [can[key] for key in later] == [0, 0, 0, "unknown", "unknown"]
+    told = Health(
+        deepest_chain=21, unmerged_images=4, unmerged_bytes=3 << 29, full_in_s=90e3, chain_full_in_s=7.2e3
+    )
+    with world.database.write() as connection:
+        connection.execute(sa.update(tables.pools).values(health=msgspec.json.encode(told).decode()))
+    (pool,) = admin.get("/scheduler-stats/get_pools?detail=True").json()["pools"]
+    assert [pool["capabilities"][key] for key in later] == [21, 4, 1.5, 25, 2]
     assert admin.get("/scheduler-stats/get_pools?name=other").json() == {"pools": []}
 
 

@@ -15,15 +15,14 @@ from pathlib import Path
 import pytest
 
 from breezeblock import config as configuration
-from breezeblock.app import compose, doctor, quickstart
-from breezeblock.app.worker import Worker
+from breezeblock.app import doctor, quickstart
 from breezeblock.backends.contract import Finding
 from breezeblock.catalog.clock import now, ordered_id
 from breezeblock.cli.exits import Exit
-from breezeblock.engine.dbos_engine import DbosEngine
 from breezeblock.errors import ConfigError
 from breezeblock.service import snapshots, volumes
 from breezeblock.service.core import GIB, Caller
+from working import working
 
 ME = Caller(project_id="a" * 32, user_id="b" * 32, roles=frozenset({"admin"}), request_id="req-doctor")
 STRANGER = "11111111-2222-4333-8444-555555555555"
@@ -68,22 +67,13 @@ def _until_available(look: object, *arguments: object) -> None:
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Patient:
     ready = quickstart.prepare(tmp_path_factory.mktemp("doctor") / "data", 18777)
-    database = compose.open_database(ready.config)
-    backends, policies = compose.open_backends(ready.config)
-    worker = Worker(ready.config, database, backends, policies, DbosEngine, alone=True)
-    worker.start(lost=lambda: None)
-    try:
-        service = compose.make_service(ready.config, database, worker.dispatcher.wake)
+    with working(ready.config) as service:
         plain = volumes.create(service, ME, volumes.NewVolume(virtual_bytes=GIB, name="plain"))
         snapped = volumes.create(service, ME, volumes.NewVolume(virtual_bytes=GIB, name="snapped"))
         for volume in (plain, snapped):
             _until_available(volumes.get, service, ME, volume)
         snapshot = snapshots.create(service, ME, snapshots.NewSnapshot(volume_id=snapped))
         _until_available(snapshots.get, service, ME, snapshot)
-    finally:
-        worker.stop(10.0)
-        worker.close()
-        database.dispose()
     return Patient(ready.data, plain, snapped, snapshot)
 
 

@@ -68,6 +68,15 @@ def test_an_info_that_says_something_is_not_overruled(patient: Patient) -> None:
     assert info(patient).read_bytes() == said
 
 
+def test_a_volume_that_a_host_may_have_open_is_left_alone(patient: Patient) -> None:
+    """Where locks stay on each host, as on SMB shares, only the catalog tells."""
+    info(patient).unlink()
+    with patient.catalog() as connection:
+        connection.execute(f"UPDATE volumes SET status = 'in-use' WHERE id = '{patient.snapped}'")
+    assert repair(patient).returncode == Exit.FINDINGS
+    assert not info(patient).exists()
+
+
 def test_what_no_layer_uses_is_moved_aside(patient: Patient) -> None:
     name = f"volume-{patient.plain}.11111111-2222-4333-8444-555555555555"
     # With an .info, so that the overlay's missing from it says something.

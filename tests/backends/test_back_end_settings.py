@@ -41,6 +41,9 @@ def refused(section: dict[str, Any]) -> str:
         ({"kind": "nfs", "shares": ["a:/b"], "mount_timeout_s": 0}, "mount_timeout_s"),
         ({"kind": "nfs", "shares": ["a:/b"], "mount_attempts": 0}, "mount_attempts"),
         ({"kind": "nfs", "shares_file": "/no/such/file"}, "/no/such/file cannot be read"),
+        ({"kind": "nfs", "shares": ["a:/b"], "samba_config": "/etc/samba/smb.conf"}, "samba_config"),
+        ({"kind": "smb"}, "at least one of `shares` and `shares_file`"),
+        ({"kind": "smb", "shares": ["//a/b"], "colour": "red"}, "colour"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(section: dict[str, Any], says: str) -> None:

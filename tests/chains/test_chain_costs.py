@@ -1,5 +1,6 @@
-"""What a verb does does not depend on how many volumes there are: calls are counted, not time."""
+"""What a verb does does not depend on how many volumes there are, or how large: calls and bytes, not time."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,8 +10,9 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from chainlab import MIB, attempt, new_id
+from chainlab import MIB, NAMING, attempt, new_id
 
+from breezeblock import chains, images
 from breezeblock.backends.contract import Backend, Placement, Snapped, Snapshot, Volume
 from breezeblock.backends.local import LocalConfig, open_local
 
@@ -131,3 +133,63 @@ def test_the_pool_itself_is_never_listed(tmp_path: Path, monkeypatch: pytest.Mon
     for _name, _calls in life(backend, "linked"):
         assert str(place) not in seen, f"{_name} lists the pool"
     assert seen, "the directories of clones are listed"
+
+
+GIB = 1 << 30
+CHANGED = 8 * MIB
+
+
+def moved() -> tuple[int, int]:
+    """How many bytes this process has asked the kernel to read and to write (proc(5), io)."""
+    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(lines["rchar"]), int(lines["wchar"])
+
+
+def snapshots_of(directory: Path, kind: str, virtual_bytes: int) -> dict[str, tuple[int, int]]:
+    """Run the verbs of snapshots on a volume that holds 32 MiB; return what each read and wrote."""
+    naming, one, (first, second) = NAMING.of_format(kind), new_id(), (new_id(), new_id())
+    chains.create(directory, naming, one, virtual_bytes, attempt(), format=kind)
+
+    def write(length: int) -> None:
+        path = directory / chains.active(directory, naming, one, kind)[0]
+        for number in range(length // MIB):
+            images.write(path, number * 7 * MIB, [os.urandom(MIB)], kind)
+
+    verbs: list[tuple[str, Callable[[], object]]] = [
+        (
+            "snapshot",
+            lambda: chains.snapshot(directory, naming, one, first, virtual_bytes, attempt(), format=kind),
+        ),
+        ("", lambda: write(CHANGED)),
+        (
+            "another",
+            lambda: chains.snapshot(directory, naming, one, second, virtual_bytes, attempt(), format=kind),
+        ),
+        ("delete", lambda: chains.delete_snapshot(directory, naming, one, first, attempt(), format=kind)),
+        (
+            "delete the newest",
+            lambda: chains.delete_snapshot(directory, naming, one, second, attempt(), format=kind),
+        ),
+    ]
+    write(32 * MIB)
+    costs = {}
+    for name, verb in verbs:
+        before = moved()
+        verb()
+        after = moved()
+        costs[name] = after[0] - before[0], after[1] - before[1]
+    return costs
+
+
+@pytest.mark.parametrize("kind", ["vhdx", "vhd"])
+def test_snapshots_of_large_disks_cost_what_was_written(kind: str, tmp_path: Path) -> None:
+    small, large = (snapshots_of(tmp_path, kind, size * GIB) for size in (1, 100))
+    # A VHD's table is written with each image, even if nothing is in it: 4 bytes for each 2 MiB.
+    table = {"vhdx": 0, "vhd": 100 * GIB // (2 * MIB) * 4}[kind]
+    for name in ("snapshot", "another"):
+        assert large[name][1] < 64 * 1024 + 2 * table
+    assert CHANGED < large["delete"][1] < CHANGED + MIB
+    assert large["delete the newest"][1] < MIB
+    for name, (_read, written) in large.items():
+        assert abs(written - small[name][1]) < 64 * 1024 + 2 * table, "the size of the disk costs nothing"
+    assert large["delete"][0] < 2 * CHANGED + 4 * MIB, "and what is read are tables and what was written"

@@ -5,18 +5,20 @@ import threading
 from pathlib import Path
 
 import pytest
-from chainlab import KIB, MIB, NAMING, Volume, attempt, content, new_id
+from chainlab import KIB, MIB, NAMING, Volume, attempt, backing_names, content, new_id
 
 from breezeblock import chains
-from breezeblock.errors import CorruptError
+from breezeblock.errors import ConflictError, CorruptError
 from breezeblock.shares.files import listing
+
+ABOVE = {"raw": "qcow2", "qcow2": "qcow2", "vhd": "vhd", "vhdx": "vhdx"}
 
 
 def cloned(source: Volume, snapshot_id: str | None = None) -> Volume:
-    made = Volume(source.directory, "qcow2", len(source.model))
+    made = Volume(source.directory, ABOVE[source.format], len(source.model))
     chains.clone(
         source.directory,
-        NAMING,
+        source.naming,
         source.id,
         snapshot_id,
         made.id,
@@ -189,3 +191,28 @@ def test_a_damaged_parent_is_not_deleted_under_its_clones(tmp_path: Path) -> Non
         delete(volume)
     assert sorted(listing(tmp_path)) == before
     reads(clone)
+
+
+@pytest.mark.parametrize(("image_format", "family"), [("raw", "plain"), ("vhd", "differencing")])
+def test_a_clone_too_deep_to_be_read_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image_format: str, family: str
+) -> None:
+    monkeypatch.setattr(f"breezeblock.chains.{family}.MAX_LAYERS", 3)
+    volume = Volume(tmp_path, image_format, 4 * MIB).create()
+    volume.write(0, 4 * KIB, 1)
+    oldest = volume.snapshot()
+    volume.write(0, 4 * KIB, 2)
+    deepest = cloned(volume)
+    assert len(backing_names(*deepest.active)) == 3
+    deepest.write(0, 4 * KIB, 3)
+    before = sorted(listing(tmp_path))
+    with pytest.raises(ConflictError, match="would rest on 3 layers; the limit is 3"):
+        cloned(deepest)
+    volume.write(0, 4 * KIB, 4)  # into the overlay on which it goes on since
+    with pytest.raises(ConflictError, match="would rest on 3 layers"):
+        cloned(volume)
+    with pytest.raises(ConflictError, match="would rest on 3 layers"):
+        volume.snapshot()
+    assert sorted(listing(tmp_path)) == before
+    assert content(*volume.active) == volume.model
+    assert content(*cloned(volume, oldest).active) == volume.snapshots[oldest]

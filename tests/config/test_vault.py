@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,54 @@ vault.at(Path(sys.argv[1])).rotate()
         assert kept.rotate() == 3
         assert kept.get("s1") == "secret 1"
         assert len((state / "secrets.keys").read_bytes().split()) == 1
+
+
+PAUSING = """
+import sys
+from pathlib import Path
+from breezeblock import vault
+replace = vault._replace
+def paused(path, content):
+    print("about to write", flush=True)
+    sys.stdin.readline()
+    replace(path, content)
+vault._replace = paused
+vault.at(Path(sys.argv[1])).set("late", "secret of late")
+"""
+ROTATING = "import sys, pathlib, breezeblock.vault as v; v.at(pathlib.Path(sys.argv[1])).rotate()"
+
+
+def test_a_rotation_waits_for_who_is_setting_a_secret(tmp_path: Path) -> None:
+    """It would forget the key with which the other one has encrypted the secret already."""
+    kept = vault.at(tmp_path)
+    kept.set("early", "secret of early")
+    command = [sys.executable, "-c", PAUSING, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as setting:
+        assert setting.stdout is not None
+        assert setting.stdout.readline() == b"about to write\n"
+        with subprocess.Popen([sys.executable, "-c", ROTATING, tmp_path]) as rotating:
+            with suppress(subprocess.TimeoutExpired):
+                rotating.wait(1)  # longer than it takes without waiting; it ends early by mistake only
+            assert kept.get("early") == "secret of early"
+            setting.communicate(b"\n")
+        assert (setting.returncode, rotating.returncode) == (0, 0)
+    assert {name: kept.get(name) for name in kept.names()} == {
+        "early": "secret of early",
+        "late": "secret of late",
+    }
+
+
+def test_a_secret_can_be_read_while_keys_are_rotated(tmp_path: Path) -> None:
+    kept = vault.at(tmp_path)
+    for number in range(5):
+        kept.set(f"s{number}", f"secret {number}")
+    done: list[int] = []
+    thread = threading.Thread(target=lambda: done.extend(kept.rotate() for _ in range(10)))
+    thread.start()
+    while thread.is_alive():
+        assert [kept.get(f"s{number}") for number in range(5)] == [f"secret {n}" for n in range(5)]
+    thread.join()
+    assert done == [5] * 10
 
 
 def test_the_key_may_be_a_systemd_credential(tmp_path: Path) -> None:

@@ -4,12 +4,16 @@ import asyncio
 import hashlib
 import os
 import random
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from breezeblock.objects.log import volumes
+import pytest
+
+from breezeblock.objects.log import journal, volumes
 from breezeblock.objects.log.device import LogDevice
+from breezeblock.objects.nbd import Device
 from breezeblock.objects.stores.memory import MemoryStore
 
 VOLUME = "0123456789abcdef" * 2
@@ -96,28 +100,35 @@ async def soon(answer: Any) -> Any:
     return await answer if asyncio.iscoroutine(answer) or asyncio.isfuture(answer) else answer
 
 
-async def content(device: LogDevice) -> bytes:
+async def content(device: Device) -> bytes:
     got = await soon(device.read(0, device.length))
     return b"".join(got) if isinstance(got, list) else bytes(got)
 
 
-class Synced:
-    """How much of each journal file fdatasync has been told of: the rest may be lost, from any byte on."""
+class Disk:
+    """A disk that knows what fdatasync told it; of the rest, each page may have reached it or not."""
 
-    def __init__(self) -> None:
-        self.lengths: dict[str, int] = {}
-        self._real = os.fdatasync
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._kept: dict[int, bytes] = {}
+        patch.setattr(os, "fdatasync", self._keep)  # the real ones would only cost time here
+        patch.setattr(os, "fsync", self._keep)
+        patch.setattr(journal, "FILE_BYTES", 1 << 18)
 
-    def fdatasync(self, fd: int) -> None:
-        name = Path(f"/proc/self/fd/{fd}").readlink().name  # the real call would only cost time here
-        self.lengths[name] = os.fstat(fd).st_size
+    def _keep(self, fd: int) -> None:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            self._kept[status.st_ino] = os.pread(fd, status.st_size, 0)
 
-    def left(self, directory: Path, dice: random.Random) -> dict[str, bytes]:
+    def left(self, directory: Path | None, dice: random.Random) -> dict[str, bytes]:
+        """Return what a crash of the host would leave now."""
         found = {}
-        for path in sorted(directory.glob("*.log")):
-            data = path.read_bytes()
-            least = min(len(data), self.lengths.get(path.name, 52))
-            found[path.name] = data[: dice.randint(least, len(data))]
+        for path in sorted(directory.glob("*.log")) if directory else ():
+            try:
+                data, kept = path.read_bytes(), self._kept[path.stat().st_ino]
+            except FileNotFoundError:
+                continue  # its thread has just removed it
+            pages = range(0, len(data), PAGE)
+            found[path.name] = b"".join((data, kept)[dice.random() < 0.5][at : at + PAGE] for at in pages)
         return found
 
 
@@ -130,13 +141,13 @@ def cut(store: SlowStore, work: Workload, journal: dict[str, bytes], dice: rando
     return Cut(objects, journal, work.promised, len(work.states) - 1)
 
 
-async def reopened(left: Cut, journal: Path | None) -> tuple[LogDevice, bytes]:
+async def reopened(left: Cut, directory: Path | None) -> tuple[LogDevice, bytes]:
     """Open what a crash left, and read it all."""
     store = MemoryStore()
     store.objects = dict(left.objects)
-    if journal:
-        _put_down(left.journal, journal)
-    device = await volumes.attach(store, VOLUME, journal, volumes.Memory(age_s=3600))
+    if directory:
+        _put_down(left.journal, directory)
+    device = await volumes.attach(store, VOLUME, directory, volumes.Memory(age_s=3600))
     return device, await content(device)
 
 

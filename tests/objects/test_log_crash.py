@@ -7,14 +7,14 @@ import random
 from pathlib import Path
 
 import pytest
-from log_lab import LENGTH, VOLUME, Cut, SlowStore, Synced, Workload, content, cut, reopened
+from log_lab import LENGTH, VOLUME, Cut, Disk, SlowStore, Workload, content, cut, reopened
 
 from breezeblock.objects.log import volumes
 
-RUNS, CUTS = 17, 20
+RUNS, CUTS = (17 if os.environ.get("BREEZEBLOCK_CRASH_SCALE") else 10), 20
 
 
-async def crashes(seed: int, journal: Path | None, synced: Synced) -> tuple[Workload, list[Cut]]:
+async def crashes(seed: int, journal: Path | None, disk: Disk) -> tuple[Workload, list[Cut]]:
     """Work for a while, and return what crashes at random moments would have left."""
     dice = random.Random(seed)
     store, work, found = SlowStore(dice), Workload(dice), list[Cut]()
@@ -24,13 +24,13 @@ async def crashes(seed: int, journal: Path | None, synced: Synced) -> tuple[Work
         task = asyncio.ensure_future(work.step(device))
         while not task.done():
             if dice.random() < 0.02:
-                found.append(cut(store, work, synced.left(journal, dice) if journal else {}, dice))
+                found.append(cut(store, work, disk.left(journal, dice), dice))
             await asyncio.sleep(0)
         await task
         if number % 40 == 39 and dice.random() < 0.5:
             await device.writer.checkpoint()
         if dice.random() < 0.3:
-            found.append(cut(store, work, synced.left(journal, dice) if journal else {}, dice))
+            found.append(cut(store, work, disk.left(journal, dice), dice))
     await device.writer.stop()
     return work, dice.sample(found, min(CUTS, len(found)))
 
@@ -54,12 +54,10 @@ async def prefix(work: Workload, left: Cut, journal: Path | None) -> int:
 def test_a_crash_leaves_a_prefix_with_everything_flushed(
     seed: int, with_journal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced = Synced()
-    monkeypatch.setattr(os, "fdatasync", synced.fdatasync)
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    disk = Disk(monkeypatch)
 
     async def run() -> list[int]:
-        work, cuts = await crashes(seed, tmp_path / "journal" if with_journal else None, synced)
+        work, cuts = await crashes(seed, tmp_path / "journal" if with_journal else None, disk)
         return [
             await prefix(work, left, tmp_path / f"after-{number}" if with_journal else None)
             for number, left in enumerate(cuts)
@@ -72,12 +70,10 @@ def test_a_crash_leaves_a_prefix_with_everything_flushed(
 def test_without_its_journal_a_volume_rolls_back_to_a_prefix(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced = Synced()
-    monkeypatch.setattr(os, "fdatasync", synced.fdatasync)
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    disk = Disk(monkeypatch)
 
     async def run() -> None:
-        work, cuts = await crashes(seed + 1000, tmp_path / "journal", synced)
+        work, cuts = await crashes(seed + 1000, tmp_path / "journal", disk)
         assert len(cuts) == CUTS
         for left in cuts:
             await prefix(work, Cut(left.objects, {}, 0, left.most), None)
@@ -85,10 +81,14 @@ def test_without_its_journal_a_volume_rolls_back_to_a_prefix(
     asyncio.run(run())
 
 
-def test_what_comes_back_can_be_written_and_crash_again(tmp_path: Path) -> None:
+def test_what_comes_back_can_be_written_and_crash_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+
     async def run() -> None:
-        dice, synced = random.Random(5), Synced()
-        work, cuts = await crashes(5, tmp_path / "journal", synced)
+        dice = random.Random(5)
+        work, cuts = await crashes(5, tmp_path / "journal", disk)
         left = cuts[-1]
         for round_ in range(5):
             device, seen = await reopened(left, tmp_path / f"round-{round_}")

@@ -18,13 +18,12 @@ from image_server import Site, serving_images
 
 from breezeblock import config as configuration
 from breezeblock.app import compose, quickstart
-from breezeblock.app.worker import Worker
-from breezeblock.catalog import invariants, operations
-from breezeblock.engine.dbos_engine import DbosEngine
+from breezeblock.catalog import operations
 from breezeblock.errors import InvalidInputError, NotFoundError
 from breezeblock.service import imaging, volumes
 from breezeblock.service import operations as promised
 from breezeblock.service.core import GIB, Caller, Service
+from working import working
 
 ME = Caller(project_id="a" * 32, user_id="b" * 32, request_id="req-images")
 
@@ -57,20 +56,9 @@ def data(tmp_path: Path) -> Path:
 @contextmanager
 def running(data: Path) -> Iterator[Service]:
     config = configuration.load(data / "breezeblock.toml", {})
-    database = compose.open_database(config)
-    backends, policies = compose.open_backends(config)
-    worker = Worker(config, database, backends, policies, DbosEngine, alone=True)
-    worker.start(lost=lambda: None)
-    try:
-        yield compose.make_service(config, database, worker.dispatcher.wake)
-        with database.read() as connection:
-            assert invariants.miscounts(connection) == []
-            assert invariants.orphans(connection) == []
+    with working(config) as service:
+        yield service
         assert scratch(config) == []
-    finally:
-        worker.stop(10.0)
-        worker.close()
-        database.dispose()
 
 
 def scratch(config: configuration.Config) -> list[str]:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from breezeblock.app import share_check
 from breezeblock.cli.root import app
 from breezeblock.shares import trial
-from breezeblock.shares.trial import TRIALS, Trial, Views, judge
+from breezeblock.shares.trial import TRIALS, Trial, judge
+from breezeblock.shares.views import Views
 
 
 @pytest.mark.parametrize("one", TRIALS, ids=lambda one: one.name)
@@ -87,3 +89,42 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Trial("hopeless", lambda _views: fail(errno.EIO), "Everything.")  # type: ignore[arg-type, return-value]
     monkeypatch.setattr(trial, "TRIALS", (broken,))
     assert CliRunner().invoke(app, ["share", "check", str(tmp_path)]).exit_code == 6
+
+
+def test_no_password_is_taken_from_the_arguments() -> None:
+    options = "username=u,password=TOPSECRET"
+    run = CliRunner().invoke(app, ["share", "check", "//127.0.0.1/volumes", "-o", options])
+    assert run.exit_code != 0
+    assert "secret=NAME" in str(run.exception) + run.output
+    assert "TOPSECRET" not in str(run.exception) + run.output
+
+
+def test_a_share_of_this_very_machine_is_tried_in_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "volumes").mkdir()
+    samba = tmp_path / "smb.conf"
+    samba.write_text(f"[volumes]\npath = {tmp_path}/volumes\n")
+    share = "//localhost/volumes -o username=u,secret=kept"
+    section = {"kind": "smb", "shares": [share], "samba_config": str(samba)}
+    (checked,) = share_check.check("filer", {"filer": section}, tmp_path)
+    assert checked.place == f"{tmp_path}/volumes"
+    assert not checked.broken
+
+
+def test_a_client_may_remember_for_a_moment_that_a_name_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Linux's client for SMB does; longer than that is a fault."""
+    looks: dict[str, int] = {}
+    real = Path.exists
+
+    def late(path: Path, **options: Any) -> bool:
+        looks[path.name] = looks.get(path.name, 0) + 1
+        return looks[path.name] > 3 and real(path, **options)
+
+    monkeypatch.setattr(Path, "exists", late)
+    assert judge(named("names at once"), Views(tmp_path, tmp_path, apart=True)).outcome == "broken"
+    for path in tmp_path.iterdir():
+        path.unlink()
+    looks.clear()
+    verdict = judge(named("names at once"), Views(tmp_path, tmp_path, apart=True, absent_s=30.0))
+    assert verdict.outcome == "good", verdict

@@ -5,8 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,11 @@ import pytest
 from cinder_share import Cinder, Disk, reads_as, write, written
 
 from breezeblock import config as configuration
-from breezeblock.app import compose, doctor, quickstart
-from breezeblock.app.worker import Worker
-from breezeblock.catalog import invariants
+from breezeblock.app import doctor, quickstart
 from breezeblock.cli.exits import Exit
-from breezeblock.engine.dbos_engine import DbosEngine
 from breezeblock.service import snapshots, volumes
-from breezeblock.service.core import GIB, Caller, Service
+from breezeblock.service.core import GIB, Caller
+from working import working
 
 PROJECT = "c" * 32
 ME = Caller(project_id=PROJECT, user_id="b" * 32, roles=frozenset({"admin"}), request_id="req-takeover")
@@ -109,24 +105,6 @@ def share(from_cinder: tuple[Path, dict[str, Disk]], tmp_path: Path) -> Share:
     return Share(ready.data, fresh)
 
 
-@contextmanager
-def running(share: Share) -> Iterator[Service]:
-    config = share.config
-    database = compose.open_database(config)
-    backends, policies = compose.open_backends(config)
-    worker = Worker(config, database, backends, policies, DbosEngine, alone=True)
-    worker.start(lost=lambda: None)
-    try:
-        yield compose.make_service(config, database, worker.dispatcher.wake)
-        with database.read() as connection:
-            assert invariants.miscounts(connection) == []
-            assert invariants.orphans(connection) == []
-    finally:
-        worker.stop(10.0)
-        worker.close()
-        database.dispose()
-
-
 def until(look: Any, *arguments: Any, gone: bool = False) -> None:
     from breezeblock.errors import NotFoundError
 
@@ -166,7 +144,7 @@ def test_everything_is_taken_over_as_it_is(share: Share) -> None:
 
 def test_what_was_taken_over_is_used_on(share: Share) -> None:
     share.adopt()
-    with running(share) as service:
+    with working(share.config) as service:
         for disk in share.disks.values():
             new = snapshots.create(service, ME, snapshots.NewSnapshot(volume_id=disk.id))
             until(snapshots.get, service, ME, new)
@@ -246,7 +224,7 @@ def test_a_disk_on_which_a_guest_wrote_a_header_is_left_until_somebody_knows(sha
     outcomes = {one["volume_id"]: one for one in share.adopt("--format", "raw")}
     assert (outcomes[disk.id]["state"], outcomes[disk.id]["format"]) == ("added", "raw")
     # Where there was no doubt, that word decided nothing.
-    with running(share) as service:
+    with working(share.config) as service:
         assert volumes.get(service, ME, share.disks["qcow2"].id).format == "qcow2"
 
 
@@ -299,7 +277,7 @@ def test_names_and_projects_come_from_a_list(share: Share, tmp_path: Path) -> No
     assert outcomes[disk.id]["state"] == "added"
     assert "in-use" in outcomes[busy.id]["reason"]
     assert "--project" in outcomes[share.disks["qcow2"].id]["reason"]
-    with running(share) as service:
+    with working(share.config) as service:
         row = volumes.get(service, ME, disk.id)
         assert (row.name, row.project_id, row.bootable) == ("payroll", "d" * 32, True)
         assert row.created_at == "2020-01-02T03:04:05.000000"

@@ -14,15 +14,14 @@ import pytest
 from killed_operations import NO_IMAGES, Place
 
 from breezeblock import config as configuration
-from breezeblock.app import compose, quickstart
-from breezeblock.app.worker import Worker
+from breezeblock.app import quickstart
 from breezeblock.catalog import invariants
 from breezeblock.catalog.database import Database
 from breezeblock.catalog.image_cache import Limits
-from breezeblock.engine.dbos_engine import DbosEngine
 from breezeblock.service import imaging, managing, volumes
 from breezeblock.service.core import GIB, Caller, Service
 from breezeblock.testing.kill import Outcome, run_killed_at, trace
+from working import working
 
 ME = Caller(project_id="a" * 32, user_id="b" * 32, roles=frozenset({"admin"}), request_id="req-killed")
 OLD, SNAPSHOT = "0198aaaa-0000-4000-8000-000000000001", "0198aaaa-0000-4000-8000-000000000002"
@@ -47,13 +46,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A stopped service whose pool holds a file, and a chain as Cinder writes it, of nobody's."""
     ready = quickstart.prepare(tmp_path_factory.mktemp("killed") / "data", 18782)
     config = configuration.load(ready.data / "breezeblock.toml", {})
-    database = compose.open_database(config)
-    backends, policies = compose.open_backends(config)
-    worker = Worker(config, database, backends, policies, DbosEngine, alone=True)
-    worker.start(lost=lambda: None)  # so that the pool is known
-    worker.stop(10.0)
-    worker.close()
-    database.dispose()
+    with working(config):
+        pass  # so that the pool is known
     pool = ready.data / "pool"
     with (pool / "disk.raw").open("wb") as file:
         file.write(b"somebody's")

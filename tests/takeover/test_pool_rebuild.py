@@ -15,15 +15,14 @@ import pytest
 from breezeblock import config as configuration
 from breezeblock.app import compose, doctor, quickstart, repair
 from breezeblock.app.takeover import Outcome, Takeover, Wishes
-from breezeblock.app.worker import Worker
 from breezeblock.catalog import invariants
 from breezeblock.catalog.database import Database
-from breezeblock.engine.dbos_engine import DbosEngine
 from breezeblock.errors import NotFoundError
 from breezeblock.service import layers, snapshots, volumes
 from breezeblock.service.core import GIB, Caller, Service
 from breezeblock.testing.kill import Outcome as Ended
 from breezeblock.testing.kill import run_killed_at, trace_lines
+from working import working
 
 PROJECT = "a" * 32
 ME = Caller(project_id=PROJECT, user_id="b" * 32, roles=frozenset({"admin"}), request_id="req-rebuild")
@@ -116,20 +115,6 @@ def said(catalog: Path) -> dict[str, list[Any]]:
     return found
 
 
-@contextmanager
-def running(config: configuration.Config) -> Iterator[Service]:
-    database = compose.open_database(config)
-    backends, policies = compose.open_backends(config)
-    worker = Worker(config, database, backends, policies, DbosEngine, alone=True)
-    worker.start(lost=lambda: None)
-    try:
-        yield compose.make_service(config, database, worker.dispatcher.wake)
-    finally:
-        worker.stop(10.0)
-        worker.close()
-        database.dispose()
-
-
 def until(look: Callable[..., Any], service: Service, id_: str, *, gone: bool = False) -> None:
     import time
 
@@ -184,7 +169,7 @@ def family(service: Service, pool: Path) -> None:
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Lost:
     ready = quickstart.prepare(tmp_path_factory.mktemp("rebuild") / "data", 18781)
     config = configuration.load(ready.data / "breezeblock.toml", {})
-    with running(config) as service:
+    with working(config) as service:
         family(service, ready.data / "pool")
         # What a clone made its source to be is found out by the source's next operation.
         for row in said(ready.data / "breezeblock.db")["volumes"]:
@@ -302,7 +287,7 @@ def test_a_clone_whose_hold_on_its_parent_was_lost_gets_it_back(lost: Lost, tmp_
 def test_what_came_back_is_used_on_in_any_order(lost: Lost, tmp_path: Path) -> None:
     lost = lost.elsewhere(tmp_path / "copy")  # the others need theirs
     lost.rebuild()
-    with running(lost.config) as service:
+    with working(lost.config) as service:
         rows = {row[0]: row for row in lost.before["volumes"]}
         kept = lost.before["kept_volumes"][0][0]
         clones = [id_ for id_, row in rows.items() if row[11] == kept]

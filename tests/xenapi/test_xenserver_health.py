@@ -70,17 +70,17 @@ def test_depth_and_debt_are_told_and_go_when_the_collector_works(
     registry = CollectorRegistry()
     measured, volume = add_metrics(backend, registry=registry), new()
     placed = backend.create(volume, attempt())
-    assert (only(backend).deepest_chain, only(backend).unmerged_images) == (1, 0)
+    assert (only(backend).health.deepest_chain, only(backend).health.unmerged_images) == (1, 0)
     taken = []
     for _ in range(22):
         simulator.write(placed.locator, 0, uuid4().bytes * 256)
         taken.append(snap(backend, volume))
-    assert only(backend).deepest_chain == 23
+    assert only(backend).health.deepest_chain == 23
     for one in taken[5:19]:
         backend.delete_snapshot(volume, one, attempt())
     pool = only(measured)
-    assert (pool.unmerged_images, pool.deepest_chain) == (14, 23)
-    assert pool.unmerged_bytes > 0
+    assert (pool.health.unmerged_images, pool.health.deepest_chain) == (14, 23)
+    assert pool.health.unmerged_bytes > 0
     problems = " ".join(finding.problem for finding in pool.findings)
     assert "chain of 23" in problems
     assert "14 images wait" in problems
@@ -90,7 +90,7 @@ def test_depth_and_debt_are_told_and_go_when_the_collector_works(
     switch(simulator, storage.sr)
     simulator.do("collect")
     pool = only(measured)
-    assert (pool.unmerged_images, pool.unmerged_bytes, pool.findings) == (0, 0, ())
+    assert (pool.health.unmerged_images, pool.health.unmerged_bytes, pool.findings) == (0, 0, ())
     assert registry.get_sample_value("breezeblock_storage_unmerged_bytes", labels) == 0
     backend.delete(volume, attempt())
     backend.stop()
@@ -109,8 +109,34 @@ def test_a_pool_that_fills_says_when_it_is_full(simulator: Simulator, tmp_path: 
     used = only(backend).total_bytes, only(backend).free_bytes
     assert None not in used
     pool = only(storage.open())
-    assert pool.full_in_s is not None
-    assert pool.full_in_s > 0
+    assert pool.health.full_in_s is not None
+    assert pool.health.full_in_s > 0
+    backend.delete(volume, attempt())
+    backend.stop()
+
+
+def test_a_chain_that_grows_says_when_it_is_at_its_limit(simulator: Simulator, tmp_path: Path) -> None:
+    storage = held(simulator, tmp_path)
+    switch(simulator, storage.sr, gc="false")
+    backend, volume = storage.open(), new()
+    registry = CollectorRegistry()
+    measured = add_metrics(backend, registry=registry)
+    placed = backend.create(volume, attempt())
+    for _ in range(9):
+        simulator.write(placed.locator, 0, uuid4().bytes * 256)
+        snap(backend, volume)
+    assert only(measured).health.chain_full_in_s is None, "nothing was seen yet"
+    (tmp_path / "xen.chains.json").unlink()
+    seen = Usage(tmp_path / "xen.chains.json")
+    for depth in range(1, 10):
+        seen.note({"gold": depth}, time.time() + (depth - 10) * HOUR)
+    pool = only(measured)
+    assert pool.health.chain_full_in_s == pytest.approx(20 * HOUR, rel=0.01)
+    (finding,) = pool.findings
+    assert finding.problem == "its deepest chain will be at the limit of 30 in 20 hours if it goes on so"
+    metric = "breezeblock_storage_chain_full_in_seconds"
+    told = registry.get_sample_value(metric, {"backend": "xen", "pool": "gold"})
+    assert told == pool.health.chain_full_in_s
     backend.delete(volume, attempt())
     backend.stop()
 
@@ -170,7 +196,7 @@ def test_a_deletion_that_leaves_no_space_to_coalesce_is_refused(
     backend.stats()
     backend.delete_snapshot(volume, snapshot, attempt())
     simulator.do("collect")
-    assert only(backend).deepest_chain == 1
+    assert only(backend).health.deepest_chain == 1
     backend.delete(volume, attempt())
     backend.stop()
 
@@ -193,7 +219,7 @@ def test_the_collector_says_that_it_lacks_space(kind: str, simulator: Simulator,
     simulator.do("collect")
     told = [m["name"] for m in admin.ask("message.get_all_records").values() if m["obj_uuid"] == storage.sr]
     assert told == ["SM_GC_NO_SPACE"]
-    assert only(backend).unmerged_images == 1
+    assert only(backend).health.unmerged_images == 1
     backend.delete(volume, attempt())
     backend.stop()
 
@@ -306,7 +332,7 @@ def test_pools_are_not_measured_together(simulator: Simulator, tmp_path: Path) -
     source = new()
     simulator.write(backend.create(source, attempt()).locator, 0, b"moved" * 1000)
     found: dict[str, Any] = {pool.name: pool for pool in backend.stats()}
-    assert (found["gold"].deepest_chain, found["thick"].deepest_chain) == (1, 1)
+    assert (found["gold"].health.deepest_chain, found["thick"].health.deepest_chain) == (1, 1)
     assert found["gold"].capabilities.thin
     assert not found["thick"].capabilities.thin
     assert found["thick"].capabilities.facts["sr_type"] == "lvmoiscsi"

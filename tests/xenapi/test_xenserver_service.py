@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from running import ADMIN, ME, until
 from xen_storage import Admin
@@ -12,6 +13,7 @@ from xenserver import Simulator, simulated
 
 from breezeblock.app.compose import make_service, open_backends
 from breezeblock.app.worker import Worker
+from breezeblock.backends.contract import Health
 from breezeblock.catalog import migrate, pools
 from breezeblock.catalog.database import Database
 from breezeblock.config import Config, DatabaseSection, EngineSection, ServiceSection
@@ -123,7 +125,9 @@ def test_types_pick_a_pool_by_what_its_sr_is(xen: Running) -> None:
 
 def test_the_service_knows_what_each_pool_can(xen: Running) -> None:
     with xen.service.database.read() as connection:
-        able = {pool.name: scheduling.capabilities(pool) for pool in pools.all_pools(connection)}
+        rows = pools.all_pools(connection)
+    able = {pool.name: scheduling.capabilities(pool) for pool in rows}
+    assert all(msgspec.json.decode(pool.health, type=Health).deepest_chain is not None for pool in rows)
     assert {name: one.snapshots for name, one in able.items()} == {
         "thick": True,
         "files": True,

@@ -20,12 +20,12 @@ from breezeblock.errors import ConflictError, NoSpaceError, UnavailableError, Un
 from breezeblock.xenapi import srkinds
 
 MIB = 1 << 20
-SEED = ("nfs", "ext", "lvm", "lvmoiscsi", "lvmohba", "iscsi", "hba", "netapp", "equal")
 
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
-    with simulated("--luns", f"{4 * MIB},{16 * MIB},{8 * MIB}", "--capacity", str(1 << 30)) as running:
+    luns = f"{4 * MIB},{16 * MIB},{8 * MIB}"
+    with simulated("--http", "--cluster", "--luns", luns, "--capacity", str(1 << 30)) as running:
         yield running
 
 
@@ -37,7 +37,7 @@ def pattern(text: str) -> bytes:
     return hashlib.shake_128(text.encode()).digest(4096)
 
 
-@pytest.mark.parametrize("kind", SEED)
+@pytest.mark.parametrize("kind", srkinds.KINDS)
 def test_a_volume_lives_on(kind: str, simulator: Simulator, tmp_path: Path) -> None:
     given = section(simulator, tmp_path, kind, f"life-{kind}")
     path = configured(tmp_path, given)
@@ -57,6 +57,9 @@ def test_a_volume_lives_on(kind: str, simulator: Simulator, tmp_path: Path) -> N
     backend = open_backend("xen", read_config(given, "test"), tmp_path)
     backend.start()
     able = srkinds.find(kind)
+    (driver,) = (sm for sm in admin.ask("SM.get_all_records").values() if sm["type"] == kind)
+    promised = (able.snapshots, able.clones, able.extends)
+    assert promised == tuple(f"VDI_{verb}" in driver["features"] for verb in ("SNAPSHOT", "CLONE", "RESIZE"))
     volume = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
     placed = backend.create(volume, attempt())
     assert not any(simulator.read(placed.locator, 4 * MIB)), "a new volume holds somebody's data"
@@ -282,6 +285,28 @@ def test_a_volume_in_a_vm_grows_where_the_driver_can(tmp_path: Path) -> None:
                 with pytest.raises(ConflictError, match="attached"):
                     backend.extend(volume, 8 * MIB, attempt())
             backend.stop()
+
+
+def test_a_pool_offers_what_its_driver_has(tmp_path: Path) -> None:
+    with simulated("--http", "--lacking", "VDI_SNAPSHOT VDI_CLONE VDI_RESIZE") as simulator:
+        Admin(simulator).make_sr("nfs", "poor")
+        backend = open_backend("xen", read_config(section(simulator, tmp_path, "nfs", "poor"), "t"), tmp_path)
+        backend.start()
+        (pool,) = backend.stats()
+        able = pool.capabilities
+        assert able
+        assert (able.snapshots, able.clone, able.extend, able.revert) == (False, False, False, "none")
+        assert able.facts["snapshot_support"] == able.facts["linked_clone_support"] == "False"
+        volume = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
+        backend.create(volume, attempt())
+        simulator.do("calls", reset=True)
+        one = Snapshot(id=str(uuid4()), volume_id=volume.id, virtual_bytes=4 * MIB)
+        with pytest.raises(UnsupportedError, match="does not allow snapshot"):
+            backend.snapshot(volume, one, attempt())
+        with pytest.raises(UnsupportedError, match="does not allow resize"):
+            backend.extend(volume, 8 * MIB, attempt())
+        assert not {"Async.VDI.snapshot", "Async.VDI.resize"} & simulator.do("calls").keys()
+        backend.stop()
 
 
 def test_a_volume_out_of_sight_is_not_taken_for_deleted(simulator: Simulator, tmp_path: Path) -> None:

@@ -6,7 +6,15 @@ from typing import Any
 from xen_storage import DEVICE_CONFIG
 from xenserver import Simulator
 
-SECRETS = {"netapp": ("password",), "equal": ("password",), "lvmoiscsi": ("chappassword",)}
+SECRETS = {
+    "netapp": ("password",),
+    "equal": ("password",),
+    "cslg": ("password",),
+    "lvmoiscsi": ("chappassword",),
+    "iscsi": ("chappassword", "incoming_chappassword"),
+    "smb": ("password",),
+    "moosefs": ("mfspassword",),
+}
 
 
 def section(simulator: Simulator, folder: Path, kind: str, label: str, **pool: Any) -> dict[str, Any]:

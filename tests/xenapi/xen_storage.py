@@ -25,6 +25,24 @@ DEVICE_CONFIG = {
     "hba": {},
     "netapp": {"target": "filer", "username": "admin", "password": "x"},
     "equal": {"target": "array", "username": "admin", "password": "x", "storagepool": "default"},
+    "cslg": {
+        "target": "storagelink",
+        "username": "admin",
+        "password": "x",
+        "storageSystemId": "s",
+        "storagePoolId": "p",
+    },
+    "lvmofcoe": {"SCSIid": "36001405sim0"},
+    "rawhba": {},
+    "file": {"location": "/srv/disks"},
+    "zfs": {"location": "/tank/disks"},
+    "xfs": {"device": "/dev/sdb"},
+    "largeblock": {"device": "/dev/nvme0n1"},
+    "cephfs": {"server": "mon1,mon2", "serverpath": "/disks"},
+    "glusterfs": {"server": "peer:/disks"},
+    "moosefs": {"masterhost": "mfsmaster", "rootpath": "/disks"},
+    "linstor": {"group-name": "linstor_group/thin", "redundancy": "2"},
+    "gfs2": {"provider": "hba", "ScsiId": "36001405sim0"},
 }
 
 

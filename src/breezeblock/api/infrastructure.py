@@ -9,7 +9,7 @@ from breezeblock import __version__
 from breezeblock.api import filters, inputs
 from breezeblock.api.http import Reply, Request, reply
 from breezeblock.api.routing import Endpoint
-from breezeblock.backends.contract import Capabilities
+from breezeblock.backends.contract import Capabilities, Health
 from breezeblock.catalog.families import Chains
 from breezeblock.service import infrastructure as service
 from breezeblock.service import volume_types
@@ -121,6 +121,7 @@ def resource_filters(request: Request) -> Reply:
 
 def _capabilities(pool: Any, chains: Chains) -> dict[str, Any]:
     can = msgspec.json.decode(pool.capabilities, type=Capabilities)
+    health = msgspec.json.decode(pool.health, type=Health)
     # Scalars only: exporters have crashed on anything else.
     return {
         **can.facts,
@@ -133,9 +134,13 @@ def _capabilities(pool: Any, chains: Chains) -> dict[str, Any]:
         "reserved_percentage": pool.reserved_percentage,
         "used_ratio": f"{pool.used_ratio:g}",
         "max_chain_depth": pool.max_chain_depth,
-        "deepest_chain": chains.deepest_chain,
+        "deepest_chain": max(chains.deepest_chain, health.deepest_chain or 0),
         "hidden_layers": chains.hidden_layers,
         "reclaimable_gb": _gib(chains.reclaimable_bytes),
+        "unmerged_images": health.unmerged_images,
+        "unmerged_gb": _gib(health.unmerged_bytes),
+        "full_in_hours": _hours(health.full_in_s),
+        "chain_full_in_hours": _hours(health.chain_full_in_s),
         "max_over_subscription_ratio": f"{pool.max_over_subscription_ratio:g}",
         "thin_provisioning_support": can.thin,
         "thick_provisioning_support": not can.thin,
@@ -151,6 +156,10 @@ def _capabilities(pool: Any, chains: Chains) -> dict[str, Any]:
 
 def _gib(amount: int | None) -> float | str:
     return "unknown" if amount is None else round(amount / GIB, 2)
+
+
+def _hours(seconds: float | None) -> float | str:
+    return "unknown" if seconds is None else round(seconds / 3600, 1)
 
 
 def _service(request: Request, row: Any, host: str, oldest: datetime) -> dict[str, Any]:

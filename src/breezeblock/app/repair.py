@@ -23,6 +23,8 @@ from breezeblock.engine.lease import Lease
 from breezeblock.errors import BreezeblockError, ConflictError
 
 LEASE_WAIT_S = 1.0
+USED = frozenset({"reserved", "attaching", "in-use", "detaching", "error_attaching"})
+"""A host may have such a volume open, which the locks of an SMB share do not tell (`nobrl`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def _steps(database: Database, backends: dict[str, Backend]) -> Iterator[Step]:
         up = {pool.name for pool in backend.stats() if pool.up}
         for found in believed:
             mine = found.volume.backend == name and found.volume.pool in up
-            if mine and not found.busy and found.volume.status not in UNSETTLED:
+            if mine and not found.busy and found.volume.status not in UNSETTLED | USED:
                 yield from _volume(backend, found)
         present = [item for item in backend.inventory() if item.pool in up]
         yield from _pool(backend, present, live)

@@ -160,8 +160,25 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     max_virtual_bytes: int | None = None
     options: Mapping[str, tuple[str, ...]] = {}
     """Per option name the values a volume type may ask for."""
+    only_by_type: bool = False
+    """The operator's policy, not the back end's: volumes come here only where their type asks for it."""
     facts: Mapping[str, str] = {}
     """What else a volume type's extra specs are compared with; names that no other capability has."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """What will trouble a pool later, where the storage keeps chains that it merges by itself."""
+
+    deepest_chain: int | None = None
+    """The most images that any volume of it is read through; None where nobody looked."""
+    unmerged_images: int = 0
+    """How many images wait to be merged by the storage itself."""
+    unmerged_bytes: int = 0
+    """At most so much is free when they are."""
+    full_in_s: float | None = None
+    """When it is full if it goes on filling as it did; None where that cannot be said."""
+    chain_full_in_s: float | None = None
+    """When its deepest chain is as deep as the storage allows if it goes on growing as it did."""
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,14 +193,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is not up."""
     capabilities: Capabilities | None = None
     """What this pool can do, where that differs from its back end's other pools."""
-    deepest_chain: int | None = None
-    """The most images that any volume of it is read through; None where nobody looked."""
-    unmerged_images: int = 0
-    """How many images wait to be merged by the storage itself."""
-    unmerged_bytes: int = 0
-    """At most so much is free when they are."""
-    full_in_s: float | None = None
-    """When it is full if it goes on filling as it did; None where that cannot be said."""
+    health: Health = Health()
     findings: tuple[Finding, ...] = ()
     """What its operator should know, for the doctor."""
 

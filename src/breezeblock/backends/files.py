@@ -15,10 +15,9 @@ import msgspec
 
 from breezeblock import chains
 from breezeblock.attempt import Attempt
-from breezeblock.backends import file_options
+from breezeblock.backends import file_options, file_reports
 from breezeblock.backends.contract import (
     Adopted,
-    Ancestor,
     Capabilities,
     Connection,
     Data,
@@ -121,7 +120,7 @@ class FileBackend:
             )
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
-        """Grow the active image; the layers below keep their size."""
+        """Grow the active image, and those below it where a format wants all to be of one length."""
         check_bytes(virtual_bytes)
         grown = chains.extend(*self._at(volume), virtual_bytes, attempt, **self._known(volume))
         return self._placed(volume, grown)
@@ -161,10 +160,13 @@ class FileBackend:
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
     ) -> Placement:
         """Put an overlay on the snapshot's image, or copy it whole; to another pool always the latter."""
-        return self._derive(source, snapshot.id, volume, attempt)
+        return self._derive(source, snapshot, volume, attempt)
 
-    def _derive(self, source: Volume, snapshot_id: str | None, volume: Volume, attempt: Attempt) -> Placement:
+    def _derive(
+        self, source: Volume, snapshot: Snapshot | None, volume: Volume, attempt: Attempt
+    ) -> Placement:
         file_options.check(volume)
+        snapshot_id = snapshot.id if snapshot else None
         directory = self.places.directory(volume.pool)
         if file_options.linked(source, volume, self.defaults, self.naming):
             made = chains.clone(
@@ -191,6 +193,7 @@ class FileBackend:
             source_format=format_of(source, self.defaults),
             source_depth=source.depth,
             source_naming=self._naming(source),
+            source_bytes=snapshot.virtual_bytes if snapshot else 0,
             thick=file_options.thick(volume, self.defaults),
             format=format_of(volume, self.defaults),
         )
@@ -220,6 +223,7 @@ class FileBackend:
             Path(path),
             image_format,
             attempt,
+            source_bytes=snapshot.virtual_bytes if snapshot else 0,
             format=format_of(volume, self.defaults),
         )
 
@@ -257,23 +261,7 @@ class FileBackend:
         return self._naming(volume).volume(volume.id)
 
     def _adopted(self, volume: Volume, found: chains.Stranger) -> Adopted:
-        return Adopted(
-            volume=Placement(
-                locator=self.places.locator(volume.pool),
-                format=found.format,
-                depth=len(found.layers),
-                hidden_layers=len(found.hidden),
-                reclaimable_bytes=sum(layer.allocated_bytes for layer in found.hidden),
-                parent=found.ancestors[0][0] if found.ancestors else "",
-            ),
-            virtual_bytes=found.virtual_bytes,
-            snapshots=tuple(
-                Snapshot(id=snapshot_id, volume_id=volume.id, virtual_bytes=virtual_bytes)
-                for snapshot_id, virtual_bytes in found.snapshots
-            ),
-            edits=found.edits,
-            ancestors=tuple(Ancestor(id=id_, gone=gone) for id_, gone in found.ancestors),
-        )
+        return file_reports.adopted(volume.id, self.places.locator(volume.pool), found)
 
     def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
         """Give the volume a first image of its own."""
@@ -393,13 +381,4 @@ class FileBackend:
             chain = chains.load(directory, naming, volume.id, image_format, depth=1)
         except NotFoundError:  # a snapshot of a volume that is not there was deleted
             return Placement(locator=locator, format=image_format)
-        return Placement(
-            locator=locator,
-            format=image_format,
-            depth=len(chain.layers),
-            hidden_layers=len(chain.hidden),
-            reclaimable_bytes=sum(layer.allocated_bytes for layer in chain.hidden),
-            parent=self.naming.owner(chain.layers[len(chain.own)].name) or ""
-            if len(chain.layers) > len(chain.own)
-            else "",
-        )
+        return file_reports.placed(locator, image_format, chain, self.naming)

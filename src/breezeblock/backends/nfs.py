@@ -1,60 +1,28 @@
 """The `nfs` back end: NFS exports as pools, kept mounted."""
 
 from pathlib import Path
-from typing import Annotated
-
-import msgspec
-from msgspec import Meta
 
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.file_options import EXTENSIONS, Cloning, Defaults, Format, Provisioning
+from breezeblock.backends.file_options import EXTENSIONS
 from breezeblock.backends.files import FileBackend
-from breezeblock.backends.local import AbsolutePath, FileMode
 from breezeblock.backends.parts import Parts
-from breezeblock.backends.shared import SharePlaces, SharePool
-from breezeblock.chains import Naming
+from breezeblock.backends.shared import ShareConfig, SharePlaces, SharePool
 from breezeblock.errors import ConfigError
 from breezeblock.shares import mounts, ping, sharelist
 
 
-class NfsConfig(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="nfs"
-):
-    """`[backends.NAME]` with `kind = "nfs"`; docs/backends/nfs.md explains each key."""
-
-    shares: list[str] = []
-    """`HOST:/EXPORT [-o OPTIONS]` each, as in the file."""
-    shares_file: AbsolutePath | None = None
-    """A share list, one a line."""
-    mount_base: AbsolutePath | None = None
-    """Directory of the mount points; None: `mnt` in the state directory."""
-    mount_options: str = ""
-    """Options for all shares, in place of defaults that say the same thing; a share's own win."""
-    mount_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
-    mount_timeout_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
-    """For mounting one share, over all attempts."""
-    answer_timeout_s: Annotated[float, Meta(ge=0.1, le=3600)] = 10.0
-    """How long a mounted share may take to say how much room it has before it counts as down."""
-    format: Format = "raw"
-    provisioning: Provisioning = "thin"
-    clone: Cloning = "linked"
-    """How volumes are made from others of the same pool, where their type does not say."""
-    file_mode: FileMode = "0660"
-    isolated: bool = True
-    """Do all work on a share in a helper process of its own."""
-    silence_timeout_s: Annotated[float, Meta(ge=1, le=86400)] = 900.0
-    """How long an operation may go without progress although its share answers."""
+class NfsConfig(ShareConfig, frozen=True, kw_only=True, tag_field="kind", tag="nfs"):
+    """`[backends.NAME]` with `kind = "nfs"`, shares `HOST:/EXPORT`; docs/backends/nfs.md has each key."""
 
     def __post_init__(self) -> None:
-        if not self.shares and self.shares_file is None:
-            raise ValueError("at least one of `shares` and `shares_file` is needed")
+        super().__post_init__()
         sharelist.check_options(self.mount_options)
         mounts.check_usable(self.mount_options, "`mount_options`")
 
 
 def open_nfs(name: str, config: NfsConfig, state_dir: Path) -> FileBackend:
     """Return the back end, not started. Raises ConfigError for a share list that cannot be used."""
-    base = Path(config.mount_base) if config.mount_base else state_dir / "mnt"
+    base = config.base(state_dir)
     options = mounts.merged(mounts.DEFAULT_OPTIONS, config.mount_options)
     shares = {share.address: share for share in nfs_shares(name, config)}
     pools = {
@@ -78,9 +46,7 @@ def open_nfs(name: str, config: NfsConfig, state_dir: Path) -> FileBackend:
         return Connection(driver_volume_type="nfs", data=data)
 
     places = SharePlaces(name, "nfs", pools, connect)
-    naming = Naming(mode=int(config.file_mode, 8), extensions=EXTENSIONS)
-    defaults = Defaults(format=config.format, provisioning=config.provisioning, clone=config.clone)
-    return FileBackend(name, places, naming, defaults)
+    return FileBackend(name, places, config.naming(EXTENSIONS), config.defaults())
 
 
 def nfs_parts(name: str, config: NfsConfig) -> Parts | None:
@@ -89,19 +55,10 @@ def nfs_parts(name: str, config: NfsConfig) -> Parts | None:
         return None
     shares = {share.address: share for share in nfs_shares(name, config)}
 
-    def narrow(pools: tuple[str, ...]) -> NfsConfig:
-        lines = [sharelist.line(shares[pool]) for pool in pools]
-        return msgspec.structs.replace(config, shares=lines, shares_file=None)
+    def asked(pool: str) -> None:
+        ping.nfs(shares[pool], mounts.merged(config.mount_options, shares[pool].options))
 
-    return Parts(
-        pools=tuple(shares),
-        narrow=narrow,
-        ping=lambda pool: ping.nfs(shares[pool], mounts.merged(config.mount_options, shares[pool].options)),
-        answer_timeout_s=config.answer_timeout_s,
-        # A look may have to mount first, and starting the helper tried to.
-        look_limit_s=2 * config.mount_timeout_s + config.answer_timeout_s + 5,
-        silence_timeout_s=config.silence_timeout_s,
-    )
+    return config.parts({pool: sharelist.line(share) for pool, share in shares.items()}, asked)
 
 
 def nfs_shares(name: str, config: NfsConfig) -> tuple[sharelist.Share, ...]:

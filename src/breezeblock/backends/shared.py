@@ -5,13 +5,79 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol, Self
+
+import msgspec
+from msgspec import Meta
 
 from breezeblock.backends.contract import Connection
+from breezeblock.backends.file_options import Cloning, Defaults, Format, Provisioning
+from breezeblock.backends.local import AbsolutePath, FileMode
+from breezeblock.backends.parts import Parts
+from breezeblock.chains import Naming
 from breezeblock.errors import ConfigError, UnavailableError
 from breezeblock.shares.space import Look, Space
 
 _AGAIN_S = 0.3
+
+
+class ShareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `[backends.NAME]` says of shares whatever their protocol; docs/backends explains each key."""
+
+    shares: list[str] = []
+    """`ADDRESS [-o OPTIONS]` each, as in the file."""
+    shares_file: AbsolutePath | None = None
+    """A share list, one a line."""
+    mount_base: AbsolutePath | None = None
+    """Directory of the mount points; None: `mnt` in the state directory."""
+    mount_options: str = ""
+    """Options for all shares, in place of defaults that say the same thing; a share's own win."""
+    mount_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
+    mount_timeout_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+    """For mounting one share, over all attempts."""
+    answer_timeout_s: Annotated[float, Meta(ge=0.1, le=3600)] = 10.0
+    """How long a mounted share may take to say how much room it has before it counts as down."""
+    format: Format = "raw"
+    provisioning: Provisioning = "thin"
+    clone: Cloning = "linked"
+    """How volumes are made from others of the same pool, where their type does not say."""
+    file_mode: FileMode = "0660"
+    isolated: bool = True
+    """Do all work on a share in a helper process of its own."""
+    silence_timeout_s: Annotated[float, Meta(ge=1, le=86400)] = 900.0
+    """How long an operation may go without progress although its share answers."""
+
+    def __post_init__(self) -> None:
+        if not self.shares and self.shares_file is None:
+            raise ValueError("at least one of `shares` and `shares_file` is needed")
+
+    def base(self, state_dir: Path) -> Path:
+        """Return the directory of the mount points."""
+        return Path(self.mount_base) if self.mount_base else state_dir / "mnt"
+
+    def naming(self, extensions: tuple[str, ...]) -> Naming:
+        """Return how files are named; those of these formats have an extension."""
+        return Naming(mode=int(self.file_mode, 8), extensions=extensions)
+
+    def defaults(self) -> Defaults:
+        """Return what volumes are whose type does not ask."""
+        return Defaults(format=self.format, provisioning=self.provisioning, clone=self.clone)
+
+    def narrowed(self, lines: list[str]) -> Self:
+        """Return the same for some of the shares alone."""
+        return msgspec.structs.replace(self, shares=lines, shares_file=None)
+
+    def parts(self, lines: Mapping[str, str], ping: Callable[[str], None]) -> Parts:
+        """Part a back end into its shares, given the line of each by its address."""
+        return Parts(
+            pools=tuple(lines),
+            narrow=lambda pools: self.narrowed([lines[pool] for pool in pools]),
+            ping=ping,
+            answer_timeout_s=self.answer_timeout_s,
+            # A look may have to mount first, and starting the helper tried to.
+            look_limit_s=2 * self.mount_timeout_s + self.answer_timeout_s + 5,
+            silence_timeout_s=self.silence_timeout_s,
+        )
 
 
 class Way(Protocol):

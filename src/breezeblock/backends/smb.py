@@ -1,23 +1,19 @@
 """The `smb` back end: shares of Windows servers, scale-out file servers, Samba and appliances as pools."""
 
 import errno
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import msgspec
-from msgspec import Meta
 
 from breezeblock import vault
 from breezeblock.backends.contract import Connection
-from breezeblock.backends.file_options import Cloning, Defaults, Format, Provisioning
+from breezeblock.backends.file_options import Format
 from breezeblock.backends.files import FileBackend
-from breezeblock.backends.local import AbsolutePath, FileMode
+from breezeblock.backends.local import AbsolutePath
 from breezeblock.backends.parts import Parts
-from breezeblock.backends.shared import SharePlaces, SharePool, Way
-from breezeblock.chains import Naming
+from breezeblock.backends.shared import ShareConfig, SharePlaces, SharePool, Way
 from breezeblock.errors import BreezeblockError, ConfigError, UnavailableError
 from breezeblock.shares import login, mounts, ping, samba, sharelist, smb, windows
 from breezeblock.shares.smb import SmbShare
@@ -30,44 +26,20 @@ EKEYREVOKED, EKEYREJECTED). It keeps the password of the first time; a new mount
 EAGAIN: the share was taken away; Linux 6.1 does not find it again by itself when it is back."""
 
 
-class SmbConfig(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="smb"
-):
-    """`[backends.NAME]` with `kind = "smb"`; docs/backends/smb.md explains each key."""
+class SmbConfig(ShareConfig, frozen=True, kw_only=True, tag_field="kind", tag="smb"):
+    """`[backends.NAME]` with `kind = "smb"`, shares `//SERVER/SHARE`; docs/backends/smb.md has each key."""
 
-    shares: list[str] = []
-    """`//SERVER/SHARE [-o OPTIONS]` each, as in the file."""
-    shares_file: AbsolutePath | None = None
-    """A share list, one a line."""
+    format: Format = "vhdx"
     samba_config: AbsolutePath | None = None
     """The smb.conf of a Samba server on this very machine: its shares are reached by their directories."""
-    mount_base: AbsolutePath | None = None
-    """Directory of the mount points; None: `mnt` in the state directory."""
-    mount_options: str = ""
-    """Options for all shares, in place of defaults that say the same thing; a share's own win."""
-    mount_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
-    mount_timeout_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
-    """For mounting one share, over all attempts."""
-    answer_timeout_s: Annotated[float, Meta(ge=0.1, le=3600)] = 10.0
-    """How long a mounted share may take to say how much room it has before it counts as down."""
     allow_guest: bool = False
     """Let a share without a user be mounted as a guest, unsigned: anybody can then read and write it."""
     secrets_to_consumers: bool = False
     """Put the password into the connection that a host is told. Nova's libvirt driver needs it; it is then
     kept in clear with the attachment, and in Nova's own database."""
-    format: Format = "vhdx"
-    provisioning: Provisioning = "thin"
-    clone: Cloning = "linked"
-    """How volumes are made from others of the same pool, where their type does not say."""
-    file_mode: FileMode = "0660"
-    isolated: bool = True
-    """Do all work on a share in a helper process of its own."""
-    silence_timeout_s: Annotated[float, Meta(ge=1, le=86400)] = 900.0
-    """How long an operation may go without progress although its share answers."""
 
     def __post_init__(self) -> None:
-        if not self.shares and self.shares_file is None:
-            raise ValueError("at least one of `shares` and `shares_file` is needed")
+        super().__post_init__()
         smb.check(self.mount_options, "`mount_options`")
 
     def __repr__(self) -> str:
@@ -105,26 +77,36 @@ def open_smb(name: str, config: SmbConfig, state_dir: Path) -> FileBackend:
         return _connection(shares[pool], config, state_dir, file, image_format)
 
     places = SharePlaces(name, "smbfs", pools, connect)
-    naming = Naming(mode=int(config.file_mode, 8), extensions=EXTENSIONS)
-    defaults = Defaults(format=config.format, provisioning=config.provisioning, clone=config.clone)
-    return FileBackend(name, places, naming, defaults)
+    return FileBackend(name, places, config.naming(EXTENSIONS), config.defaults())
+
+
+def local_directory(one: SmbShare, config: SmbConfig) -> Path | None:
+    """Return the directory of a share that this very host serves, if the Samba configuration says so."""
+    if config.samba_config is None:
+        return None
+    return samba.local_directory(one.share.address, Path(config.samba_config))
 
 
 def _way(one: SmbShare, config: SmbConfig, state_dir: Path) -> Way:
-    if config.samba_config is not None:
-        directory = samba.local_directory(one.share.address, Path(config.samba_config))
-        if directory is not None:
-            return LocalWay(directory)
+    if (directory := local_directory(one, config)) is not None:
+        return LocalWay(directory)
     if sys.platform == "win32":
         return windows.UncWay(
             one.share.address,
             lambda: _resolved(one, state_dir),
-            privacy="seal" in _in_force(one, config).split(","),
+            privacy="seal" in in_force(one, config).split(","),
         )
+    return mounted(one, config, state_dir)
+
+
+def mounted(
+    one: SmbShare, config: SmbConfig, state_dir: Path, base: Path | None = None, options: str = ""
+) -> mounts.Mounted:
+    """Return what mounts a share: as the back end does, or below `base` with more `options`."""
     return mounts.Mounted(
         sharelist.Share(one.share.address),
-        _base(config, state_dir),
-        _in_force(one, config),
+        base or config.base(state_dir),
+        mounts.merged(in_force(one, config), options),
         config.mount_attempts,
         config.mount_timeout_s,
         client=smb.CIFS,
@@ -142,15 +124,12 @@ def _resolved(one: SmbShare, state_dir: Path) -> login.Login:
         ) from None
 
 
-def _in_force(one: SmbShare, config: SmbConfig) -> str:
+def in_force(one: SmbShare, config: SmbConfig) -> str:
+    """Return all options that a share is mounted with but those that say who we are."""
     # Without POSIX extensions the server knows no modes: mount.cifs is told which ones to show.
     mode = int(config.file_mode, 8)
     shown = f"file_mode=0{mode:o},dir_mode=0{mode | (mode & 0o444) >> 2:o}"
     return smb.in_force(one, shown, config.mount_options)
-
-
-def _base(config: SmbConfig, state_dir: Path) -> Path:
-    return Path(config.mount_base) if config.mount_base else state_dir / "mnt"
 
 
 def _connection(
@@ -161,13 +140,20 @@ def _connection(
         "export": one.share.address,
         "name": file,
         "format": image_format,
-        "mount_point_base": str(_base(config, state_dir)),
+        "mount_point_base": str(config.base(state_dir)),
     }
     who = one.login
     if config.secrets_to_consumers and not who.anonymous:
         who = login.resolved(who, vault.at(state_dir).get)
     named = {"username": who.username, "domain": who.domain}
     if config.secrets_to_consumers:
+        if re.search(r"[,\s]", who.password or ""):
+            raise ConfigError(
+                f"The password for the share {one.share.address} cannot be told to consumers: "
+                "it holds a comma or a space, at which their mount options end.",
+                remedy="Give the account another password; or mount the share on the hosts beforehand, "
+                "with `secrets_to_consumers = false`.",
+            )
         named["password"] = who.password or ""
     said = [f"{key}={value}" for key, value in named.items() if value]
     said += [one.share.options] if one.share.options else []
@@ -182,22 +168,10 @@ def smb_parts(name: str, config: SmbConfig) -> Parts | None:
         return None
     shares = smb_shares(name, config)
 
-    def narrow(pools: tuple[str, ...]) -> SmbConfig:
-        lines = [smb.line(shares[pool]) for pool in pools]
-        return msgspec.structs.replace(config, shares=lines, shares_file=None)
-
     def asked(pool: str) -> None:
-        ping.smb(shares[pool].share, _in_force(shares[pool], config))
+        ping.smb(shares[pool].share, in_force(shares[pool], config))
 
-    return Parts(
-        pools=tuple(shares),
-        narrow=narrow,
-        ping=asked,
-        answer_timeout_s=config.answer_timeout_s,
-        # A look may have to mount first, and starting the helper tried to.
-        look_limit_s=2 * config.mount_timeout_s + config.answer_timeout_s + 5,
-        silence_timeout_s=config.silence_timeout_s,
-    )
+    return config.parts({pool: smb.line(one) for pool, one in shares.items()}, asked)
 
 
 def smb_shares(name: str, config: SmbConfig) -> Mapping[str, SmbShare]:
@@ -210,7 +184,7 @@ def smb_shares(name: str, config: SmbConfig) -> Mapping[str, SmbShare]:
         one = smb.read(share)
         where = f"The share {share.address}"
         smb.check(one.share.options, where)
-        smb.check_sense(_in_force(one, config), one.login, where, allow_guest=config.allow_guest)
+        smb.check_sense(in_force(one, config), one.login, where, allow_guest=config.allow_guest)
         found[share.address] = one
     if config.shares_file and any(one.login.password is not None for one in found.values()):
         login.require_private(Path(config.shares_file), f"The share list {config.shares_file}")

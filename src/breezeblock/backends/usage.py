@@ -1,5 +1,7 @@
 """How a pool fills: what it held when, kept in a file, and when it will be full if that goes on.
 
+What it holds may be bytes, or the images of its deepest chain: anything with a limit.
+
 The file lies in the state directory of the process that looks at the pools, so that a restart, or the
 doctor in a process of its own, knows what was seen before. It is a convenience: what cannot be read or
 written is left out.
@@ -14,7 +16,7 @@ import structlog
 
 _log = structlog.get_logger(__name__)
 Samples = list[tuple[float, int]]
-"""(seconds since 1970, bytes in use), the oldest first."""
+"""(seconds since 1970, bytes or images in use), the oldest first."""
 
 GAP_S = 1800.0
 """Looks that follow each other more closely are not kept."""
@@ -36,9 +38,9 @@ class Usage:
         held = self._read()
         known: dict[str, Samples] = {}
         news = False
-        for pool, used_bytes in used.items():
+        for pool, amount in used.items():
             before = [sample for sample in held.get(pool, []) if sample[0] <= at][-KEEP:]
-            known[pool] = [*before, (at, used_bytes)]
+            known[pool] = [*before, (at, amount)]
             if before and at - before[-1][0] < GAP_S:
                 held[pool] = before
             else:
@@ -65,7 +67,7 @@ class Usage:
             _log.info("usage_not_kept", path=str(self._path), error=type(error).__name__)
 
 
-def full_in_s(samples: Sequence[tuple[float, int]], total_bytes: int) -> float | None:
+def full_in_s(samples: Sequence[tuple[float, int]], limit: int) -> float | None:
     """Return in how many seconds a pool is full, by the straight line through what was seen.
 
     None where too little was seen, or where it does not fill.
@@ -81,5 +83,5 @@ def full_in_s(samples: Sequence[tuple[float, int]], total_bytes: int) -> float |
         sum((at - mean_time) * (used - mean_used) for at, (_at, used) in zip(times, samples, strict=True))
         / spread
     )
-    free = total_bytes - samples[-1][1]
+    free = limit - samples[-1][1]
     return max(0.0, free / slope) if slope > 0 else None

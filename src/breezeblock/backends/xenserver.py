@@ -14,8 +14,8 @@ import msgspec
 import structlog
 
 from breezeblock.attempt import Attempt
+from breezeblock.backends import drafts, xenserver_images
 from breezeblock.backends import xenserver_adopting as adopting
-from breezeblock.backends import xenserver_images
 from breezeblock.backends.contract import (
     Adopted,
     Capabilities,
@@ -31,23 +31,33 @@ from breezeblock.backends.contract import (
 )
 from breezeblock.backends.unable import Unable
 from breezeblock.backends.usage import Usage
+from breezeblock.backends.xenserver_checking import Checks
 from breezeblock.backends.xenserver_config import XenServerConfig, account
 from breezeblock.backends.xenserver_pools import Pools
 from breezeblock.backends.xenserver_preflight import allow, allow_delete, allow_snapshot
-from breezeblock.backends.xenserver_reports import deep, described, examine
-from breezeblock.backends.xenserver_tags import Disk, current, disks, leftovers, of_volume, snapshots_of
+from breezeblock.backends.xenserver_reports import described
+from breezeblock.backends.xenserver_sizes import check, check_growth, of_new, streamed
+from breezeblock.backends.xenserver_tags import (
+    Disk,
+    current,
+    disk_of,
+    disks,
+    leftovers,
+    of_volume,
+    snapshots_of,
+    the_disk,
+    the_snapshot,
+)
 from breezeblock.backends.xenserver_work import Workshop
 from breezeblock.errors import (
     BreezeblockError,
     ForbiddenError,
     InvalidInputError,
-    NotFoundError,
     UnsupportedError,
 )
 from breezeblock.xenapi.mirror import View
 from breezeblock.xenapi.records import Vdi
 from breezeblock.xenapi.session import Session
-from breezeblock.xenapi.trees import Trees
 
 _log = structlog.get_logger(__name__)
 
@@ -55,11 +65,14 @@ _log = structlog.get_logger(__name__)
 class XenServerBackend(Unable):
     """Volumes on SRs. It repairs none: XenServer mends its SRs itself."""
 
-    def __init__(self, name: str, config: XenServerConfig, session: Session, usage: Usage) -> None:
+    def __init__(
+        self, name: str, config: XenServerConfig, session: Session, usage: Usage, chains: Usage
+    ) -> None:
         self.name = name
         self._config = config
-        self._pools = Pools(name, config.pools, usage)
+        self._pools = Pools(name, config.pools, usage, chains)
         self._shop = Workshop(session)
+        self._checks = Checks(self._shop.mirror.look)
 
     def start(self) -> None:
         """Log in and read the objects once."""
@@ -89,14 +102,11 @@ class XenServerBackend(Unable):
 
     def create(self, volume: Volume, attempt: Attempt) -> Placement:
         """Create a disk, wipe it where the SR hands out used ones, publish it."""
-        self._pools.check_asked(volume, self.capabilities().options)
+        self._pools.check_asked(volume)
         view = self._shop.clear(volume.id)
         for disk in of_volume(view, volume.id)[:1]:
             return _placement(disk.vdi)
-        sr_ref, _sr = self._pools.sr(view, volume.pool)
-        ref, vdi = self._shop.create(sr_ref, volume.id, volume.virtual_bytes, attempt)
-        if not self._pools.kind(volume.pool).zeroed:
-            self._shop.wipe(ref, vdi, attempt)
+        ref, vdi = self._empty(view, volume, volume.virtual_bytes, attempt)
         self._shop.publish(ref, volume.id, attempt, volume=volume.id)
         return _placement(vdi)
 
@@ -117,9 +127,10 @@ class XenServerBackend(Unable):
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Resize the disk, while attached only where the SR can."""
-        self._pools.able(volume, "extends", "extend")
-        self._pools.check_size(volume, virtual_bytes)
+        kind = self._pools.able(volume, "extends", "extend")
+        check(volume, virtual_bytes)
         view, disk = self._shop.ready(volume.id)
+        check_growth(kind, disk.vdi, virtual_bytes)
         if disk.vdi.virtual_size < virtual_bytes:
             online = "resize_online" in disk.vdi.allowed_operations and disk.vdi.VBDs
             if not online:
@@ -158,7 +169,7 @@ class XenServerBackend(Unable):
         self._pools.able(volume, "clones", "revert")
         view, disk = self._shop.ready(volume.id, clear=volume.id)
         if disk.operation != attempt.operation_id:
-            old = self._shop.held(view, snapshot)
+            old = the_snapshot(view, snapshot)
             if "revert_to" in disk.vdi.allowed_operations and not disk.vdi.VBDs:
                 with suppress(UnsupportedError, ForbiddenError):  # it takes a larger role than the rest
                     return self._reverted(volume, disk, old)
@@ -184,28 +195,27 @@ class XenServerBackend(Unable):
 
     def clone(self, source: Volume, volume: Volume, attempt: Attempt) -> Placement:
         """Clone the disk, or copy it in full, also to another SR, where that was asked for."""
-        self._pools.check_asked(volume, self.capabilities().options)
-        return self._from(source, lambda view: self._shop.disk(view, source.id), volume, attempt)
+        self._pools.check_asked(volume)
+        return self._from(source, lambda view: the_disk(view, source.id), volume, attempt)
 
     def create_from_snapshot(
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
     ) -> Placement:
         """Clone the snapshot's disk, or copy it in full where that was asked for."""
         self._pools.able(source, "snapshots", "snapshot")
-        self._pools.check_asked(volume, self.capabilities().options)
-        return self._from(source, lambda view: self._shop.held(view, snapshot), volume, attempt)
+        self._pools.check_asked(volume)
+        return self._from(source, lambda view: the_snapshot(view, snapshot), volume, attempt)
 
     def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
         """Make a disk of an image that our own code read."""
-        self._pools.check_asked(volume, self.capabilities().options)
+        self._pools.check_asked(volume)
         view = self._shop.clear(volume.id)
         for disk in of_volume(view, volume.id)[:1]:
             return _placement(disk.vdi)
-        xenserver_images.check(Path(path), image_format, volume)
-        sr_ref, _sr = self._pools.sr(view, volume.pool)
-        ref, vdi = self._shop.create(sr_ref, volume.id, volume.virtual_bytes, attempt)
-        kind = self._pools.kind(volume.pool)
-        xenserver_images.send(self._shop, ref, vdi, kind, Path(path), image_format, attempt)
+        drafts.check(Path(path), image_format, volume)
+        ref, vdi = self._empty(view, volume, volume.virtual_bytes, attempt, used=True)
+        wanted = streamed(view, vdi) if self._pools.kind(volume.pool).zeroed else "raw"
+        xenserver_images.send(self._shop, ref, vdi, wanted, Path(path), image_format, attempt)
         self._shop.publish(ref, volume.id, attempt, volume=volume.id)
         return _placement(vdi)
 
@@ -215,7 +225,7 @@ class XenServerBackend(Unable):
         """Stream the disk out, raw over NBD where the pool offers it."""
         view, disk = self._shop.ready(volume.id)
         if snapshot:
-            disk = self._shop.held(view, snapshot)
+            disk = the_snapshot(view, snapshot)
         elif disk.vdi.VBDs:
             allow(view, disk, "destroy")  # a VM may be writing
         xenserver_images.receive(self._shop, view, disk, Path(path), image_format, attempt)
@@ -277,21 +287,7 @@ class XenServerBackend(Unable):
 
     def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
         """Compare the disks with what the catalog believes."""
-        view = self._shop.mirror.look()
-        try:
-            disk = self._shop.disk(view, volume.id)
-        except NotFoundError as error:
-            return [Finding(subject=volume.id, problem=error.message, remedy=error.remedy)]
-        held = snapshots_of(view, volume.id)
-        found = examine(volume.id, disk.vdi, volume.virtual_bytes)
-        for item in snapshots:
-            if item.id in held:
-                found += examine(item.id, held[item.id].vdi, item.virtual_bytes)
-            else:
-                found.append(Finding(subject=item.id, problem="Its disk is missing.", remedy="Delete it."))
-        unknown = held.keys() - {item.id for item in snapshots}
-        found += [Finding(subject=one, problem="Not in the catalog.", remedy="Delete it.") for one in unknown]
-        return found + deep(volume.id, Trees(view), disk.vdi)
+        return self._checks.check(volume, snapshots, lambda view: self._pools.refs(view, volume.pool))
 
     def inventory(self) -> Iterator[Found]:
         """Yield every disk of our SRs: ours, base copies, and strangers'."""
@@ -299,7 +295,7 @@ class XenServerBackend(Unable):
         srs, now = self._pools.all_refs(view), current(view)
         for ref, vdi in view.vdis.items():
             if vdi.SR in srs:
-                yield described(now, srs[vdi.SR], Disk(ref, vdi))
+                yield described(now, srs[vdi.SR], disk_of(view, ref))
 
     def sweep(self, live_operations: frozenset[str]) -> list[str]:
         """Remove unpublished and former disks of operations that are over; drop stale marks."""
@@ -333,20 +329,34 @@ class XenServerBackend(Unable):
                 f"Volume {volume.id} of {volume.virtual_bytes} bytes is smaller than its source "
                 f"of {origin.vdi.virtual_size} bytes."
             )
-        sr_ref, sr = self._pools.sr(view, volume.pool)
-        kind = self._pools.kind(volume.pool)
+        size = max(volume.virtual_bytes, origin.vdi.virtual_size)
         how = volume.options.get("clone", self._pools.config[volume.pool].clone)
         if how == "full":
-            size = max(volume.virtual_bytes, origin.vdi.virtual_size)
-            return _placement(self._shop.copy(origin, sr_ref, volume.id, size, attempt, wipe=not kind.zeroed))
+            allow(view, origin, "copy")
+            ref, _vdi = self._empty(view, volume, size, attempt)  # a copy leaves out what is not held
+            return _placement(self._shop.copy(origin, ref, volume.id, size, attempt))
+        sr_ref, sr = self._pools.sr(view, volume.pool)
+        kind = self._pools.kind(volume.pool)
         if sr_ref != origin.vdi.SR or not kind.clones or "VDI_CLONE" not in view.features(sr):
             raise UnsupportedError(
                 f"SR {sr.name_label} of type {sr.type} cannot clone {origin.vdi.uuid} without copying it.",
                 remedy="Ask for a full copy: clone = full in the volume type or the pool.",
             )
         allow_snapshot(view, origin, kind)
-        size = max(volume.virtual_bytes, origin.vdi.virtual_size)
+        check_growth(kind, origin.vdi, size)
         return _placement(self._shop.derive("VDI.clone", origin, volume.id, size, attempt, volume=volume.id))
+
+    def _empty(
+        self, view: View, volume: Volume, virtual_bytes: int, attempt: Attempt, *, used: bool = False
+    ) -> tuple[str, Vdi]:
+        """Make a disk that reads as zeros (`used`: or as anything: it is about to be written all over)."""
+        sr_ref, sr = self._pools.sr(view, volume.pool)
+        kind = self._pools.kind(volume.pool)
+        config = of_new(view, kind, sr, volume, virtual_bytes)
+        ref, vdi = self._shop.create(sr_ref, volume.id, virtual_bytes, attempt, config)
+        if not kind.zeroed and not used:
+            self._shop.wipe(ref, vdi, attempt)
+        return ref, vdi
 
     def _measure(self, view: View, pool: str) -> None:
         try:
@@ -359,8 +369,8 @@ class XenServerBackend(Unable):
 
 def open_xenserver(name: str, config: XenServerConfig, state_dir: Path) -> XenServerBackend:
     """Return the back end, not started. Raises ConfigError for a password file that cannot be read."""
-    usage = Usage(state_dir / f"{name}.usage.json")
-    return XenServerBackend(name, config, Session(account(name, config)), usage)
+    usage, chains = (Usage(state_dir / f"{name}.{what}.json") for what in ("usage", "chains"))
+    return XenServerBackend(name, config, Session(account(name, config)), usage, chains)
 
 
 def _all_of(view: View, volume_id: str) -> list[Disk]:

@@ -2,7 +2,7 @@
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Adopted, Placement, Snapshot, Volume
-from breezeblock.backends.xenserver_tags import Disk, of_volume, snapshots_of
+from breezeblock.backends.xenserver_tags import Disk, disk_of, of_volume, snapshots_of
 from breezeblock.backends.xenserver_work import Workshop
 from breezeblock.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from breezeblock.xenapi.mirror import View
@@ -59,7 +59,7 @@ def find(view: View, sr_ref: str, volume: Volume, name: str) -> Disk:
     ref, vdi = view.find(name) or ("", None)
     if vdi is None or sr_ref != vdi.SR or not vdi.managed:
         raise NotFoundError(f"There is no disk {name} in pool {volume.pool}.")
-    disk = Disk(ref, vdi)
+    disk = disk_of(view, ref)
     _refuse(disk, volume)
     return disk
 

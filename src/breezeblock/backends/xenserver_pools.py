@@ -5,12 +5,13 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from breezeblock.backends.contract import Capabilities, Pool, Volume
+from breezeblock.backends.contract import Capabilities, Health, Pool, Volume
 from breezeblock.backends.usage import Usage, full_in_s
 from breezeblock.backends.xenserver_config import XenPool
 from breezeblock.backends.xenserver_preflight import room
-from breezeblock.backends.xenserver_reports import of_pool
-from breezeblock.backends.xenserver_tags import SELF, VOLUME
+from breezeblock.backends.xenserver_reports import warnings
+from breezeblock.backends.xenserver_sizes import check, largest
+from breezeblock.backends.xenserver_tags import SELF, VOLUME, disks
 from breezeblock.errors import (
     BreezeblockError,
     ConfigError,
@@ -25,6 +26,7 @@ from breezeblock.xenapi.mirror import View
 from breezeblock.xenapi.records import Sr
 from breezeblock.xenapi.trees import Trees
 
+OPTIONS = {"clone": ("linked", "full")}
 _claims: dict[str, frozenset[str]] = {}
 """Pool of hosts to the SRs that a back end of this process saw there last."""
 
@@ -32,9 +34,10 @@ _claims: dict[str, frozenset[str]] = {}
 class Pools:
     """Pool names to SRs."""
 
-    def __init__(self, backend: str, pools: Mapping[str, XenPool], usage: Usage) -> None:
+    def __init__(self, backend: str, pools: Mapping[str, XenPool], usage: Usage, chains: Usage) -> None:
         self._backend = backend
         self._usage = usage
+        self._chains = chains
         self.config = pools
         self.kinds = {pool: srkinds.find(one.type) for pool, one in pools.items()}
 
@@ -44,11 +47,16 @@ class Pools:
             raise NotFoundError(f"Back end {self._backend} has no pool {pool!r}.")
         return self.kinds[pool]
 
-    def capabilities(self, *pools: str) -> Capabilities:
-        """Return what at least one of these pools can do; of a single one also what its SR is."""
-        kinds = [self.kinds[pool] for pool in pools]
+    def capabilities(self, *pools: str, driver: srkinds.SrKind | None = None) -> Capabilities:
+        """Return what at least one of these pools can do; of a single one also what its SR is.
+
+        `driver`: the kind of the only pool as its hosts' driver has it, where that is known.
+        """
+        kinds = [driver] if driver else [self.kinds[pool] for pool in pools]
         snapshots = any(kind.snapshots for kind in kinds)
-        clone = any(self.kinds[one].clones or self.config[one].clone == "full" for one in pools)
+        clone = any(
+            kind.clones or self.config[one].clone == "full" for kind, one in zip(kinds, pools, strict=True)
+        )
         facts = {}
         if len(kinds) == 1:
             facts = {
@@ -69,7 +77,7 @@ class Pools:
             adopt=True,
             images=True,
             max_virtual_bytes=max(kind.max_bytes for kind in kinds),
-            options={"clone": ("linked", "full")},
+            options=OPTIONS,
             facts=facts,
         )
 
@@ -111,12 +119,18 @@ class Pools:
         """Refuse to take a volume for absent where it may only be out of sight.
 
         Raises UnavailableError without its SR, ConflictError for a disk that lost its marks (an SR that was
-        forgotten and introduced again). A LUN may have another owner since, so there a uuid proves nothing.
+        forgotten and introduced again) or that was moved. A LUN may have another owner since, so there a uuid
+        proves nothing.
         """
         kind = self.kind(volume.pool)
         self.sr(view, volume.pool)
+        if kind.layout == "luns" or not volume.locator:
+            return
         _ref, vdi = view.find(volume.locator) or ("", None)
-        if vdi is None or not vdi.managed or kind.layout == "luns":
+        if vdi is None:
+            _must_not_be_elsewhere(view, volume)
+            return
+        if not vdi.managed:
             return
         if vdi.other_config.get(VOLUME) != volume.id:
             marks = f"other_config:{VOLUME}={volume.id} and other_config:{SELF}={vdi.uuid}"
@@ -139,6 +153,7 @@ class Pools:
         """Return all pools as they are in this view."""
         trees = Trees(view)
         used: dict[str, int] = {}
+        deepest: dict[str, int] = {}
         found: dict[str, tuple[str, Sr] | str] = {}
         for pool in self.config:
             try:
@@ -146,9 +161,10 @@ class Pools:
             except BreezeblockError as error:
                 found[pool] = error.message
                 continue
+            deepest[pool] = trees.deepest(ref)
             if room(sr) is not None:
                 used[pool] = sr.physical_utilisation
-        seen = self._usage.note(used)
+        usage, chains = self._usage.note(used), self._chains.note(deepest)
         pools = []
         for pool, what in found.items():
             if isinstance(what, str):
@@ -156,10 +172,24 @@ class Pools:
                 continue
             ref, sr = what
             total = sr.physical_size if sr.physical_size >= 0 else None
-            full = full_in_s(seen[pool], total) if pool in seen and total is not None else None
-            mine = [vdi for vdi in view.vdis.values() if ref == vdi.SR]
-            seen_now = of_pool(pool, sr, total, room(sr), mine, trees, trees.debt(ref), full)
-            pools.append(replace(seen_now, capabilities=self.capabilities(pool)))
+            debt = trees.debt(ref)
+            health = Health(
+                deepest_chain=deepest[pool],
+                unmerged_images=debt.images,
+                unmerged_bytes=debt.reclaimable_bytes,
+                full_in_s=full_in_s(usage[pool], total) if pool in usage and total is not None else None,
+                chain_full_in_s=full_in_s(chains[pool], srkinds.CHAIN_LIMIT),
+            )
+            pools.append(
+                Pool(
+                    name=pool,
+                    total_bytes=total,
+                    free_bytes=room(sr),
+                    health=health,
+                    findings=warnings(f"pool {pool} (SR {sr.name_label})", health, room(sr)),
+                    capabilities=self.capabilities(pool, driver=_offered(view, self.kinds[pool], sr)),
+                )
+            )
         return pools
 
     def down(self, pool: str, reason: str) -> Pool:
@@ -178,21 +208,34 @@ class Pools:
             )
         return kind
 
-    def check_asked(self, volume: Volume, allowed: Mapping[str, tuple[str, ...]]) -> None:
-        """Raise InvalidInputError for an option or a size that cannot be had."""
+    def check_asked(self, volume: Volume) -> None:
+        """Raise NotFoundError for a pool, InvalidInputError for an option or a size that is nowhere."""
+        self.kind(volume.pool)
         for key, value in volume.options.items():
-            if value not in allowed.get(key, ()):
+            if value not in OPTIONS.get(key, ()):
                 raise InvalidInputError(f"Back end {self._backend} has no option {key} = {value!r}.")
-        self.check_size(volume, volume.virtual_bytes)
+        check(volume, volume.virtual_bytes)
 
-    def check_size(self, volume: Volume, virtual_bytes: int) -> None:
-        """Raise InvalidInputError for a size that the pool's kind does not take."""
-        kind = self.kind(volume.pool)
-        if virtual_bytes <= 0 or virtual_bytes % 512:
-            raise InvalidInputError(
-                f"Volume {volume.id}: {virtual_bytes} is no positive multiple of 512 bytes."
-            )
-        if virtual_bytes > kind.max_bytes:
-            raise InvalidInputError(
-                f"Volume {volume.id}: {virtual_bytes} bytes exceed the {kind.max_bytes} of {kind.title}."
+
+def _offered(view: View, kind: srkinds.SrKind, sr: Sr) -> srkinds.SrKind:
+    """Return a kind as the hosts' driver of it has it, which may lack what others of it have."""
+    features = view.features(sr)
+    return replace(
+        kind,
+        snapshots=kind.snapshots and "VDI_SNAPSHOT" in features,
+        clones=kind.clones and "VDI_CLONE" in features,
+        extends=kind.extends and not features.isdisjoint({"VDI_RESIZE", "VDI_RESIZE_ONLINE"}),
+        max_bytes=largest(view, kind, sr),
+    )
+
+
+def _must_not_be_elsewhere(view: View, volume: Volume) -> None:
+    """Refuse to take a volume for absent while a disk is there that may be what it became."""
+    for disk in disks(view):
+        named = disk.vdi.other_config.get(SELF) == volume.locator
+        if disk.moved and named and disk.volume == volume.id and not disk.vdi.is_a_snapshot:
+            raise ConflictError(
+                f"Disk {volume.locator} of volume {volume.id} is gone, and {disk.vdi.uuid} has its marks.",
+                remedy="If it was moved, run `breezeblock xenserver move` with the pool that it is in now; "
+                f"if that is only a copy, remove {VOLUME} from its other_config.",
             )

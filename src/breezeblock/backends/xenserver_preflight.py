@@ -22,7 +22,9 @@ def allow(view: View, disk: Disk, operation: str) -> None:
     if vdi.VBDs and "snapshot" in vdi.allowed_operations:
         raise ConflictError(
             f"{who} is attached to a VM: {operation} is not possible.",
-            remedy="Detach it, or shut the VM down.",
+            remedy="Copy a snapshot of it, or detach it."
+            if operation == "copy"
+            else "Detach it, or shut the VM down.",
         )
     if vdi.VBDs and operation in {"resize", "destroy"}:
         raise ConflictError(f"{who} is attached: {operation} is not possible.", remedy="Detach it first.")

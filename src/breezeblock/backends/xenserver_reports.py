@@ -1,13 +1,11 @@
 """What a XenServer back end tells of its pools and disks: pools, findings, and the inventory's entries."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
-from breezeblock.backends.contract import Finding, Found, Pool
+from breezeblock.backends.contract import Finding, Found, Health
 from breezeblock.backends.xenserver_tags import Disk
 from breezeblock.xenapi import srkinds
-from breezeblock.xenapi.records import Sr, Vdi
-from breezeblock.xenapi.trees import Debt, Trees
 
 DEEP = 20
 """A chain that deep is worth a warning: the limit is 30, and coalescing takes its time."""
@@ -16,67 +14,34 @@ SOON_S = 7 * 86400.0
 MANY_UNMERGED = 10
 
 
-def of_pool(
-    pool: str,
-    sr: Sr,
-    total: int | None,
-    free: int | None,
-    disks: Sequence[Vdi],
-    trees: Trees,
-    debt: Debt,
-    full_in_s: float | None,
-) -> Pool:
-    """Return a pool that is up, with what its operator should know."""
-    deepest = max((trees.depth(vdi) for vdi in disks if vdi.managed), default=0)
+def warnings(subject: str, health: Health, free: int | None) -> tuple[Finding, ...]:
+    """Return what a pool's operator should know while there is time."""
     findings = []
+    limit = srkinds.CHAIN_LIMIT
 
     def warn(problem: str, remedy: str) -> None:
-        subject = f"pool {pool} (SR {sr.name_label})"
         findings.append(Finding(subject=subject, problem=problem, remedy=remedy, severity="warning"))
 
-    if deepest >= DEEP:
-        limit = srkinds.CHAIN_LIMIT
-        warn(
-            f"a disk stands on a chain of {deepest} (of {limit})", "Delete snapshots; see that it coalesces."
+    def soon(seconds: float | None) -> str:
+        return (
+            "" if seconds is None or seconds >= SOON_S else f"in {seconds / 3600:.0f} hours if it goes on so"
         )
-    if debt.images >= MANY_UNMERGED or (free is not None and debt.reclaimable_bytes > free):
-        size = f"{debt.reclaimable_bytes / 2**20:.1f} MiB"
+
+    if (health.deepest_chain or 0) >= DEEP:
+        text = f"a disk stands on a chain of {health.deepest_chain} (of {limit})"
+        warn(text, "Delete snapshots; see that it coalesces.")
+    if soon(health.chain_full_in_s):
+        text = f"its deepest chain will be at the limit of {limit} {soon(health.chain_full_in_s)}"
+        warn(text, "Take fewer snapshots or delete some; see that it coalesces.")
+    if health.unmerged_images >= MANY_UNMERGED or (free is not None and health.unmerged_bytes > free):
+        size = f"{health.unmerged_bytes / 2**20:.1f} MiB"
         warn(
-            f"{debt.images} images wait to be coalesced, which would give back up to {size}",
+            f"{health.unmerged_images} images wait to be coalesced, which would give back up to {size}",
             "See SR.other_config for gc, coalesce and leaf-coalesce = false, and SMlog on the master.",
         )
-    if full_in_s is not None and full_in_s < SOON_S:
-        warn(f"it will be full in {full_in_s / 3600:.0f} hours if it goes on so", "Free space, or grow it.")
-    return Pool(
-        name=pool,
-        total_bytes=total,
-        free_bytes=free,
-        deepest_chain=deepest,
-        unmerged_images=debt.images,
-        unmerged_bytes=debt.reclaimable_bytes,
-        full_in_s=full_in_s,
-        findings=tuple(findings),
-    )
-
-
-def deep(subject: str, trees: Trees, vdi: Vdi) -> list[Finding]:
-    """Return a warning if the disk's chain is long."""
-    depth = trees.depth(vdi)
-    if depth < DEEP:
-        return []
-    state = f"{depth} deep (of {srkinds.CHAIN_LIMIT}), {trees.unmerged(vdi)} to be merged"
-    remedy = "Delete snapshots, and see that the SR coalesces."
-    return [Finding(subject=subject, problem=f"Its chain is {state}.", remedy=remedy, severity="warning")]
-
-
-def examine(subject: str, vdi: Vdi, virtual_bytes: int) -> list[Finding]:
-    """Return what is wrong with a disk that should have that many bytes."""
-    if vdi.missing:
-        return [Finding(subject=subject, problem=f"Disk {vdi.uuid} has no data.", remedy="Restore it.")]
-    if vdi.virtual_size < virtual_bytes:
-        text = f"Disk {vdi.uuid} has {vdi.virtual_size} bytes, not {virtual_bytes}."
-        return [Finding(subject=subject, problem=text, remedy="Extend the volume.")]
-    return []
+    if soon(health.full_in_s):
+        warn(f"it will be full {soon(health.full_in_s)}", "Free space, or grow it.")
+    return tuple(findings)
 
 
 def described(now: Mapping[str, Disk], pool: str, disk: Disk) -> Found:

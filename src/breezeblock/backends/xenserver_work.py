@@ -1,24 +1,22 @@
 """Making, publishing and removing disks of ours on a XenServer pool, safe to be killed anywhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from breezeblock.attempt import Attempt
-from breezeblock.backends.contract import Snapshot
 from breezeblock.backends.xenserver_tags import (
     DRAFT,
     MAKING,
     VOLUME,
     Disk,
-    disks,
     leftovers,
     marked_sources,
     of_volume,
     own_marks,
-    snapshots_of,
+    the_disk,
 )
-from breezeblock.errors import BreezeblockError, CancelledOperationError, NotFoundError
+from breezeblock.errors import BreezeblockError, CancelledOperationError
 from breezeblock.xenapi import tasks, transfer
 from breezeblock.xenapi.failures import XenNotFoundError
 from breezeblock.xenapi.mirror import Mirror, View
@@ -57,32 +55,12 @@ class Workshop:
         """Wait until nothing goes on with these disks."""
         return self.mirror.wait(lambda view: not _busy(find(view)), "other work on a disk", SETTLE_S)
 
-    def disk(self, view: View, volume_id: str) -> Disk:
-        """Return a volume's current disk. Raises NotFoundError."""
-        found = of_volume(view, volume_id)
-        if not found:
-            moved = [disk.vdi.uuid for disk in disks(view) if disk.volume == volume_id]
-            raise NotFoundError(
-                f"Volume {volume_id} has no disk.",
-                remedy=f"A copy or moved disk of it may be {', '.join(moved)}."
-                if moved
-                else "Delete the volume.",
-            )
-        return found[0]
-
-    def held(self, view: View, snapshot: Snapshot) -> Disk:
-        """Return a snapshot's disk. Raises NotFoundError."""
-        held = snapshots_of(view, snapshot.volume_id).get(snapshot.id)
-        if held is None:
-            raise NotFoundError(f"Volume {snapshot.volume_id} has no snapshot {snapshot.id}.")
-        return held
-
     def ready(self, volume_id: str, *, clear: str = "", settle: bool = True) -> tuple[View, Disk]:
         """Return a volume's disk when nothing goes on with it, and leftovers of `clear` are gone."""
         view = self.clear(clear) if clear else self.mirror.look()
-        if settle and self.disk(view, volume_id).vdi.current_operations:
+        if settle and the_disk(view, volume_id).vdi.current_operations:
             view = self.settle(lambda now: of_volume(now, volume_id))
-        return view, self.disk(view, volume_id)
+        return view, the_disk(view, volume_id)
 
     def unmark(self, target: str) -> None:
         """Forget that `target` is being made."""
@@ -105,7 +83,9 @@ class Workshop:
         self.unmark(target)
         return self.record(ref)
 
-    def create(self, sr_ref: str, target: str, virtual_bytes: int, attempt: Attempt) -> tuple[str, Vdi]:
+    def create(
+        self, sr_ref: str, target: str, virtual_bytes: int, attempt: Attempt, sm_config: Mapping[str, str]
+    ) -> tuple[str, Vdi]:
         """Make an empty disk that is not published yet."""
         stop_if_cancelled(attempt, target)
         record = {
@@ -118,7 +98,7 @@ class Workshop:
             "read_only": False,
             "other_config": {VOLUME: target, DRAFT: attempt.operation_id},
             "xenstore_data": {},
-            "sm_config": {},
+            "sm_config": dict(sm_config),
             "tags": [],
         }
         ref = self.run("VDI.create", record, attempt=attempt)
@@ -129,13 +109,8 @@ class Workshop:
         size = vdi.virtual_size
         transfer.put(self.session, ref, "raw", transfer.zeros(size), size, attempt.cancelled)
 
-    def copy(
-        self, source: Disk, sr_ref: str, target: str, virtual_bytes: int, attempt: Attempt, *, wipe: bool
-    ) -> Vdi:
-        """Copy a disk in full into a new one, wiped first if need be, and publish that."""
-        ref, vdi = self.create(sr_ref, target, virtual_bytes, attempt)
-        if wipe:  # a copy leaves out what the source does not hold
-            self.wipe(ref, vdi, attempt)
+    def copy(self, source: Disk, ref: str, target: str, virtual_bytes: int, attempt: Attempt) -> Vdi:
+        """Copy a disk in full into a new one that holds only zeros, and publish that."""
         tasks.run(
             self.session,
             "VDI.copy",

@@ -77,6 +77,7 @@ pools = sa.Table(
     sa.Column("used_ratio", sa.Float, nullable=False, server_default="1.0"),
     sa.Column("max_chain_depth", sa.Integer, nullable=False, server_default="0"),  # 0 = no limit
     _text("capabilities"),  # JSON of backends.contract.Capabilities
+    _text("health", default="{}"),  # JSON of backends.contract.Health
     _text("updated_at"),
     sa.CheckConstraint("provisioned_bytes >= 0", name="provisioned"),
 )

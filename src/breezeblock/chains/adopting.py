@@ -4,10 +4,6 @@ Cinder's chains have our names and our `.info`, but more forms: headers that nam
 path (Windows in capitals, too), or without its format, and lengths that are no whole GiB. `look` reads
 all of that, changing nothing; `adopt` edits headers until the chain is one of ours. No data is copied, and
 what an edit was cut off in is simply taken over again.
-
-The format of an image without a name of its own in a header above it is never probed: a guest may have
-written a QCOW2 header onto its raw disk. It follows from the file's length, which no guest can change;
-where that leaves a doubt, the caller must say it. An extension that our own names would have says it.
 """
 
 import os
@@ -17,19 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from breezeblock.attempt import Attempt
-from breezeblock.chains import differencing, plain
+from breezeblock.chains import differencing, foreign
 from breezeblock.chains.begin import begun
 from breezeblock.chains.chain import Chain, load
 from breezeblock.chains.families import FORMATS, above, family
 from breezeblock.chains.info import DOCTOR, Info, read_info, read_intent
 from breezeblock.chains.layers import Layer
 from breezeblock.chains.naming import Naming
+from breezeblock.chains.volumes import grow
 from breezeblock.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from breezeblock.images import qcow2, qemu_img
 from breezeblock.shares import files
 
 GIB = 1 << 30
-_CINDER_DIRECTORY = re.compile(r"/(?:[^/]+/)*[0-9a-f]{32,64}\Z")
 _BARE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}\Z")
 
 
@@ -124,6 +120,7 @@ def adopt(
             _own_mode(directory / naming.info(volume_id), naming.mode)
     with begun(directory, naming, volume_id, attempt, found.format):
         chain = load(directory, naming, volume_id, found.format)
+        grow(directory, naming, volume_id, chain, found.virtual_bytes, attempt)
     if set(chain.snapshots) != {snapshot_id for snapshot_id, _bytes in found.snapshots}:
         raise CorruptError(f"Volume {volume_id} was changed while it was being taken over.", remedy=DOCTOR)
     return look(directory, naming, volume_id, final, format=found.format, virtual_bytes=virtual_bytes)
@@ -157,7 +154,7 @@ def _look_at_chain(
             raise NotFoundError(f"There is no volume {volume_id} in {directory}.")
     if info is not None and (info.parent or info.deleted):
         return _look_at_clone(directory, naming, volume_id, virtual_bytes)
-    walked, edits = _walk(directory, naming, volume_id, top, said)
+    walked, edits = foreign.walk(directory, naming, volume_id, top, said)
     snapshots = dict((info or Info(top, {})).snapshots)
     intent = read_intent(directory, naming, volume_id)
     if intent:
@@ -189,7 +186,7 @@ def _look_at_clone(directory: Path, naming: Naming, volume_id: str, virtual_byte
     chain = load(directory, naming, volume_id, kind)
     for one in chain.own:
         with files.opened(directory / one.name) as fd:
-            _require_free(fd, one.name)
+            foreign.require_free(fd, one.name)
     order = sorted(chain.snapshots, key=lambda one: chain.names.index(chain.snapshots[one]), reverse=True)
     held = tuple((one, _whole_gib(chain.data(one)[0].virtual_bytes)) for one in order)
     found = _stranger(chain.layers, kind, held, (), virtual_bytes)
@@ -214,9 +211,9 @@ def _look_at_file(
         raise ConflictError(f"Volume {volume_id} is in {directory} already: {own[0][0]}.")
     try:
         with files.opened(directory / reference) as fd:
-            _require_free(fd, reference)
-            kind = said or (_doubt(reference) if os.pread(fd, 4, 0) == qcow2.MAGIC else "raw")
-            found, _told = _layer(fd, reference, kind)
+            foreign.require_free(fd, reference)
+            kind = said or (foreign.doubt(reference) if os.pread(fd, 4, 0) == qcow2.MAGIC else "raw")
+            found, _told = foreign.layer(fd, reference, kind)
     except FileNotFoundError as error:
         raise NotFoundError(f"There is no {reference} in {directory}.") from error
     if found.backing is not None:
@@ -254,115 +251,6 @@ def _stranger(
     return Stranger(format=base_format, virtual_bytes=wanted, snapshots=snapshots, layers=layers, edits=edits)
 
 
-def _walk(
-    directory: Path, naming: Naming, volume_id: str, top: str, said: str
-) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
-    """Follow the chain as `chain.walk` does, accepting what `adopt` can mend; return that too."""
-    layers: list[Layer] = []
-    edits: list[str] = []
-    current: str | None = top
-    recorded: str | None = None
-    overlays = above(naming.extension) if naming.extension in FORMATS else "qcow2"
-    while current is not None:
-        if len(layers) == family(overlays).MAX_LAYERS or any(one.name == current for one in layers):
-            raise CorruptError(f"Volume {volume_id}: its chain comes back to {current}.", remedy=DOCTOR)
-        if not naming.is_image(volume_id, current):
-            raise CorruptError(
-                f"Volume {volume_id}: {layers[-1].name} rests on {current}, which is no image of it.",
-                remedy=DOCTOR,
-            )
-        try:
-            with files.opened(directory / current) as fd:
-                _require_free(fd, current)
-                if current == naming.volume(volume_id) and overlays not in differencing.ABOVE:
-                    kind = recorded or _evidence(fd, current, said)
-                else:
-                    kind = overlays
-                if recorded not in {None, kind}:
-                    raise _disagreement(volume_id, layers[-1].name, current, recorded, kind)
-                found, told = _layer(fd, current, kind)
-        except FileNotFoundError as error:
-            raise CorruptError(f"Volume {volume_id}: image {current} is missing.", remedy=DOCTOR) from error
-        if layers and recorded is None:
-            edits.append(f"{layers[-1].name} is told that {current} is {kind}")
-            layers[-1] = replace(layers[-1], backing_format=kind)
-        if found.backing != told:
-            edits.append(f"{current} is told that its backing file {found.backing} is in its own directory")
-        if layers and overlays in differencing.ABOVE:
-            differencing.require_parent(directory, layers[-1], found)
-        layers.append(found)
-        current, recorded = found.backing, found.backing_format
-    return tuple(layers), tuple(edits)
-
-
-def _disagreement(volume_id: str, above: str, name: str, recorded: str | None, kind: str) -> CorruptError:
-    return CorruptError(
-        f"Volume {volume_id}: {above} records {name} as {recorded}, but it is {kind}.", remedy=DOCTOR
-    )
-
-
-def _layer(fd: int, name: str, image_format: str) -> tuple[Layer, str | None]:
-    """Describe an image; return how it names the one below, too."""
-    if image_format in differencing.ABOVE:
-        return differencing.describe_foreign(fd, name, image_format)
-    if image_format == "raw":
-        return plain.describe(fd, name, image_format), None
-    try:
-        header = qcow2.parse(fd, foreign=True)
-    except CorruptError as error:
-        raise CorruptError(f"{name}: {error.message}", remedy=error.remedy) from error
-    found = Layer(
-        name=name,
-        format="qcow2",
-        virtual_bytes=header.virtual_bytes,
-        allocated_bytes=os.fstat(fd).st_blocks * 512,
-        backing=_in_own_directory(name, header.backing),
-        backing_format=header.backing_format,
-    )
-    return found, header.backing
-
-
-def _in_own_directory(name: str, backing: str | None) -> str | None:
-    """Return a backing file's bare name; a path must be one that Cinder gave to a share."""
-    if backing is None or "/" not in backing:
-        return backing
-    parent, _slash, bare = backing.rpartition("/")
-    if not _CINDER_DIRECTORY.match(parent):
-        raise CorruptError(
-            f"{name} rests on {backing[:200]!a}, which is outside its directory.",
-            remedy="Only the path of the same share below Cinder's mount base (…/<hash of the share>/) is "
-            "taken for the file beside it. If it is, `qemu-img rebase -u -F FORMAT -b NAME` says so.",
-        )
-    return bare
-
-
-def _evidence(fd: int, name: str, said: str) -> str:
-    """Tell raw from qcow2 by what no guest can have written; where that does not tell, by what was said.
-
-    Cinder and we make raw volumes of whole GiB, so an image of another length is none.
-    """
-    if os.pread(fd, 4, 0) != qcow2.MAGIC:
-        return "raw"
-    if os.fstat(fd).st_size % GIB:
-        return "qcow2"
-    return said or _doubt(name)
-
-
-def _doubt(name: str) -> str:
-    raise ConflictError(
-        f"{name} begins like a QCOW2 image, but may be a raw disk onto which a guest wrote that.",
-        remedy="Say which it is (`--format raw` or `--format qcow2`; `format` in the API's reference).",
-    )
-
-
-def _require_free(fd: int, name: str) -> None:
-    if files.held(fd):
-        raise ConflictError(
-            f"{name} is open in another program (QEMU's lock is on it).",
-            remedy="Detach the volume, or stop its guest; then repeat.",
-        )
-
-
 def _whole_gib(virtual_bytes: int) -> int:
     return -(-virtual_bytes // GIB) * GIB
 
@@ -375,9 +263,6 @@ def _edit(directory: Path, naming: Naming, found: Stranger, attempt: Attempt) ->
         _own_mode(directory / image.name, naming.mode)
         if image.backing is not None:
             _link(directory, image, attempt)
-    below = found.layers[1].virtual_bytes if len(found.layers) > 1 else 0
-    active = found.layers[0]
-    family(active.format).grow(directory, active, found.virtual_bytes, below, attempt)
 
 
 def _own_mode(path: Path, mode: int) -> None:
@@ -391,7 +276,7 @@ def _own_mode(path: Path, mode: int) -> None:
 def _link(directory: Path, image: Layer, attempt: Attempt) -> None:
     """Let the header name the image below as our own headers do."""
     assert image.backing is not None  # noqa: S101 - the caller has looked
-    assert image.backing_format is not None  # noqa: S101 - `_walk` fills it in
+    assert image.backing_format is not None  # noqa: S101 - `foreign.walk` fills it in
     path = directory / image.name
     if image.format in differencing.ABOVE:
         differencing.link_foreign(directory, image)

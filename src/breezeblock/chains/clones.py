@@ -18,7 +18,7 @@ from breezeblock.chains.info import DOCTOR, Info, Intent, read_info, write_info,
 from breezeblock.chains.layers import Layer
 from breezeblock.chains.merge import finish
 from breezeblock.chains.naming import Naming
-from breezeblock.chains.snapshots import publish_overlay, put_on_top
+from breezeblock.chains.snapshots import publish_overlay, put_on_top, require_room
 from breezeblock.chains.volumes import check_size
 from breezeblock.errors import ConflictError, CorruptError, InvalidInputError
 from breezeblock.images.raw import check_cancelled
@@ -61,6 +61,8 @@ def clone(
             )
         check_cancelled(attempt)
         image = _image(directory, chain, snapshot_id, info)
+        # Where that is the active image, it is as many layers as the source will rest on.
+        require_room(volume_id, (image, *chain.below(image.name)))
         if info is None:
             write_info(directory, own, volume_id, Info(name, {}, image.name), attempt)
         if image.name == chain.active.name:

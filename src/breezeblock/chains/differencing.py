@@ -24,6 +24,8 @@ from breezeblock.shares import files
 ABOVE = {"vhd": "vhd", "vhdx": "vhdx"}
 MAX_VIRTUAL_BYTES = {"vhd": 2040 << 30, "vhdx": 64 << 40}
 MAX_LAYERS = stack.MAX_DEPTH
+EVEN = True
+_MAX_TOLD = 5
 _SEPARATOR = re.compile(r"[/\\]")
 
 
@@ -190,16 +192,20 @@ def copy(
     *,
     fixed: bool = False,
 ) -> None:
-    """Write an image of any format that reads as the chain `source` of any format, zeros beyond its end."""
+    """Write an image of any format that reads as the chain `source` of any format, zeros beyond its end.
+
+    Of a longer source only the beginning is taken.
+    """
     file, kind = File(fd, name, hidden=True), formats.named(target_format)
     with opened_stack(source, source_format) as chain:
         kind.create(file, virtual_bytes, Options(fixed=fixed))
         target = formats.open_layer(file, target_format)
         unit = target.sector_bytes
-        whole = chain.virtual_bytes // unit * unit
+        length = min(chain.virtual_bytes, virtual_bytes)
+        whole = length // unit * unit
         transfer.move(chain, [Range(0, whole)], target, attempt, fresh=True)
-        if whole < chain.virtual_bytes:  # the source ends inside a unit of the target
-            rest = stack.read(chain, whole, chain.virtual_bytes - whole)
+        if whole < length:  # the source ends inside a unit of the target
+            rest = stack.read(chain, whole, length - whole)
             last = transfer.Batch(target)
             last.put(whole, rest.ljust(min(unit, virtual_bytes - whole), b"\0"))
             last.commit()
@@ -247,8 +253,25 @@ def examine(directory: Path, layers: tuple[Layer, ...]) -> Iterator[tuple[str, s
     """Look at the tables of all images, and at what they record of their parents; see `Family.examine`."""
     for found in images.check(directory / layers[0].name, layers[0].format):
         remedy = (
-            f"`breezeblock image repair {found.name}` mends it, when nothing uses the volume."
+            f"`breezeblock doctor --repair` mends it, or `breezeblock image repair {found.name}`, "
+            "when nothing uses the volume."
             if found.repairable
             else "Restore it from a copy; keep the volume detached."
         )
         yield found.name, found.text, remedy, not found.repairable
+
+
+def mendable(directory: Path, image: Layer) -> str:
+    """Look at an image's own tables alone; see `Family.mendable`."""
+    with opened(directory / image.name) as file:
+        found = list(formats.open_layer(file, image.format).check())
+    if not found or not all(one.repairable for one in found):
+        return ""
+    told = "; ".join(one.text for one in found[:_MAX_TOLD]) + ("; ..." if found[_MAX_TOLD:] else "")
+    return f"mend {image.name}: {told}"
+
+
+def mend(directory: Path, image: Layer, attempt: Attempt) -> None:
+    """Replay the log, write second copies anew, cut off what nothing refers to; see `Family.mend`."""
+    del attempt  # it leaves no file, and may be done again from any point
+    images.repair(directory / image.name, image.format)

@@ -13,6 +13,8 @@ from breezeblock.shares import files
 ABOVE = {"raw": "qcow2", "qcow2": "qcow2"}
 MAX_VIRTUAL_BYTES = dict.fromkeys(ABOVE, qcow2.MAX_VIRTUAL_BYTES)  # snapshots of a raw volume are qcow2
 MAX_LAYERS = 4096
+EVEN = False
+_LOOKING = Attempt(operation_id="check", token="0")  # noqa: S106 - it names no file
 
 
 def describe(fd: int, name: str, image_format: str) -> Layer:
@@ -229,12 +231,11 @@ def unpacked(directory: Path, layers: tuple[Layer, ...], target: Path, attempt: 
 
 def examine(directory: Path, layers: tuple[Layer, ...]) -> Iterator[tuple[str, str, str, bool]]:
     """Let qemu-img look at each QCOW2 image; see `Family.examine`."""
-    looking = Attempt(operation_id="check", token="0")  # noqa: S106 - it names no file
     for image in layers:
         if image.format != "qcow2":
             continue
         try:
-            verdict, said = qemu_img.check(directory / image.name, looking)
+            verdict, said = qemu_img.check(directory / image.name, _LOOKING)
         except BreezeblockError as error:
             yield image.name, error.message, error.remedy, True
             continue
@@ -244,3 +245,16 @@ def examine(directory: Path, layers: tuple[Layer, ...]) -> Iterator[tuple[str, s
         elif verdict == "broken":
             text = "its tables are damaged: " + " ".join(said.split())[:300]
             yield image.name, text, "Restore it from a copy; keep the volume detached.", True
+
+
+def mendable(directory: Path, image: Layer) -> str:
+    """Ask qemu-img for leaked clusters; see `Family.mendable`."""
+    if image.format != "qcow2" or qemu_img.check(directory / image.name, _LOOKING)[0] != "leaks":
+        return ""
+    return f"free the clusters of {image.name} that nothing uses"
+
+
+def mend(directory: Path, image: Layer, attempt: Attempt) -> None:
+    """Free leaked clusters; see `Family.mend`."""
+    qemu_img.repair_leaks(directory / image.name, attempt)
+    files.sync_file(directory / image.name)

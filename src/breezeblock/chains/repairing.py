@@ -14,11 +14,11 @@ from breezeblock.attempt import Attempt
 from breezeblock.chains import users
 from breezeblock.chains.begin import begun
 from breezeblock.chains.chain import Chain, load
+from breezeblock.chains.families import family
 from breezeblock.chains.info import read_info, write_info
 from breezeblock.chains.mending import fitting
 from breezeblock.chains.naming import Naming
 from breezeblock.errors import BreezeblockError, ConflictError, CorruptError
-from breezeblock.images import qemu_img
 from breezeblock.shares import files
 
 QUARANTINE = ".breezeblock-quarantine"
@@ -29,7 +29,7 @@ class Mend(NamedTuple):
     """One step that would make something right."""
 
     kind: str
-    """finish, info, freeze, leaks or quarantine."""
+    """finish, info, freeze, image or quarantine."""
     name: str
     """The file it is about; for "freeze" the name to be made."""
     text: str
@@ -57,7 +57,7 @@ def mends(
         return [
             *_of_freezing(directory, naming, chain),
             *_of_leftovers(directory, naming, volume_id, chain, names),
-            *_of_leaks(directory, chain),
+            *_of_images(directory, chain, users.frozen(directory, naming, volume_id, chain)),
         ]
 
 
@@ -78,9 +78,10 @@ def mend(
         if one.kind == "finish":
             with begun(directory, naming, volume_id, attempt, format):
                 pass
-        elif one.kind == "leaks":
-            qemu_img.repair_leaks(directory / one.name, attempt)
-            files.sync_file(directory / one.name)
+        elif one.kind == "image":
+            chain = load(directory, naming, volume_id, format)
+            found = next(image for image in chain.own if image.name == one.name)
+            family(found.format).mend(directory, found, attempt)
         elif one.kind == "freeze":
             clone, _at, image = one.name.partition("@")
             users.add(directory, naming, image, clone)
@@ -164,10 +165,9 @@ def _of_leftovers(
     ]
 
 
-def _of_leaks(directory: Path, chain: Chain) -> list[Mend]:
-    looking = Attempt(operation_id="check", token="0")  # noqa: S106 - it names no file
-    return [
-        Mend("leaks", image.name, f"free the clusters of {image.name} that nothing uses")
-        for image in chain.layers
-        if image.format == "qcow2" and qemu_img.check(directory / image.name, looking)[0] == "leaks"
-    ]
+def _of_images(directory: Path, chain: Chain, frozen: Collection[str]) -> Iterator[Mend]:
+    """Mend what is wrong within images; those that clones rest on may be open in a guest of theirs."""
+    for image in chain.own:
+        text = "" if image.name in frozen else family(image.format).mendable(directory, image)
+        if text:
+            yield Mend("image", image.name, text)

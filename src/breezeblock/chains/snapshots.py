@@ -39,15 +39,20 @@ def snapshot(
         chain = load(directory, naming, volume_id, format, depth)
         if snapshot_id in chain.snapshots:
             return format
-        if len(chain.layers) >= (most := family(format).MAX_LAYERS):
-            raise ConflictError(
-                f"Volume {volume_id} has {most} layers, which is the limit.",
-                remedy="Delete snapshots of it first.",
-            )
+        require_room(volume_id, chain.layers)
         check_cancelled(attempt)
         virtual_bytes = max(virtual_bytes, chain.active.virtual_bytes)
         put_on_top(directory, naming, volume_id, chain, overlay, virtual_bytes, attempt, snapshot_id)
         return format
+
+
+def require_room(volume_id: str, below: tuple[Layer, ...]) -> None:
+    """Raise ConflictError if a volume can rest on no more layers than these: its chain could not be read."""
+    if len(below) >= (most := family(below[0].format).MAX_LAYERS):
+        raise ConflictError(
+            f"Volume {volume_id} would rest on {len(below)} layers; the limit is {most} with its own.",
+            remedy="Delete snapshots below it, or flatten what it rests on, first.",
+        )
 
 
 def put_on_top(

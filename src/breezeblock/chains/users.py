@@ -128,7 +128,7 @@ def images(directory: Path, naming: Naming, volume_id: str, top: str) -> tuple[l
             if current == naming.volume(volume_id):
                 return names, True
             current = layer(directory, current, _overlay_format(naming)).backing
-        except CorruptError:
+        except (CorruptError, FileNotFoundError):  # another of its last users may be removing them just now
             return names, False
     return names, bool(names) and current is None
 

@@ -1,33 +1,22 @@
 """`breezeblock volume import|export`."""
 
-import enum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from breezeblock.cli import options, volumes
 
-
-class ImageFormat(enum.StrEnum):
-    """A format that images can be brought in and out in."""
-
-    RAW = "raw"
-    QCOW2 = "qcow2"
-    VHD = "vhd"
-    VHDX = "vhdx"
-
-
 Url = Annotated[str, typer.Argument(help="https:, http: or file: address, as the worker sees it.")]
-Format = Annotated[ImageFormat, typer.Option("--format", help="What the image is.")]
+Format = Annotated[options.ImageFormat, typer.Option("--format", help="What the image is.")]
 
 
 @volumes.app.command("import")
 def import_(
     url: Url,
     size: Annotated[int, typer.Option(min=1, help="Of the volume, in GiB.")],
-    format_: Format = ImageFormat.QCOW2,
-    name: Annotated[str | None, typer.Option(help="What the volume is to be called.")] = None,
-    type_: Annotated[str | None, typer.Option("--type", help="Volume type.")] = None,
+    format_: Format = options.ImageFormat.QCOW2,
+    name: options.NewName = None,
+    type_: options.VolumeType = None,
     checksum: Annotated[str | None, typer.Option(help="sha256:… or sha512:… of the image.")] = None,
     cloud: options.Cloud = None,
     wait: options.Wait = True,
@@ -38,9 +27,8 @@ def import_(
     from breezeblock.cli import wait as waiting
 
     service = client.connect(cloud)
-    image = {"url": url, "format": format_.value, **({"checksum": checksum} if checksum else {})}
-    volume: dict[str, Any] = {"size": size}
-    volume |= {key: value for key, value in (("name", name), ("volume_type", type_)) if value}
+    image = {"url": url, "format": format_.value, **options.given(checksum=checksum)}
+    volume = {"size": size, **options.given(name=name, volume_type=type_)}
     made = service.post("/volume_imports", {"volume_import": {"image": image, "volume": volume}})["volume"]
     if wait:
         waiting.for_resource(service, made, timeout_s=timeout)
@@ -51,7 +39,7 @@ def import_(
 def export(
     volume: Annotated[str, typer.Argument(metavar="VOLUME", help="Name or id.")],
     url: Url,
-    format_: Format = ImageFormat.QCOW2,
+    format_: Format = options.ImageFormat.QCOW2,
     cloud: options.Cloud = None,
     wait: options.Wait = True,
     timeout: options.Timeout = 0,

@@ -1,6 +1,6 @@
 """`breezeblock volume manage|unmanage` and `breezeblock pool content`: what is on storage already."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,10 +13,10 @@ Host = Annotated[str, typer.Argument(metavar="POOL", help="As `pool list` names 
 def manage(
     pool: Host,
     reference: Annotated[str, typer.Argument(help="The file's name, as `pool content` shows it.")],
-    name: Annotated[str | None, typer.Option(help="What the volume is to be called.")] = None,
-    type_: Annotated[str | None, typer.Option("--type", help="Volume type.")] = None,
+    name: options.NewName = None,
+    type_: options.VolumeType = None,
     format_: Annotated[
-        pools.ImageFormat | None, typer.Option("--format", help="What it is, where that is in doubt.")
+        options.ImageFormat | None, typer.Option("--format", help="What it is, where that is in doubt.")
     ] = None,
     bootable: Annotated[bool, typer.Option("--bootable", help="It can be booted from.")] = False,
     cloud: options.Cloud = None,
@@ -28,10 +28,12 @@ def manage(
     from breezeblock.cli import wait as waiting
 
     service = client.connect(cloud)
-    wanted: dict[str, Any] = {"host": pool, "ref": {"source-name": reference}, "bootable": bootable}
-    if format_ is not None:
-        wanted["ref"]["format"] = format_.value
-    wanted |= {key: value for key, value in (("name", name), ("volume_type", type_)) if value}
+    wanted = {
+        "host": pool,
+        "ref": {"source-name": reference, **options.given(format=format_)},
+        "bootable": bootable,
+        **options.given(name=name, volume_type=type_),
+    }
     made = service.post("/manageable_volumes", {"volume": wanted})["volume"]
     if wait:
         waiting.for_resource(service, made, timeout_s=timeout)

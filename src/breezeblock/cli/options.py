@@ -1,10 +1,21 @@
 """Options and arguments that several commands share, so that they read and behave the same."""
 
+import enum
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class ImageFormat(enum.StrEnum):
+    """A format that images, and a volume's first image, can have."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+    VHD = "vhd"
+    VHDX = "vhdx"
+
 
 Cloud = Annotated[
     str | None,
@@ -15,6 +26,8 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the ope
 Timeout = Annotated[
     float, typer.Option("--timeout", help="Seconds to wait at most; 0 = for ever. Exit code 7 when over.")
 ]
+NewName = Annotated[str | None, typer.Option("--name", help="What the volume is to be called.")]
+VolumeType = Annotated[str | None, typer.Option("--type", help="Volume type.", show_default=False)]
 AllProjects = Annotated[bool, typer.Option("--all-projects", help="Of every project (admins).")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.", show_default=False)]
 Properties = Annotated[
@@ -41,6 +54,11 @@ def properties(given: list[str] | None) -> dict[str, str]:
         if not key or not sign:
             raise typer.BadParameter(f"{key!r} is not KEY=VALUE", param_hint="--property")
     return {key: value for key, _, value in pairs}
+
+
+def given(**values: str | None) -> dict[str, str]:
+    """Return those options that were given, for a request's body."""
+    return {key: value for key, value in values.items() if value}
 
 
 def config_file(given: Path | None) -> Path | None:

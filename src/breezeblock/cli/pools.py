@@ -1,6 +1,5 @@
 """`breezeblock pool …`."""
 
-import enum
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,16 +11,6 @@ from breezeblock.cli import exits, options
 
 if TYPE_CHECKING:
     from breezeblock.app.takeover import Outcome, Takeover
-
-
-class ImageFormat(enum.StrEnum):
-    """A format that a volume's first image can have."""
-
-    RAW = "raw"
-    QCOW2 = "qcow2"
-    VHD = "vhd"
-    VHDX = "vhdx"
-
 
 Pool = Annotated[str, typer.Argument(metavar="BACKEND[#POOL]", help="The pool; its name may be left out.")]
 Project = Annotated[
@@ -41,7 +30,7 @@ Lists = Annotated[
     ),
 ]
 Doubtful = Annotated[
-    ImageFormat | None,
+    options.ImageFormat | None,
     typer.Option("--format", help="Of images that begin like QCOW2 but may be raw.", show_default=False),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
@@ -152,7 +141,7 @@ def _takeover(
     project: str | None,
     type_: str | None,
     lists: list[Path] | None,
-    format_: ImageFormat | None,
+    format_: options.ImageFormat | None,
     *,
     edit: bool,
 ) -> "Iterator[Takeover]":

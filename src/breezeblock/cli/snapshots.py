@@ -74,9 +74,8 @@ def create(
         "volume_id": service.find("volume", volume)["id"],
         "name": name,
         "metadata": options.properties(properties),
+        **options.given(description=description),
     }
-    if description:
-        body["description"] = description
     made = service.post("/snapshots", {"snapshot": body})["snapshot"]
     if wait:
         waiting.for_resource(service, made, timeout_s=timeout)

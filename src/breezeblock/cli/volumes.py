@@ -79,9 +79,7 @@ def create(
     source: Annotated[
         str | None, typer.Option(help="Start with this volume's content.", show_default=False)
     ] = None,
-    volume_type: Annotated[
-        str | None, typer.Option("--type", help="Volume type.", show_default=False)
-    ] = None,
+    volume_type: options.VolumeType = None,
     description: Annotated[str | None, typer.Option(help="Free text.", show_default=False)] = None,
     properties: options.Properties = None,
     cloud: options.Cloud = None,
@@ -105,10 +103,7 @@ def create(
         body["snapshot_id"] = service.find("snapshot", snapshot)["id"]
     if source:
         body["source_volid"] = service.find("volume", source)["id"]
-    if volume_type:
-        body["volume_type"] = volume_type
-    if description:
-        body["description"] = description
+    body |= options.given(volume_type=volume_type, description=description)
     made = service.post("/volumes", {"volume": body})["volume"]
     if wait:
         waiting.for_resource(service, made, timeout_s=timeout)

@@ -62,15 +62,27 @@ def probe(
         list[str] | None,
         typer.Option("--key", metavar="KEY=VALUE", help="device_config so far; repeat for more."),
     ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secret", metavar="KEY=FILE", help="A secret key, such as chappassword, and its file."
+        ),
+    ] = None,
     config: options.Config = None,
     as_json: options.Json = False,
 ) -> None:
     """Ask a driver what it finds: exports, targets, LUNs, or the SRs on them."""
+    from breezeblock.backends.xenserver_config import read_secret
     from breezeblock.cli import output
     from breezeblock.xenapi import srkinds, srs
 
+    kind, keys = srkinds.find(sr_type), options.properties(key)
+    for name in keys:
+        if name in kind.keys and kind.keys[name].secret:  # others see arguments
+            raise typer.BadParameter(f"{name} is a secret: put it into a file, and give --secret {name}=FILE")
+    secrets = {name: read_secret(path, name) for name, path in options.properties(secret).items()}
     with opened(backend, config) as (session, mirror, _settings):
-        found = srs.probe(session, mirror, srkinds.find(sr_type), options.properties(key), {})
+        found = srs.probe(session, mirror, kind, keys, secrets)
     if as_json:
         output.as_json(found)
     else:
@@ -146,7 +158,7 @@ def plug(backend: Backend, pool: PoolName, config: options.Config = None) -> Non
     from breezeblock.xenapi import srs
 
     with opened(backend, config) as (session, mirror, settings):
-        _tell(srs.plug(session, mirror, settings.pools[pool].sr))
+        _tell(srs.plug(session, mirror, pool_of(settings, pool).sr))
 
 
 @sr_app.command()
@@ -155,7 +167,7 @@ def repair(backend: Backend, pool: PoolName, config: options.Config = None) -> N
     from breezeblock.xenapi import srs
 
     with opened(backend, config) as (session, mirror, settings):
-        _ref, sr = srs.find(mirror.look(), settings.pools[pool].sr)
+        _ref, sr = srs.find(mirror.look(), pool_of(settings, pool).sr)
         _tell(srs.repair(session, mirror, sr))
 
 
@@ -166,7 +178,7 @@ def forget(backend: Backend, pool: PoolName, yes: options.Yes = False, config: o
 
     options.confirm(f"Forget the SR of {pool}? Its volumes cannot be found any more.", yes=yes)
     with opened(backend, config) as (session, mirror, settings):
-        srs.forget(session, mirror, settings.pools[pool].sr)
+        srs.forget(session, mirror, pool_of(settings, pool).sr)
 
 
 @sr_app.command()
@@ -178,7 +190,7 @@ def destroy(
 
     options.confirm(f"Destroy the SR of {pool}?", yes=yes)
     with opened(backend, config) as (session, mirror, settings):
-        srs.destroy(session, mirror, settings.pools[pool].sr)
+        srs.destroy(session, mirror, pool_of(settings, pool).sr)
 
 
 @contextmanager
@@ -194,6 +206,15 @@ def opened(backend: str, given: Any) -> "Iterator[tuple[Session, Mirror, XenServ
         yield session, Mirror(session), settings
     finally:
         session.close()
+
+
+def pool_of(settings: "XenServerConfig", pool: str) -> "XenPool":
+    """Return a pool's settings. Raises NotFoundError."""
+    from breezeblock.errors import NotFoundError
+
+    if pool not in settings.pools:
+        raise NotFoundError(f"There is no pool {pool}.", remedy=f"There are: {', '.join(settings.pools)}.")
+    return settings.pools[pool]
 
 
 def _settings_of(backend: str, given: Any) -> "XenServerConfig":
@@ -223,13 +244,10 @@ def _others(config: Any, backend: str) -> list[str]:
 
 def _wanted(backend: str, pool: str, settings: "XenServerConfig") -> "Wanted":
     from breezeblock.backends.xenserver_config import read_secret
-    from breezeblock.errors import NotFoundError
     from breezeblock.xenapi import srkinds
     from breezeblock.xenapi.srs import Wanted
 
-    held: XenPool | None = settings.pools.get(pool)
-    if held is None:
-        raise NotFoundError(f"Back end {backend} has no pool {pool}.")
+    held = pool_of(settings, pool)
     kind = srkinds.find(held.type)
     named = {f"{key}{srkinds.SECRET_SUFFIX}": "" for key in held.secret_files}
     srkinds.check_device_config(kind, {**held.device_config, **named}, f"backends.{backend}.pools.{pool}")

@@ -1,7 +1,8 @@
-"""`breezeblock xenserver attach|detach|export|import|track|changes`: single disks of a XenServer pool."""
+"""`breezeblock xenserver attach|detach|move|export|import|track|changes`: single disks of a pool of hosts."""
 
 import enum
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from breezeblock.cli import options
-from breezeblock.cli.xenserver import Backend, app, opened
+from breezeblock.cli.xenserver import Backend, PoolName, app, opened, pool_of
 
 if TYPE_CHECKING:
     from breezeblock.xenapi.mirror import Mirror
@@ -53,6 +54,31 @@ def detach(backend: Backend, vdi: Disk, vm: Machine, config: options.Config = No
 
     with opened(backend, config) as (session, mirror, _settings):
         XenServerConnector(session, mirror).detach({"vdi_uuid": vdi}, vm)
+
+
+@app.command()
+def move(
+    backend: Backend,
+    volume: Annotated[str, typer.Argument(metavar="VOLUME", help="The volume's id.")],
+    pool: PoolName,
+    config: options.Config = None,
+) -> None:
+    """Move a volume's disk to another pool's SR while a VM uses it, or find it where others moved it to.
+
+    It gets another uuid. The catalog learns of its pool when the volume is unmanaged and managed there.
+    """
+    from breezeblock.attempt import Attempt
+    from breezeblock.backends.xenserver_moving import move as moving
+    from breezeblock.backends.xenserver_work import Workshop
+    from breezeblock.cli import output
+    from breezeblock.xenapi import srkinds, srs
+
+    with opened(backend, config) as (session, mirror, settings):
+        wanted = pool_of(settings, pool)
+        sr_ref, _sr = srs.find(mirror.look(), wanted.sr)
+        attempt = Attempt(operation_id=f"move-{volume}", token=secrets.token_hex(4))
+        made = moving(Workshop(session), volume, sr_ref, srkinds.find(wanted.type), attempt)
+    output.fields({"volume": volume, "pool": pool, "vdi": made.uuid})
 
 
 @app.command()

@@ -48,11 +48,14 @@ class XenServerConnector:
     def detach(self, data: Mapping[str, Any], consumer: str) -> None:
         """Unplug the disk and remove the connection."""
         try:
-            _ref, vdi = self._disk(data)
-            vm_ref, _vm = self._machine(consumer)
+            vm_ref, vm = self._machine(consumer)
         except NotFoundError:
             return
-        held = self._connection(vdi, vm_ref)
+        try:
+            _ref, vdi = self._disk(data)
+            held = self._connection(vdi, vm_ref)
+        except NotFoundError:
+            held = self._moved(str(data.get("vdi_uuid")), vm)
         if held is None:
             return
         ref, vbd = held
@@ -93,12 +96,24 @@ class XenServerConnector:
                 vbd = self._vbd(ref)
                 if vm_ref != vbd.VM:
                     continue
-                if vbd.other_config.get(OWNER) != vdi.uuid:
+                made_for = vbd.other_config.get(OWNER, "")
+                # It goes on under another uuid when the disk is moved; then the one it was made for is gone.
+                moved = bool(made_for) and self._mirror.look().find(made_for) is None
+                if made_for != vdi.uuid and not moved:
                     raise ConflictError(
                         f"Disk {vdi.uuid} is in that machine by VBD {vbd.uuid}, which is not ours.",
                         remedy="Remove the connection where it was made.",
                     )
                 return ref, vbd
+        return None
+
+    def _moved(self, uuid: str, vm: Vm) -> tuple[str, Vbd] | None:
+        """Return our connection of a disk that is gone: it was moved, and the machine has what it became."""
+        for ref in vm.VBDs:
+            with suppress(XenNotFoundError):
+                vbd = self._vbd(ref)
+                if vbd.other_config.get(OWNER) == uuid:
+                    return ref, vbd
         return None
 
     def _vbd(self, ref: str) -> Vbd:

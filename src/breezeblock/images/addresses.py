@@ -10,7 +10,7 @@ from urllib import parse
 
 import msgspec
 
-from breezeblock.errors import InvalidInputError
+from breezeblock.errors import InvalidInputError, NoSpaceError
 
 MAX_URL = 2048
 
@@ -87,15 +87,31 @@ def parsed(url: str, policy: Policy) -> parse.SplitResult:
 
 
 def local_path(parts: parse.SplitResult, policy: Policy) -> Path:
-    """Return the path of a file: address, which lies below an allowed directory once links are resolved."""
+    """Return the path of a file: address, which lies below an allowed directory once links are resolved.
+
+    That may be so no more when it is opened: `local` opens it.
+    """
     path = Path(os.path.realpath(parse.unquote(parts.path)))
-    for directory in policy.directories:
-        if Path(os.path.realpath(directory)) in path.parents:
-            return path
-    raise InvalidInputError(
-        f"{parts.path[:200]} is not below a directory that images may be in.",
-        remedy="[images] directories lists them.",
-    )
+    require_allowed(path, parts.path, policy)
+    return path
+
+
+def require_allowed(path: Path, named: str, policy: Policy) -> None:
+    """Raise InvalidInputError, which says what was named, unless a path without links is allowed."""
+    if not any(Path(os.path.realpath(directory)) in path.parents for directory in policy.directories):
+        raise InvalidInputError(
+            f"{named[:200]} is not below a directory that images may be in.",
+            remedy="[images] directories lists them.",
+        )
+
+
+def check_bytes(count: int, policy: Policy) -> None:
+    """Raise NoSpaceError if an image of `count` bytes, or more, is over the limit."""
+    if count > policy.max_bytes:
+        raise NoSpaceError(
+            f"The image has {count} bytes or more; the limit is {policy.max_bytes}.",
+            remedy="[images] max_bytes is the limit.",
+        )
 
 
 def _check_object(parts: parse.SplitResult, policy: Policy) -> None:

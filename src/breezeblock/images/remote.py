@@ -1,4 +1,4 @@
-"""Bringing images in and out: the only place that opens an address which a user named."""
+"""Bringing images in and out: the only way to open an address that a user named."""
 
 import hashlib
 import http.client
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from breezeblock.attempt import Attempt
-from breezeblock.errors import InvalidInputError, NoSpaceError, UnavailableError
-from breezeblock.images import raw, s3, web
-from breezeblock.images.addresses import Policy, local_path, parsed, shown
+from breezeblock.errors import InvalidInputError, UnavailableError
+from breezeblock.images import local, raw, s3, web
+from breezeblock.images.addresses import Policy, check_bytes, local_path, parsed, shown
 
 CHUNK_BYTES = 1 << 20
 MAX_TRIES = 4
@@ -28,7 +28,7 @@ def fetch(url: str, target: Path, policy: Policy, attempt: Attempt) -> None:
     """Bring an image into a file, going on where a connection, or an attempt before this one, broke off."""
     parts = parsed(url, policy)
     if parts.scheme == "file":
-        _copy_in(local_path(parts, policy), target, policy, attempt)
+        local.copy_in(local_path(parts, policy), target, policy, attempt)
         return
     tries, had = 0, -1
     while True:
@@ -52,11 +52,7 @@ def validator(url: str, policy: Policy) -> str:
     """
     parts = parsed(url, policy)
     if parts.scheme == "file":
-        try:
-            status = local_path(parts, policy).stat()
-        except OSError as error:
-            raise InvalidInputError(f"{shown(url)} cannot be read: {error.strerror}.") from error
-        return f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+        return local.validator(local_path(parts, policy), policy)
     # Not HEAD: a signed address is good for one method only.
     with _patiently(lambda: _got(url, policy, {"Range": "bytes=0-0"})) as answer:
         return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
@@ -111,8 +107,7 @@ def _go_on(url: str, target: Path, policy: Policy, attempt: Attempt, have: int) 
             tag.unlink(missing_ok=True)
         length = answer.headers.get("Content-Length")
         total = have + int(length or 0)
-        if total > policy.max_bytes:
-            raise _too_large(total, policy)
+        check_bytes(total, policy)
         with target.open("r+b" if resumed else "wb") as file:
             file.seek(have)
             file.truncate()
@@ -153,27 +148,9 @@ def _stream(
         if not data:
             return
         done += len(data)
-        if done > policy.max_bytes:
-            raise _too_large(done, policy)
+        check_bytes(done, policy)
         write(data)
         attempt.progress(done, max(done, total))
-
-
-def _copy_in(source: Path, target: Path, policy: Policy, attempt: Attempt) -> None:
-    # A copy, not the file itself: what was inspected must be what is converted.
-    try:
-        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise InvalidInputError(f"{source} cannot be read: {error.strerror}.") from error
-    try:
-        if not Path(os.path.realpath(f"/proc/self/fd/{fd}")).is_file():
-            raise InvalidInputError(f"{source} is not a regular file.")
-        if os.fstat(fd).st_size > policy.max_bytes:
-            raise _too_large(os.fstat(fd).st_size, policy)
-        with target.open("w+b") as file:
-            raw.copy(fd, file.fileno(), attempt)
-    finally:
-        os.close(fd)
 
 
 def verify(path: Path, checksum: str, attempt: Attempt) -> None:
@@ -204,7 +181,7 @@ def send(source: Path, url: str, policy: Policy, attempt: Attempt) -> None:
     """Bring a file out: below an allowed directory, where nothing has the name yet, by HTTP PUT, or to S3."""
     parts = parsed(url, policy)
     if parts.scheme == "file":
-        _copy_out(source, local_path(parts, policy), attempt)
+        local.copy_out(source, local_path(parts, policy), policy, attempt)
         return
     total = source.stat().st_size
 
@@ -234,47 +211,8 @@ def abandon(source: Path, url: str, policy: Policy, operation_id: str) -> None:
     try:
         parts = parsed(url, policy)
         if parts.scheme == "file":
-            _sweep(local_path(parts, policy), operation_id)
+            local.sweep(local_path(parts, policy), policy, operation_id)
         elif parts.scheme == "s3":
             s3.abandon(source, url, policy)
     except InvalidInputError:
         return  # it was refused before anything was written
-
-
-def _sweep(target: Path, operation_id: str) -> None:
-    for old in target.parent.glob(f".tmp-{operation_id}-*"):
-        old.unlink(missing_ok=True)
-
-
-def _copy_out(source: Path, target: Path, attempt: Attempt) -> None:
-    temp = target.with_name(attempt.temp_name)
-    _sweep(target, attempt.operation_id)
-    try:
-        with source.open("rb") as file, temp.open("x+b") as new:
-            raw.copy(file.fileno(), new.fileno(), attempt)
-            os.fsync(new.fileno())
-        # A link, not a rename: it never replaces what somebody has put there.
-        os.link(temp, target)
-    except FileExistsError as error:
-        if not _same(source, target):
-            raise InvalidInputError(f"{target} exists already.") from error
-    finally:
-        temp.unlink(missing_ok=True)
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Tell whether an attempt before this one has published the file already."""
-    if one.stat().st_size != other.stat().st_size:
-        return False
-    with one.open("rb") as a, other.open("rb") as b:
-        while data := a.read(CHUNK_BYTES):
-            if data != b.read(CHUNK_BYTES):
-                return False
-    return True
-
-
-def _too_large(count: int, policy: Policy) -> NoSpaceError:
-    return NoSpaceError(
-        f"The image has {count} bytes or more; the limit is {policy.max_bytes}.",
-        remedy="[images] max_bytes is the limit.",
-    )

@@ -5,6 +5,7 @@ promises says little. The trials destroy nothing but their own scratch objects.
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
 
@@ -15,6 +16,7 @@ from breezeblock.objects.stores.port import ChangedError, ExistsError, Sized, St
 
 _ROUNDS = 12
 """A race that is lost now and then must be run several times to be seen."""
+_CLEAN_S = 5.0
 _OLD, _NEW = b"old" * 3000, b"new" * 2000
 
 
@@ -83,11 +85,11 @@ async def probe(store: Store) -> Probe:
             if not error.permanent and not number:
                 raise
             seen = str(error)
+        finally:  # also of a probe that is broken off, but it must not wait long then
+            with contextlib.suppress(BreezeblockError, TimeoutError):  # the trial of deleting says so
+                async with asyncio.timeout(_CLEAN_S):
+                    await store.delete(key)
         findings.append(Finding(name, not seen, seen, needed_by))
-        try:
-            await store.delete(key)
-        except BreezeblockError:
-            continue  # the trial of deleting says so
     return Probe(findings)
 
 
@@ -172,7 +174,7 @@ async def _match(store: Store, key: str) -> str:
 
 async def _range(store: Store, key: str) -> str:
     if isinstance(store, Sized) and store.traits.fixed_length:
-        await store.resize(key, len(_OLD) + 8192, create=True)
+        await store.resize(key, 34 * 512, create=True)
         await store.put_range(key, 0, _OLD[:8704])
         await store.put_range(key, 512, _NEW[:512])
         return (

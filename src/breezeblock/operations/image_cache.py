@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Placement, Volume
-from breezeblock.catalog import image_cache, operations, pools, quotas, rows, tables, types
-from breezeblock.catalog.clock import new_id, now, ordered_id
+from breezeblock.catalog import image_cache, numbering, operations, pools, quotas, rows, tables, types
+from breezeblock.catalog.clock import new_id, now
 from breezeblock.catalog.states import transition
 from breezeblock.engine.port import Json
 from breezeblock.images.addresses import shown
@@ -69,6 +69,7 @@ def choose(job: Job, validator: str) -> str:
     """
     asked = job.arguments["image"]
     with job.environment.database.write() as connection:
+        numbering.take_turn(connection)  # what is evicted is queued
         volume = rows.one(connection, tables.volumes, job.row.resource_id)
         if volume is None or volume.op_id != job.id:
             return ""
@@ -90,6 +91,7 @@ def make_room(job: Job, virtual_bytes: int, validator: str, checksum: str) -> st
     limits = job.environment.image_cache(job.row.backend)
     whole = -(-virtual_bytes // GIB) * GIB
     with job.environment.database.write() as connection:
+        numbering.take_turn(connection)  # what is evicted is queued
         volume = rows.one(connection, tables.volumes, job.row.resource_id)
         if volume is None or volume.op_id != job.id or volume.virtual_bytes < virtual_bytes:
             return ""
@@ -176,7 +178,7 @@ def evict(connection: sa.Connection, image: sa.Row[Any], *, even_if_used: bool) 
         if fresh is not None and image.ready:
             _show(connection, image.volume_id)
         return False
-    operation_id = ordered_id()
+    operation_id = numbering.number(connection)
     if not rows.compare_and_set(
         connection, tables.volumes, image.volume_id, step.sources, status=step.during, op_id=operation_id
     ):
@@ -258,7 +260,7 @@ def fail(connection: sa.Connection, job: Job) -> None:
     table = tables.volumes
     mine = sa.select(table).where(table.c.op_id == job.id, table.c.project_id == image_cache.PROJECT)
     for image in connection.execute(mine).all():
-        operation_id = ordered_id()
+        operation_id = numbering.number(connection)
         during = transition("volume", "evict").during
         rows.update(connection, table, image.id, status=during, op_id=operation_id)
         _delete_soon(connection, operation_id, image.backend, image.id)

@@ -58,7 +58,8 @@ def _brought(job: Job, attempt: Attempt) -> Placement:
     if cached and not image:
         image = image_cache.choose(job, before)
     if not image or not image_cache.is_written(job, image):
-        remote.fetch(asked["url"], path, policy, attempt)
+        with files.storage_errors("Bringing the image in"):
+            remote.fetch(asked["url"], path, policy, attempt)
         if asked["checksum"]:
             remote.verify(path, asked["checksum"], attempt)
         if cached and not image and _unchanged(job, before):
@@ -107,7 +108,8 @@ def _export(job: Job) -> Json:
             job.backend.export_image(job.volume(), None, str(part), asked["format"], attempt)
             files.sync_file(part)
             part.rename(path)
-        remote.send(path, asked["url"], job.environment.images, attempt)
+        with files.storage_errors("Bringing the image out"):
+            remote.send(path, asked["url"], job.environment.images, attempt)
 
     job.step("export", bring)
     _drop(job)

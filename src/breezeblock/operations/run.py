@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from breezeblock.catalog import operations
+from breezeblock.catalog import numbering, operations
 from breezeblock.engine.port import Json, Steps
 from breezeblock.errors import BreezeblockError, CancelledOperationError, CorruptError, PoolDownError
 from breezeblock.operations.job import Environment, Job
@@ -125,6 +125,7 @@ def _failed(job: Job, verb: Verb, error: BreezeblockError) -> None:
 
 def _record_failure(job: Job, verb: Verb, state: str, reason: str) -> None:
     with job.environment.database.write() as connection:
+        numbering.take_turn(connection)  # a failure may queue something: what gets rid of what was begun
         _end(connection, job, verb, state, reason)
     log.warning("operation.failed", kind=job.row.kind, resource=job.row.resource_id, reason=reason)
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from breezeblock.catalog import rows, tables
+from breezeblock.catalog import numbering, rows, tables
 from breezeblock.catalog.clock import new_id, now
 from breezeblock.catalog.states import transition
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError
@@ -82,7 +82,7 @@ def connect(
         )
     step = transition("attachment", "connect")
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         row = _visible(connection, caller, attachment_id)
         volume = visible(connection, caller, row.volume_id)
         access = mode or row.attach_mode or ("ro" if volume.readonly else "rw")
@@ -141,7 +141,7 @@ def complete(service: Service, caller: Caller, attachment_id: str) -> None:
 def delete(service: Service, caller: Caller, attachment_id: str) -> list[Row]:
     """Withdraw an attachment; return those that the volume still has."""
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         row = _visible(connection, caller, attachment_id)
         volume = visible(connection, caller, row.volume_id)
         if row.connector is None:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from breezeblock.catalog import image_cache, pools, rows, tables
+from breezeblock.catalog import image_cache, numbering, pools, rows, tables
 from breezeblock.catalog.states import transition
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError
 from breezeblock.images import addresses, inspection, remote
@@ -44,7 +44,7 @@ def bring_out(service: Service, caller: Caller, volume_id: str, image: volumes.I
     _check(service, image)
     step = transition("volume", "export")
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         row = volumes.visible(connection, caller, volume_id)
         volumes.require_status("Volume", row, step)
         pool = pools.get(connection, row.backend, row.pool)
@@ -100,6 +100,7 @@ def evict(service: Service, caller: Caller, image_id: str) -> None:
     """Promise that an image will be gone (admin); what volumes rest on stays until they are gone too."""
     caller.require_admin("image_cache:evict")
     with service.database.write() as connection:
+        numbering.take_turn(connection)
         image = image_cache.one(connection, image_id)
         if image is None:
             raise NotFoundError(f"Image {image_id} could not be found.")

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from breezeblock.catalog import families as catalog
-from breezeblock.catalog import rows, tables
+from breezeblock.catalog import numbering, rows, tables
 from breezeblock.catalog.clock import now
 from breezeblock.catalog.families import Member
 from breezeblock.catalog.states import transition
@@ -56,7 +56,7 @@ def shorten_due(connection: sa.Connection, budgets: dict[str, int], limit: int) 
 
 def _enqueue(connection: sa.Connection, caller: Caller, row: Row, verb: str, **arguments: int) -> None:
     require_status("Volume", row, transition("volume", verb))
-    operation_id = queue.number(connection)
+    operation_id = numbering.number(connection)
     rows.update(connection, tables.volumes, row.id, op_id=operation_id, updated_at=now())
     queue.enqueue(
         connection,

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from breezeblock.catalog import pools, quotas, rows, tables, types
+from breezeblock.catalog import numbering, pools, quotas, rows, tables, types
 from breezeblock.catalog.clock import new_id, now
 from breezeblock.catalog.states import transition
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
@@ -49,7 +49,7 @@ def manage(service: Service, caller: Caller, new: NewManaged) -> str:
     """Promise that something on storage becomes a volume; return its id, that of its name if it has one."""
     caller.require_admin(MANAGE)
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         pool = _pool(service, connection, new.host)
         reference = new.reference.name.removeprefix(f"{pool.name}/")
         own = _OURS.match(reference)
@@ -104,7 +104,7 @@ def unmanage(service: Service, caller: Caller, volume_id: str) -> None:
     caller.require_admin(UNMANAGE)
     step = transition("volume", "unmanage")
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         row = volumes.visible(connection, caller, volume_id)
         volumes.require_status("Volume", row, step)
         if rows.attachments_of(connection, [volume_id]):
@@ -148,7 +148,7 @@ def manage_snapshot(
     """Promise that the catalog knows a snapshot which a volume has on storage; its id is that there."""
     caller.require_admin(MANAGE)
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         volume = volumes.visible(connection, caller, volume_id)
         if volume.status != "available" or volume.op_id is not None:
             raise ConflictError(f"Invalid volume: Volume {volume_id} is {volume.status}, not available.")
@@ -205,7 +205,7 @@ def survey(service: Service, caller: Caller, host: str) -> list[Manageable]:
     """Return what is in a pool, managed or not; waits for the worker that can look."""
     caller.require_admin(LIST)
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         pool = _pool(service, connection, host)
         queue.enqueue(
             connection,

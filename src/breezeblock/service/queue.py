@@ -7,20 +7,7 @@ import msgspec
 import sqlalchemy as sa
 
 from breezeblock.catalog import operations
-from breezeblock.catalog.clock import ordered_id
 from breezeblock.service.core import Caller
-
-_NUMBERING = 7205759403792795
-
-
-def number(connection: sa.Connection) -> str:
-    """Return an operation's id, first thing in its transaction: ids keep the order of the commits.
-
-    SQLite has one writer at a time; PostgreSQL is made to, by a lock that lasts until the commit.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_NUMBERING)))
-    return ordered_id()
 
 
 def enqueue(

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from breezeblock.catalog import families, pools, quotas, rows, tables, types
+from breezeblock.catalog import families, numbering, pools, quotas, rows, tables, types
 from breezeblock.catalog.clock import new_id, now
 from breezeblock.catalog.states import ADMIN_SNAPSHOT_STATES, transition
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError
@@ -32,7 +32,7 @@ def create(service: Service, caller: Caller, new: NewSnapshot) -> str:
     """Promise a snapshot of an available volume; return its id."""
     snapshot_id = new_id()
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         volume = volumes.visible(connection, caller, new.volume_id)
         if volume.status != "available":
             raise ConflictError(
@@ -105,7 +105,7 @@ def delete(service: Service, caller: Caller, snapshot_id: str, *, force: bool = 
     """Promise that a snapshot will be gone, the volume and its other snapshots keeping their content."""
     step = transition("snapshot", "delete")
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         row = visible(connection, caller, snapshot_id)
         volume = rows.one(connection, tables.volumes, row.volume_id)
         assert volume is not None  # noqa: S101 - the foreign key

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from breezeblock.catalog import pools, quotas, rows, tables, types
+from breezeblock.catalog import numbering, pools, quotas, rows, tables, types
 from breezeblock.catalog.clock import new_id, now
 from breezeblock.catalog.states import Transition, transition
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError, OverQuotaError
@@ -61,7 +61,7 @@ def create(service: Service, caller: Caller, new: NewVolume) -> str:
     """Promise a new volume; return its id."""
     volume_id = new_id()
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         source = _source(connection, caller, new)
         virtual_bytes = _virtual_bytes(service, connection, caller, new, source)
         volume_type = _volume_type(connection, caller, new, source, service.settings.default_volume_type)
@@ -144,7 +144,7 @@ def delete(
     """
     step = transition("volume", "delete")
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         row = visible(connection, caller, volume_id)
         if rows.attachments_of(connection, [volume_id]):
             raise ConflictError(f"Invalid volume: Volume {volume_id} is still attached, detach volume first.")
@@ -193,7 +193,7 @@ def extend(service: Service, caller: Caller, volume_id: str, virtual_bytes: int)
     """Promise that a volume will have at least `virtual_bytes`."""
     step = transition("volume", "extend")
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         row = visible(connection, caller, volume_id)
         require_status("Volume", row, step)
         more = virtual_bytes - row.virtual_bytes
@@ -227,7 +227,7 @@ def extend(service: Service, caller: Caller, volume_id: str, virtual_bytes: int)
 def revert(service: Service, caller: Caller, volume_id: str, snapshot_id: str) -> None:
     """Promise that a volume will read as one of its snapshots; every snapshot stays."""
     with service.database.write() as connection:
-        operation_id = queue.number(connection)
+        operation_id = numbering.number(connection)
         row = visible(connection, caller, volume_id)
         snapshot = rows.one(connection, tables.snapshots, snapshot_id)
         if snapshot is None or snapshot.volume_id != volume_id:

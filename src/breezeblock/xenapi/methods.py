@@ -16,6 +16,7 @@ METHODS: dict[str, tuple[tuple[str, ...], str]] = {
     "SR.create": (_SR_CREATE, "SR ref"),
     "SR.introduce": (("string", "string", "string", "string", "string", "bool", f"{_CONFIG}?"), "SR ref"),
     "SR.probe": (("host ref", _CONFIG, "string", f"{_CONFIG}?"), "string"),
+    "SR.probe_ext": (("host ref", _CONFIG, "string", _CONFIG), "probe_result record set"),
     "SR.update": (("SR ref",), "void"),
     "SR.scan": (("SR ref",), "void"),
     "SR.forget": (("SR ref",), "void"),
@@ -40,6 +41,7 @@ METHODS: dict[str, tuple[tuple[str, ...], str]] = {
     "VDI.add_to_other_config": (("VDI ref", "string", "string"), "void"),
     "VDI.remove_from_other_config": (("VDI ref", "string"), "void"),
     "VDI.revert": (("VDI ref",), "void"),
+    "VDI.pool_migrate": (("VDI ref", "SR ref", _CONFIG), "VDI ref"),
     "VDI.get_nbd_info": (("VDI ref",), "vdi_nbd_server_info record set"),
     "VDI.enable_cbt": (("VDI ref",), "void"),
     "VDI.list_changed_blocks": (("VDI ref", "VDI ref"), "string"),
@@ -68,6 +70,7 @@ ASYNC = frozenset(
         "VDI.resize",
         "VDI.resize_online",
         "VDI.revert",
+        "VDI.pool_migrate",
         "VBD.plug",
         "VBD.unplug",
     }

@@ -1,8 +1,8 @@
 """Every type of storage repository: what its device_config holds, what it can do, whether it still exists.
 
 Data, not code: `KINDS` is the registry, `check_device_config` the one reader of its rules. Keys and
-capabilities are those of the storage manager's drivers; a type that is not here is not refused, only
-unknown (`unknown`), as hosts may carry drivers of their own.
+capabilities are those of the storage manager's drivers. A type that is not here is refused: what it can,
+and what a deletion does to its data, is not known.
 """
 
 import re
@@ -16,6 +16,7 @@ from breezeblock.errors import ConfigError
 
 GIB = 1 << 30
 VHD_MAX_BYTES = 2040 * GIB
+QCOW2_MAX_BYTES = 16381 * GIB
 CHAIN_LIMIT = 30
 SECRET_SUFFIX = "_secret"  # noqa: S105 - the end of a key
 
@@ -50,6 +51,8 @@ class SrKind(msgspec.Struct, frozen=True, kw_only=True):
     """Snapshots stand on hidden base copies, at most `CHAIN_LIMIT` deep."""
     max_bytes: int = VHD_MAX_BYTES
     aliases: tuple[str, ...] = ()
+    smapi: int = 1
+    """The version of its driver's interface: 3 is probed by `SR.probe_ext`."""
     gone: str = ""
     """Since when it does not exist any more; empty: it does."""
     note: str = ""
@@ -300,7 +303,8 @@ _ALL = (
         layout="other",
         shared=True,
         max_bytes=16 << 40,
-        note="XenServer; needs a cluster.",
+        smapi=3,
+        note="XenServer; needs a cluster of hosts. QCOW2.",
         keys={
             "provider": Key(required=True, pattern="iscsi|hba"),
             "ips": _TEXT,

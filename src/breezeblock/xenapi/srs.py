@@ -9,11 +9,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
+from breezeblock.errors import (
+    BreezeblockError,
+    ConflictError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
 from breezeblock.xenapi import tasks
 from breezeblock.xenapi.failures import XenApiError
 from breezeblock.xenapi.mirror import Mirror, View
-from breezeblock.xenapi.records import Pbd, Sr
+from breezeblock.xenapi.records import Pbd, Probed, Sr, decode
 from breezeblock.xenapi.session import Session
 from breezeblock.xenapi.srkinds import SECRET_SUFFIX, SrKind
 
@@ -40,9 +46,17 @@ class Wanted:
 def probe(
     session: Session, mirror: Mirror, kind: SrKind, config: Mapping[str, str], secrets: Mapping[str, str]
 ) -> list[dict[str, str]]:
-    """Return what a driver finds with an incomplete device_config: exports, targets, LUNs, or SRs."""
-    host = _master(mirror.look())
+    """Return what a driver finds with an incomplete device_config: exports, targets, LUNs, or SRs.
+
+    Raises XenApiError, UnsupportedError where the pool has no such driver.
+    """
+    view = mirror.look()
+    _must_have(view, kind)
     with_secrets = dict(config) | dict(secrets)  # the pool hides them itself, and keeps nothing of a probe
+    host = _master(view)
+    if kind.smapi == 3:
+        found = decode(session.call("SR.probe_ext", host, with_secrets, kind.type, {}), list[Probed])
+        return [one.shown() for one in found]
     try:
         text = session.call("SR.probe", host, with_secrets, kind.type, {})
     except XenApiError as error:
@@ -50,6 +64,17 @@ def probe(
             raise
         text = error.params[-1] if error.params else ""
     return parse_probe(str(text))
+
+
+def _must_have(view: View, kind: SrKind) -> None:
+    """Raise UnsupportedError if the pool's hosts have no driver of this kind."""
+    there = {sm.type for sm in view.sms.values()}
+    if there.isdisjoint({kind.type, *kind.aliases}):
+        gone = f" {kind.title} was dropped: {kind.gone}." if kind.gone else ""
+        raise UnsupportedError(
+            f"The hosts have no storage driver of type {kind.type}.{gone}",
+            remedy=f"They have: {', '.join(sorted(there))}.",
+        )
 
 
 def parse_probe(text: str) -> list[dict[str, str]]:
@@ -71,6 +96,7 @@ def create(session: Session, mirror: Mirror, wanted: Wanted) -> Sr:
     view = mirror.look()
     held = _made_before(view, wanted)
     if held is None:
+        _must_have(view, wanted.kind)
         if any(sr.name_label == wanted.label for sr in view.srs.values()):
             raise ConflictError(
                 f"There is an SR called {wanted.label} already, which is not ours.",
@@ -103,6 +129,7 @@ def introduce(session: Session, mirror: Mirror, uuid: str, wanted: Wanted) -> Sr
     view = mirror.look()
     if not any(sr.uuid == uuid for sr in view.srs.values()):
         kind = wanted.kind
+        _must_have(view, kind)
         session.call("SR.introduce", uuid, wanted.label, wanted.owner, kind.type, "user", kind.shared, {})
         view = mirror.look()
     ref, _sr = find(view, uuid)

@@ -45,6 +45,11 @@ class Trees:
         """Return how many images a disk is read through, itself counted."""
         return sum(1 for _one in self.chain(vdi))
 
+    def deepest(self, sr_ref: str) -> int:
+        """Return the depth of an SR's deepest disk, 0 if it has none."""
+        disks = (vdi for vdi in self._images.values() if sr_ref == vdi.SR and vdi.managed)
+        return max(map(self.depth, disks), default=0)
+
     def unmerged(self, vdi: Vdi) -> int:
         """Return how many images under a disk the collector will merge."""
         return sum(self._only_child(one) is not None for one in self.chain(vdi))

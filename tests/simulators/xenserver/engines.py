@@ -1,6 +1,6 @@
 """What stands behind an SR: engines that hold real data in files.
 
-`TreeEngine` keeps images over hidden base images: `LvmEngine` with thick leaves, `vhd_engine` in VHD files;
+`TreeEngine` keeps images over hidden base images: `LvmEngine` with thick leaves, `image_engine` in images;
 `ArrayEngine` makes independent copies at once; `LunEngine` has the LUNs it has and lends them out.
 """
 
@@ -13,7 +13,8 @@ from xenserver.blocks import BLOCK, Blocks
 from xenserver.failures import Failure, backend
 
 MIB = 1 << 20
-MAX_VHD = 2040 << 30
+LIMITS = {"vhd": 2040 << 30, "qcow2": 16381 << 30, "raw": 16 << 40}
+"""Bytes of the largest disk in each format."""
 MAX_CHAIN = 30
 
 
@@ -28,7 +29,7 @@ class Node:
     hidden: bool = False
     deflated: bool = False
     """Whether a thick SR keeps it without the space that nobody will write to, as it does a snapshot."""
-    format: str = "vhd"
+    format: str = "raw"
 
     def chain(self) -> Iterator["Node"]:
         """Yield it and what is under it."""
@@ -56,7 +57,8 @@ class Engine:
     """What all engines share."""
 
     round_bytes = 2 * MIB
-    max_bytes = MAX_VHD
+    formats: tuple[str, ...] = ("vhd", "raw")
+    """What images can be, the first if nothing is asked for."""
     lazy = False
     """Whether work is left for the garbage collector."""
 
@@ -86,39 +88,49 @@ class Engine:
         if self.used() + count > self.capacity:
             raise backend(44, f"need {count}, have {self.capacity - self.used()}")
 
-    def size(self, wanted: int) -> int:
+    def size(self, wanted: int, image_format: str) -> int:
         """Return the size a new image will have."""
         rounded = -(-wanted // self.round_bytes) * self.round_bytes
-        if wanted <= 0 or rounded > self.max_bytes:
-            raise backend(79, f"{wanted} is not in 1..{self.max_bytes}")
+        if wanted <= 0 or rounded > LIMITS[image_format]:
+            raise backend(79, f"{wanted} is not in 1..{LIMITS[image_format]}")
         return rounded
+
+    def format_of_new(self, wanted: int, sm_config: dict[str, str]) -> str:
+        """Return what a new image will be: QCOW2 also where a VHD would end too soon."""
+        asked = sm_config.get("image-format") or sm_config.get("type") or self.formats[0]
+        if asked not in self.formats:
+            raise backend(78, f"image-format {asked} is not among {self.formats}")
+        if "image-format" not in sm_config and wanted > LIMITS[asked] and "qcow2" in self.formats:
+            return "qcow2"
+        return asked
 
     def create(self, wanted: int, sm_config: dict[str, str]) -> Node:
         """Make an empty image."""
-        size = self.size(wanted)
+        image_format = self.format_of_new(wanted, sm_config)
+        size = self.size(wanted, image_format)
         self.need(self.cost_of_new(size))
-        return self.new(size, image_format=sm_config.get("image-format") or sm_config.get("type") or "vhd")
+        return self.new(size, image_format=image_format)
 
     def cost_of_new(self, size: int) -> int:
         """Return the bytes a new image takes."""
         del size
         return 0
 
-    def new(self, size: int, *, parent: Node | None = None, image_format: str = "vhd") -> Node:
+    def new(self, size: int, *, parent: Node | None = None, image_format: str) -> Node:
         """Make an image on disk."""
         uuid = str(uuids.uuid4())
-        node = Node(uuid, size, self.blocks(self.path(uuid), size, parent), parent, format=image_format)
-        self.nodes[uuid] = node
+        blocks = self.blocks(self.path(uuid, image_format), size, parent, image_format)
+        node = self.nodes[uuid] = Node(uuid, size, blocks, parent, format=image_format)
         return node
 
-    def blocks(self, path: Path, size: int, parent: Node | None) -> Blocks:
+    def blocks(self, path: Path, size: int, parent: Node | None, image_format: str) -> Blocks:
         """Make the file of an image."""
-        del size, parent
+        del size, parent, image_format
         return Blocks(path)
 
-    def path(self, uuid: str) -> Path:
+    def path(self, uuid: str, image_format: str) -> Path:
         """Return where an image is kept."""
-        return self.folder / f"{uuid}.vhd"
+        return self.folder / f"{uuid}.{image_format}"
 
     def delete(self, uuid: str) -> None:
         """Remove an image."""
@@ -141,7 +153,7 @@ class Engine:
     def resize(self, uuid: str, wanted: int) -> int:
         """Grow an image."""
         node = self.node(uuid)
-        size = self.size(wanted)
+        size = self.size(wanted, node.format)
         if size < node.virtual_bytes:
             raise backend(79, "shrinking is not allowed")
         self.need(self.cost_of_new(size) - self.cost_of_new(node.virtual_bytes))
@@ -212,10 +224,11 @@ class TreeEngine(Engine):
         if not node.blocks.written and node.parent:
             return self.new(node.virtual_bytes, parent=node.parent, image_format=node.format)
         base_uuid = str(uuids.uuid4())
-        node.blocks.rename(self.path(base_uuid))
+        node.blocks.rename(self.path(base_uuid, node.format))
         base = Node(base_uuid, node.virtual_bytes, node.blocks, node.parent, hidden=True, format=node.format)
         self.nodes[base_uuid] = base
-        node.parent, node.blocks = base, self.blocks(self.path(uuid), node.virtual_bytes, base)
+        path = self.path(uuid, node.format)
+        node.parent, node.blocks = base, self.blocks(path, node.virtual_bytes, base, node.format)
         return self.new(node.virtual_bytes, parent=base, image_format=node.format)
 
     def collect(self, *, leaves: bool = True) -> bool:
@@ -251,7 +264,7 @@ class TreeEngine(Engine):
         base.blocks.absorb(child.blocks)
         base.blocks.trim(child.virtual_bytes)
         child.blocks.remove()
-        base.blocks.rename(self.path(child.uuid))
+        base.blocks.rename(self.path(child.uuid, child.format))
         child.blocks, child.parent = base.blocks, base.parent
         del self.nodes[base.uuid]
 
@@ -261,9 +274,9 @@ class LvmEngine(TreeEngine):
 
     grows = False
 
-    def path(self, uuid: str) -> Path:
+    def path(self, uuid: str, image_format: str) -> Path:
         """Return the logical volume's name."""
-        return self.folder / f"VHD-{uuid}"
+        return self.folder / f"{image_format.upper()}-{uuid}"
 
     def cost(self, node: Node) -> int:
         """Return the whole size for a leaf, the data for a base or a snapshot."""
@@ -294,10 +307,11 @@ class ArrayEngine(Engine):
     """An array that copies at once, shares blocks by itself, and has no chains."""
 
     round_bytes = MIB
-    max_bytes = 16 << 40
+    formats = ("raw",)
 
-    def path(self, uuid: str) -> Path:
+    def path(self, uuid: str, image_format: str) -> Path:
         """Return the array volume's name."""
+        del image_format
         return self.folder / f"volume-{uuid}"
 
     def snapshot(self, uuid: str) -> Node:
@@ -306,10 +320,6 @@ class ArrayEngine(Engine):
         copy = self.new(node.virtual_bytes, image_format="raw")
         copy.blocks.absorb(node.blocks)
         return copy
-
-    def create(self, wanted: int, sm_config: dict[str, str]) -> Node:
-        """Make an empty raw image."""
-        return super().create(wanted, sm_config | {"image-format": "raw"})
 
 
 class LunEngine(Engine):
@@ -325,8 +335,9 @@ class LunEngine(Engine):
             for block in range(min(4, size // BLOCK)):  # what the last user left
                 node.blocks.write(block, f"LUN {number} ".encode().ljust(BLOCK, b"x"))
 
-    def path(self, uuid: str) -> Path:
+    def path(self, uuid: str, image_format: str) -> Path:
         """Return the LUN's device."""
+        del image_format
         return self.folder / f"lun-{uuid}"
 
     def cost(self, node: Node) -> int:

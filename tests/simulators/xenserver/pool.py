@@ -13,8 +13,9 @@ from xenserver.database import Database, Row, now
 from xenserver.engines import ArrayEngine, Engine, LunEngine, LvmEngine, Node
 from xenserver.failures import Failure, HostDiedError
 from xenserver.fields import NULL
-from xenserver.plugins import PLUGINS
-from xenserver.vhd_engine import VhdEngine
+from xenserver.image_engine import ImageEngine
+from xenserver.plugins import PLUGINS, Plugin
+from xenserver.roles import ROLES
 
 GIB = 1 << 30
 
@@ -39,19 +40,25 @@ class Settings:
     """What a simulator is started with."""
 
     users: dict[str, tuple[str, str]] = field(
-        default_factory=lambda: {"root": ("secret", "pool-admin"), "reader": ("secret", "read-only")}
+        default_factory=lambda: {role: ("secret", role) for role in ROLES} | {"root": ("secret", ROLES[-1])}
     )
-    """Name to password and role."""
+    """Name to password and role; besides root there is one for each role, called as that."""
     hosts: int = 2
     capacity: int = 1 << 40
     luns: list[int] = field(default_factory=lambda: [1 * GIB, 2 * GIB, 4 * GIB])
     coalesce_delay_s: float = 0.2
     session_timeout_s: float = 86400.0
     extra_features: str = ""
+    lacking: list[str] = field(default_factory=list)
+    """Features that no driver has."""
     round_bytes: int = 0
     """Sizes are rounded up to this; 0: as the type of SR does."""
     qcow2: bool = False
-    """Whether disks come and go as QCOW2, as on newer hosts."""
+    """Whether drivers that have QCOW2 on newer hosts have it."""
+    without: list[str] = field(default_factory=list)
+    """Types of SR that these hosts have no driver for."""
+    cluster: bool = False
+    """Whether the hosts are a cluster, which some types need."""
     folder: Path | None = None
 
 
@@ -89,13 +96,13 @@ class Pool:
                 *(["unplug", "unplug_force"] if row["currently_attached"] else ["plug"]),
             ]
         }
-        for name, plugin in PLUGINS.items():
+        self.plugins = {name: plugin for name, plugin in PLUGINS.items() if name not in settings.without}
+        for name, plugin in self.plugins.items():
             features = {}
             for item in f"{plugin.features} {settings.extra_features}".split():
                 feature, _, version = item.partition("/")
-                features[feature] = int(version or 1)
-            sparse = ["vhd", "qcow2"] if settings.qcow2 else ["vhd"]
-            formats = ["raw", *(sparse if plugin.engine in {"vhd", "lvm"} else ())]
+                if feature not in settings.lacking:
+                    features[feature] = int(version or 1)
             self.db.add(
                 "SM",
                 type=name,
@@ -106,9 +113,14 @@ class Pool:
                 capabilities=list(features),
                 version="1.0",
                 required_api_version="1.1",
-                supported_image_formats=formats,
+                supported_image_formats=list(self.formats(plugin)),
+                required_cluster_stack=["corosync"] if plugin.cluster else [],
                 configuration=dict.fromkeys(plugin.needs, "required"),
             )
+
+    def formats(self, plugin: Plugin) -> tuple[str, ...]:
+        """Return what a plug-in's disks can be, the first if nothing is asked for."""
+        return (*plugin.formats, "qcow2") if plugin.qcow2 and self.settings.qcow2 else plugin.formats
 
     def _host(self, number: int) -> str:
         host = self.db.add(
@@ -157,13 +169,15 @@ class Pool:
         """Return the storage of an SR: it outlives the SR's being forgotten."""
         if sr_uuid not in self.engines:
             folder, capacity = self.folder / sr_uuid, self.settings.capacity
+            plugin = self.plugins[kind]
             makers: dict[str, Callable[[], Engine]] = {
-                "vhd": lambda: VhdEngine(folder, capacity),
+                "image": lambda: ImageEngine(folder, capacity),
                 "lvm": lambda: LvmEngine(folder, capacity),
                 "array": lambda: ArrayEngine(folder, capacity),
                 "lun": lambda: LunEngine(folder, self.settings.luns),
             }
-            engine = self.engines[sr_uuid] = makers[PLUGINS[kind].engine]()
+            engine = self.engines[sr_uuid] = makers[plugin.engine]()
+            engine.formats = self.formats(plugin)
             engine.round_bytes = self.settings.round_bytes or engine.round_bytes
         return self.engines[sr_uuid]
 

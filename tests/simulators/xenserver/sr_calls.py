@@ -7,14 +7,22 @@ from xenserver.calls import Caller, call
 from xenserver.engines import LunEngine
 from xenserver.failures import Failure, backend
 from xenserver.fields import NULL
-from xenserver.plugins import PLUGINS
+from xenserver.plugins import Plugin
 
 Config = dict[str, str]
 
 
 @call("SR.get_supported_types")
-def supported_types(_caller: Caller) -> list[str]:
-    return sorted(PLUGINS)
+def supported_types(caller: Caller) -> list[str]:
+    return sorted(caller.pool.plugins)
+
+
+def _plugin(caller: Caller, kind: str) -> Plugin:
+    """Return the plug-in of a type."""
+    found = caller.pool.plugins.get(kind.lower())
+    if found is None:
+        raise Failure("SR_UNKNOWN_DRIVER", kind)
+    return found
 
 
 def _hide_secrets(caller: Caller, config: Config) -> Config:
@@ -39,9 +47,9 @@ def _forget_secrets(caller: Caller, config: Config) -> None:
             caller.db.remove("secret", caller.db.find("secret", value))
 
 
-def _check(kind: str, config: Config) -> None:
+def _check(plugin: Plugin, config: Config) -> None:
     """Fail as the plug-in does where a key is missing, with what it found in its place."""
-    for key, number in PLUGINS[kind].needs.items():
+    for key, number in plugin.needs.items():
         if not config.get(key) and not config.get(f"{key}_secret"):
             raise backend(number, "", _discovery(number, config))
 
@@ -69,11 +77,34 @@ def _discovery(number: int, config: Config) -> str:
 
 @call("SR.probe")
 def probe(caller: Caller, _host: str, config: Config, kind: str, _sm_config: Config | None = None) -> str:
-    if kind not in PLUGINS:
-        raise Failure("SR_UNKNOWN_DRIVER", kind)
-    _check(kind, config)
+    plugin = _plugin(caller, kind)
+    if plugin.smapi == 3 or "SR_PROBE" not in plugin.features:
+        raise Failure("SR_OPERATION_NOT_SUPPORTED")
+    _check(plugin, config)
     found = [row["uuid"] for _ref, row in caller.db.all("SR", type=kind)]
     return "<SRlist>" + "".join(f"<SR><UUID>{uuid}</UUID></SR>" for uuid in found) + "</SRlist>"
+
+
+@call("SR.probe_ext")
+def probe_ext(
+    caller: Caller, _host: str, config: Config, kind: str, _sm_config: Config
+) -> list[dict[str, Any]]:
+    plugin = _plugin(caller, kind)
+    if plugin.smapi != 3:
+        raise Failure("SR_OPERATION_NOT_SUPPORTED")
+    if "ScsiId" not in config:
+        lun = {"configuration": config | {"ScsiId": "36001405sim0"}, "extra_info": {"vendor": "SIM"}}
+        return [lun | {"complete": True, "sr": []}]
+    stats = {"free_space": 0, "total_space": 0, "clustered": True, "health": "healthy"}
+    return [
+        {
+            "configuration": config,
+            "complete": True,
+            "sr": [{"uuid": [row["uuid"]], "name_label": row["name_label"], "name_description": "", **stats}],
+            "extra_info": {},
+        }
+        for _ref, row in caller.db.all("SR", type=kind)
+    ]
 
 
 @call("SR.create")
@@ -89,9 +120,10 @@ def create(
     shared: bool,
     sm_config: Config | None = None,
 ) -> str:
-    if kind not in PLUGINS:
-        raise Failure("SR_UNKNOWN_DRIVER", kind)
-    _check(kind, config)
+    plugin = _plugin(caller, kind)
+    if plugin.cluster and not caller.pool.settings.cluster:
+        raise Failure("NO_COMPATIBLE_CLUSTER_HOST", host)
+    _check(plugin, config)
     ref = _add(caller, "", label, description, kind, content, shared=shared, sm_config=sm_config or {})
     hosts = caller.pool.hosts if shared else [host]
     for one in hosts:
@@ -139,8 +171,7 @@ def introduce(
     shared: bool,
     sm_config: Config | None = None,
 ) -> str:
-    if kind.lower() not in PLUGINS:
-        raise Failure("SR_UNKNOWN_DRIVER", kind)
+    _plugin(caller, kind)
     if ("SR", uuid) in caller.db.by_uuid:
         raise Failure("SR_UUID_EXISTS", uuid)
     return _add(caller, uuid, label, description, kind, content, shared=shared, sm_config=sm_config or {})
@@ -225,7 +256,7 @@ def plug(caller: Caller, pbd: str) -> None:
     others = [one for one in sr["PBDs"] if one != pbd and caller.db.row("PBD", one)["currently_attached"]]
     if others and not sr["shared"]:
         raise Failure("SR_NOT_SHARABLE", row["SR"], row["host"])
-    _check(sr["type"], row["device_config"])
+    _check(_plugin(caller, sr["type"]), row["device_config"])
     with caller.pool.storage_lock:  # the collector must not see the disks before the scan
         caller.pool.make_engine(sr["uuid"], sr["type"])
         caller.db.set("PBD", pbd, currently_attached=True)

@@ -1,22 +1,26 @@
 """Import and export of disks over HTTP, beside the calls."""
 
+import os
 import struct
 import subprocess
 import tempfile
 import time
 import uuid as uuids
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from xenserver.blocks import BLOCK
 from xenserver.calls import Caller
-from xenserver.engines import MAX_VHD, Engine, Node
+from xenserver.engines import LIMITS, Engine, Node
 from xenserver.failures import Failure
 
 CHUNK = 1 << 20
 PART = 64 << 10
 VHD_BLOCK = 2 << 20
+MOST = 256
+"""Blocks that are read or written at once."""
 
 
 def find(caller: Caller, name: str) -> dict[str, Any]:
@@ -80,8 +84,8 @@ def _footer(size: int, kind: int, stamp: int, identity: bytes) -> bytes:
 def export_vhd(engine: Engine, uuid: str, base: str = "") -> tuple[int, Iterator[bytes]]:
     """Return length and bytes of the disk as a dynamic VHD, of what differs from `base` as a child of it."""
     node = engine.node(uuid)
-    if node.virtual_bytes > MAX_VHD:
-        raise Failure("VDI_TOO_LARGE", uuid, str(MAX_VHD))
+    if node.virtual_bytes > LIMITS["vhd"]:
+        raise Failure("VDI_TOO_LARGE", uuid, str(LIMITS["vhd"]))
     per = VHD_BLOCK // BLOCK
     numbers = _differing(engine, node, engine.node(base)) if base else node.data()
     present = sorted({number // per for number in numbers})
@@ -131,9 +135,12 @@ def export_qcow2(engine: Engine, uuid: str) -> tuple[int, Iterator[bytes]]:
     """Return length and bytes of the disk as QCOW2, as qemu-img writes it."""
     with tempfile.TemporaryDirectory() as folder:
         raw, made = Path(folder, "raw"), Path(folder, "qcow2")
+        node = engine.node(uuid)
         with raw.open("wb") as file:
-            for data in export_raw(engine, uuid):
-                file.write(data)
+            file.truncate(node.virtual_bytes)
+            for offset, length in runs(node.data()):
+                file.seek(offset)
+                file.write(engine.read(uuid, offset, min(length, node.virtual_bytes - offset)))
         _convert("raw", raw, "qcow2", made)
         whole = made.read_bytes()
     return len(whole), iter([whole])
@@ -145,8 +152,32 @@ def import_qcow2(caller: Caller, engine: Engine, uuid: str, stream: BinaryIO, le
         given, raw = Path(folder, "qcow2"), Path(folder, "raw")
         given.write_bytes(stream.read(length))
         _convert("qcow2", given, "raw", raw)
-        with raw.open("rb") as file:
-            import_raw(caller, engine, uuid, file, raw.stat().st_size)
+        with raw.open("rb") as file, caller.pool.storage_lock:
+            for offset, count in runs(engine.node(uuid).data() | _written(file)):
+                file.seek(offset)
+                engine.write(uuid, offset, file.read(count).ljust(count, b"\0"))
+
+
+def _written(file: BinaryIO) -> set[int]:
+    """Return the numbers of a sparse file's blocks that may hold something."""
+    found: set[int] = set()
+    end = 0
+    with suppress(OSError):  # no data after that
+        while True:
+            begin = os.lseek(file.fileno(), end, os.SEEK_DATA)
+            end = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+            found.update(range(begin // BLOCK, -(-end // BLOCK)))
+    return found
+
+
+def runs(numbers: set[int]) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of blocks that follow each other, `MOST` of them at once."""
+    held: list[int] = []
+    for number in [*sorted(numbers), -1]:
+        if held and (number != held[-1] + 1 or len(held) == MOST):
+            yield held[0] * BLOCK, len(held) * BLOCK
+            held = []
+        held.append(number)
 
 
 def _convert(old: str, source: Path, new: str, target: Path) -> None:

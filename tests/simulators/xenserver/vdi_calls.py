@@ -2,20 +2,16 @@
 
 import base64
 import time
-from collections.abc import Iterator
 from typing import Any
 
-from xenserver.blocks import BLOCK
 from xenserver.calls import Caller, call
 from xenserver.database import now
 from xenserver.engines import LunEngine
 from xenserver.failures import Failure
 from xenserver.fields import NULL
 from xenserver.pool_calls import step
-from xenserver.transfer import changed_chunks
+from xenserver.transfer import changed_chunks, runs
 
-COPY_STEP = 256
-"""The most blocks between two looks at the task."""
 TRACKED = 64 << 10
 """Bytes for each bit of changed block tracking."""
 INHERITED = ("name_label", "name_description", "type", "sharable", "other_config", "xenstore_data", "tags")
@@ -129,7 +125,7 @@ def copy(caller: Caller, vdi: str, sr: str = NULL, _base: str = NULL, into: str 
         raise Failure("VDI_TOO_SMALL", into, str(row["virtual_size"]))
     engine = pool.engine(target["SR"])
     with pool.working("VDI", vdi, "copy", caller.task), pool.working("VDI", into, "copy", caller.task):
-        parts = list(_runs(source.node(row["uuid"]).data()))
+        parts = list(runs(source.node(row["uuid"]).data()))
         for index, (offset, length) in enumerate(parts):
             with pool.storage_lock:
                 step(caller, index / len(parts))
@@ -137,16 +133,6 @@ def copy(caller: Caller, vdi: str, sr: str = NULL, _base: str = NULL, into: str 
                 engine.write(target["uuid"], offset, source.read(row["uuid"], offset, length))
     pool.sync(target["SR"])
     return into
-
-
-def _runs(numbers: set[int]) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of blocks that follow each other."""
-    held: list[int] = []
-    for number in [*sorted(numbers), -1]:
-        if held and (number != held[-1] + 1 or len(held) == COPY_STEP):
-            yield held[0] * BLOCK, len(held) * BLOCK
-            held = []
-        held.append(number)
 
 
 @call("VDI.resize")
@@ -182,11 +168,26 @@ def revert(caller: Caller, vdi: str) -> None:
 
 @call("VDI.pool_migrate")
 def pool_migrate(caller: Caller, vdi: str, sr: str, _options: dict[str, str]) -> str:
-    """Move a disk: it gets another reference and another uuid, and keeps what was written on it."""
-    made = copy(caller, vdi, sr)
-    row = caller.db.row("VDI", vdi)
-    caller.db.set("VDI", made, is_a_snapshot=row["is_a_snapshot"], snapshot_of=row["snapshot_of"])
-    destroy(caller, vdi)
+    """Move a disk that a machine uses: it gets another reference and another uuid, and keeps its content."""
+    pool, row = caller.pool, caller.db.row("VDI", vdi)
+    if not any(caller.db.row("VBD", vbd)["currently_attached"] for vbd in row["VBDs"]):
+        raise Failure("VDI_NEEDS_VM_FOR_MIGRATE", vdi)
+    if row["cbt_enabled"]:
+        raise Failure("VDI_CBT_ENABLED", vdi)
+    if "VDI_MIRROR" not in pool.features(row["SR"]):
+        raise Failure("SR_DOES_NOT_SUPPORT_MIGRATION", row["SR"])
+    record = {"SR": sr, "virtual_size": row["virtual_size"], "type": row["type"]}
+    made = create(caller, record | _inherit(caller, row))
+    source, target = pool.engine(row["SR"]), pool.engine(sr)
+    with pool.storage_lock, pool.working("VDI", vdi, "mirror", caller.task):
+        for offset, length in runs(source.node(row["uuid"]).data()):
+            data = source.read(row["uuid"], offset, length)
+            target.write(caller.db.row("VDI", made)["uuid"], offset, data)
+        for vbd in list(row["VBDs"]):
+            caller.db.set("VBD", vbd, VDI=made)
+        source.delete(row["uuid"])
+        for one in (row["SR"], sr):
+            pool.sync(one)
     return made
 
 

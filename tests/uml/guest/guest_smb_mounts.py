@@ -1,5 +1,6 @@
 """Shares of a real Samba server, mounted by the kernel: signed, sealed, refused, lost and found."""
 
+import hashlib
 import os
 import subprocess
 import threading
@@ -7,15 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from samba_server import OTHER, OTHER_PASSWORD, PASSWORD, ROOT, SERVER, USER
+from samba_server import CONFIG, OTHER, OTHER_PASSWORD, PASSWORD, ROOT, SERVER, USER, sh
 
-from breezeblock import vault
-from breezeblock.backends.contract import Pool
+from breezeblock import images, vault
+from breezeblock.app import share_check
+from breezeblock.backends.contract import Pool, Volume
 from breezeblock.backends.files import FileBackend
 from breezeblock.backends.registry import open_backend, read_config
+from breezeblock.errors import UnavailableError
 from breezeblock.shares import mounts
+from breezeblock.testing.lab import attempt
 
 ADDRESS = "//127.0.0.1/volumes"
 
@@ -160,6 +165,72 @@ def test_what_cannot_be_mounted_says_why(share: str, says: str, known: Path) -> 
     assert PASSWORD not in pool.reason
 
 
+def test_a_consumer_reaches_the_file_by_what_it_is_told(known: Path) -> None:
+    """As os-brick and Nova's libvirt driver do: their own mount point, our options, nothing else."""
+    directory = SERVER.share("told", force_user=OTHER)
+    directory.chmod(0o777)
+    address = "//127.0.0.1/told"
+    vault.at(known).set("other", OTHER_PASSWORD)
+    backend = opened(known, f"{address} -o username={OTHER},secret=other,seal", secrets_to_consumers=True)
+    volume = Volume(id=str(uuid4()), virtual_bytes=1 << 20, pool=address)
+    placed = backend.create(volume, attempt())
+    told = backend.connection_info(volume, {"host": "compute"})
+    assert told.driver_volume_type == "smbfs"
+    point = known / "consumer" / hashlib.md5(told.data["export"].encode(), usedforsecurity=False).hexdigest()
+    point.mkdir(parents=True)
+    sh("mount", "-t", "cifs", *told.data["options"].split(), told.data["export"], str(point))
+    image = point / told.data["name"]
+    images.write(image, 4096, [b"guest" * 1024], told.data["format"])
+    assert b"".join(images.read(directory / image.name, 4096, 5120, placed.format)) == b"guest" * 1024
+    sh("umount", str(point))
+    backend.delete(volume, attempt())
+    SERVER.remove("told")
+
+
+def test_multichannel_and_fail_over_reach_the_kernel(known: Path) -> None:
+    pool = look(known, f"{named()},seal,multichannel,max_channels=2")
+    assert pool.up, pool.reason
+    assert {"multichannel", "max_channels=2"} <= set(options_of(ADDRESS).split(","))
+    vault.at(known / "more").set("server", PASSWORD)
+    continuous = look(known / "more", f"{ADDRESS} -o username={USER},secret=server,persistenthandles")
+    print(f"\npersistenthandles of a share without continuous availability: {continuous.reason or 'up'}")
+
+
+def test_kerberos_where_there_is_none_says_so(known: Path) -> None:
+    """No realm is at hand here: what can be seen is that no password is asked for, and what is said."""
+    for options in ("sec=krb5", f"username={USER},sec=krb5i"):
+        pool = look(known, f"{ADDRESS} -o {options}")
+        print(f"\n{options}: {pool.reason}")
+        assert not pool.up
+        assert "does not offer the log-in" in pool.reason or "no usable Kerberos ticket" in pool.reason
+
+
+def test_share_check_as_two_clients_of_the_server(known: Path) -> None:
+    (checked,) = share_check.check(ADDRESS, {}, known, f"username={USER},secret=server")
+    print(f"\n{checked.place}:")
+    for verdict in checked.verdicts:
+        print(f"  {verdict.name:<22}{verdict.outcome:<9}{verdict.seen[:400]}")
+    outcomes = {verdict.name: verdict.outcome for verdict in checked.verdicts}
+    assert not checked.broken
+    assert outcomes["locks at the server"] == "lacking", "nobrl keeps them here, and that is told"
+    needed = {
+        "server answers",
+        "mounted hard",
+        "atomic replacement",
+        "close-to-open",
+        "names at once",
+        "fsync",
+    }
+    assert needed <= {name for name, outcome in outcomes.items() if outcome == "good"}
+    assert [one.name for one in checked.verdicts if "one mount only" in one.seen] == ["locks"]
+    assert "breezeblock-check-" not in Path("/proc/self/mounts").read_text()
+    assert not list((ROOT / "volumes").glob(".breezeblock-check-*"))
+    section = {"kind": "smb", "shares": [named("wrong")], "reserved_percentage": 5}
+    (checked,) = share_check.check("filer", {"filer": section}, known)
+    assert checked.broken
+    assert "the server refused the user" in checked.verdicts[-1].seen
+
+
 def test_a_secret_that_is_missing_is_named(known: Path) -> None:
     pool = look(known, named("missing"))
     assert not pool.up
@@ -230,3 +301,48 @@ def test_a_new_password_of_any_letters_is_taken_when_the_old_session_ends(known:
             until(lambda: backend.stats()[0].up, "and again")
     finally:
         SERVER.user(USER, PASSWORD)
+
+
+def test_an_expired_password_and_a_locked_account_say_so_and_are_got_over(known: Path) -> None:
+    backend = opened(known, named(), answer_timeout_s=2)
+    assert backend.stats()[0].up
+    try:
+        SERVER.password_age(1)
+        time.sleep(1.1)
+        assert backend.stats()[0].up, "a session that is open goes on"
+        SERVER.kill()
+        SERVER.start()
+        until(lambda: "the password has expired" in backend.stats()[0].reason, "it has expired")
+        SERVER.password_age(-1)
+        until(lambda: backend.stats()[0].up, "it is valid again")
+        sh("smbpasswd", "-c", str(CONFIG), "-d", USER)
+        SERVER.kill()
+        SERVER.start()
+        until(lambda: "the account was locked" in backend.stats()[0].reason, "it is disabled")
+        sh("smbpasswd", "-c", str(CONFIG), "-e", USER)
+        until(lambda: backend.stats()[0].up, "it is enabled again")
+    finally:
+        SERVER.password_age(-1)
+        sh("smbpasswd", "-c", str(CONFIG), "-e", USER)
+
+
+def test_a_share_taken_away_under_a_mount_and_put_back(known: Path) -> None:
+    directory = SERVER.share("passing")
+    address = "//127.0.0.1/passing"
+    backend = opened(known, f"{address} -o username={USER},secret=server", answer_timeout_s=2)
+    assert backend.stats()[0].up
+    volume = Volume(id=str(uuid4()), virtual_bytes=1 << 20, pool=address)
+    backend.create(volume, attempt())
+    SERVER.remove("passing")
+    until(lambda: not backend.stats()[0].up, "it is down")
+    reason = backend.stats()[0].reason
+    with pytest.raises(UnavailableError):
+        backend.delete(volume, attempt())
+    assert (directory / f"volume-{volume.id}.vhdx").exists()
+    SERVER.share("passing")
+    until(lambda: backend.stats()[0].up, "it is up again")
+    backend.delete(volume, attempt())
+    assert list(directory.iterdir()) == []
+    SERVER.remove("passing")
+    print(f"\n{reason}")
+    assert "the server has no such share or directory" in reason

@@ -72,6 +72,11 @@ class Samba:
     def user(self, name: str, password: str) -> None:
         sh("smbpasswd", "-c", str(CONFIG), "-s", "-a", name, said=f"{password}\n{password}\n")
 
+    def password_age(self, seconds: int) -> None:
+        """Let passwords older than that be expired; -1 for never."""
+        said = str(seconds % (1 << 32))
+        sh("pdbedit", "-s", str(CONFIG), "-P", "maximum password age", "-C", said)
+
     def share(self, name: str, path: Path | None = None, **options: str) -> Path:
         """Add a share, or change it; a running server learns it at once."""
         directory = path or ROOT / name

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from breezeblock.backends.contract import Backend, Pool
@@ -39,19 +40,18 @@ def add_metrics(backend: Backend, *, registry: CollectorRegistry) -> Backend:
 
 def _show(gauges: tuple[Gauge, ...], backend: str, pools: list[Pool]) -> None:
     for pool in pools:
-        if pool.deepest_chain is None:
+        if pool.health.deepest_chain is None:
             continue
-        full = float("nan") if pool.full_in_s is None else pool.full_in_s
-        values = (pool.deepest_chain, pool.unmerged_images, pool.unmerged_bytes, full)
-        for gauge, value in zip(gauges, values, strict=True):
-            gauge.labels(backend, pool.name).set(value)
+        for gauge, value in zip(gauges, msgspec.structs.astuple(pool.health), strict=True):
+            gauge.labels(backend, pool.name).set(float("nan") if value is None else value)
 
 
-_GAUGES = {
+_GAUGES = {  # for each field of Health, in its order
     "deepest_chain": "The most images that any volume of the pool is read through.",
     "unmerged_images": "Images that wait to be merged by the storage itself.",
     "unmerged_bytes": "At most so much is free when they are.",
     "full_in_seconds": "When the pool is full if it goes on filling as it did; NaN: not foreseeable.",
+    "chain_full_in_seconds": "When the deepest chain is as deep as may be; NaN: not foreseeable.",
 }
 
 

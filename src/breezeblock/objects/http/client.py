@@ -6,7 +6,7 @@ No redirects, no cookies, no compression, no proxies: a store that needs one of 
 import asyncio
 import ssl
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -33,7 +33,8 @@ class BrokenError(UnavailableError):
 class _Connection(asyncio.Protocol):
     """One connection, one request at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, everyone: "set[_Connection]") -> None:
+        self._everyone = everyone
         self.transport: asyncio.Transport | None = None
         self.alive = True
         self.silent = True
@@ -60,8 +61,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream always has one
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop has classes of its own
+        self._everyone.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
@@ -78,6 +79,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits."""
         self.alive = False
+        self._everyone.discard(self)
         self._fail(BrokenError(f"The server ended the connection ({exc or 'no reason'})."))
 
     def close(self) -> None:
@@ -148,6 +150,13 @@ class Client:
         self._context = (context or ssl.create_default_context()) if secure else None
         self._deadline_s = deadline_s
         self._idle: list[_Connection] = []
+        self._open: set[_Connection] = set()
+        self._closed = False
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
 
     async def request(
         self,
@@ -202,7 +211,7 @@ class Client:
         except BaseException:
             held.close()
             raise
-        if held.alive and len(self._idle) < MAX_IDLE:
+        if held.alive and len(self._idle) < MAX_IDLE and not self._closed:
             self._idle.append(held)
         else:
             held.close()
@@ -212,12 +221,13 @@ class Client:
         loop = asyncio.get_running_loop()
         name = self._host if self._context else None
         _, made = await loop.create_connection(
-            _Connection, self._host, self._port, ssl=self._context, server_hostname=name
+            lambda: _Connection(self._open), self._host, self._port, ssl=self._context, server_hostname=name
         )
         return made
 
     async def close(self) -> None:
-        """End all connections."""
+        """End the connections that are idle now, the others with their requests."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
         await asyncio.sleep(0)

@@ -4,6 +4,8 @@
     v/<volume>/leaf/<ref>             a part of the map: where the pages of 1 GiB lie
     v/<volume>/root/<epoch>-<number>  leaves, and the number from which segments follow them
     v/<volume>/snap/<name>            the same, held for ever: a snapshot
+    v/<volume>/new/<name>             a snapshot that is being taken
+    gc/<number>                       what a collection found to be nobody's
 
 Nothing is ever changed in place and all is created by create-only puts, so after any crash the volume is
 what a prefix of its writes made it: the newest root and the segments that follow it without a gap.

@@ -14,7 +14,7 @@ from breezeblock.errors import BreezeblockError, CorruptError
 from breezeblock.objects.log.format import PAGE
 from breezeblock.objects.log.journal import Journal, Record
 from breezeblock.objects.log.pages import Leaf, parts, unpacked
-from breezeblock.objects.log.reading import Reader
+from breezeblock.objects.log.reading import Ahead, Reader
 from breezeblock.objects.log.writer import Writer
 from breezeblock.objects.nbd.device import DATA, HOLE, Data, Extent, Soon
 from breezeblock.objects.nbd.wire import State
@@ -26,7 +26,7 @@ _ZEROS = memoryview(bytes(1 << 20))
 class LogDevice:
     """One volume, open for writing.
 
-    Without a journal a flush waits for the store; with one, for the local disk.
+    A flush waits for the journal on the local disk; without one, or if told so, for the store.
     """
 
     minimum_bytes = 1
@@ -34,10 +34,20 @@ class LogDevice:
     read_only = False
 
     def __init__(
-        self, writer: Writer, reader: Reader, journal: Journal | None = None, *, dirty_segments: int = 16
+        self,
+        writer: Writer,
+        reader: Reader,
+        journal: Journal | None = None,
+        *,
+        dirty_segments: int = 16,
+        ahead_bytes: int = 0,
+        to_store: bool = False,
     ) -> None:
-        self.writer, self._reader, self._journal = writer, reader, journal
-        self._dirty_segments = dirty_segments
+        self.writer, self.reader, self._journal = writer, reader, journal
+        self._to_store = to_store
+        # What is fetched ahead must not push itself out before it was read.
+        self._ahead = Ahead(min(ahead_bytes // PAGE, reader.room_pages // 4), self._expect)
+        self.dirty_segments = dirty_segments
         self._queue: deque[tuple[asyncio.Future[None], Callable[[], None], list[int]]] = deque()
         self._runner: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -52,12 +62,23 @@ class LogDevice:
         """Bytes."""
         return self.writer.length
 
+    @property
+    def journal_bytes(self) -> int:
+        """What the journal takes on the local disk."""
+        return self._journal.length if self._journal else 0
+
+    @property
+    def cached_bytes(self) -> int:
+        """What of the store is in memory."""
+        return self.reader.cached_bytes
+
     # --- reading --------------------------------------------------------------------------------
 
     def read(self, offset: int, length: int) -> Soon[Data | list[Data]]:
         """Return bytes, now if they are in memory."""
         first, end = offset // PAGE, -(-(offset + length) // PAGE)
         found = self._now(first, end - first)
+        self._ahead.read(first, end - first)
         return self._later(offset, length) if found is None else _cut(found, offset % PAGE, length)
 
     async def _later(self, offset: int, length: int) -> Data | list[Data]:
@@ -86,7 +107,7 @@ class LogDevice:
             segment = self.writer.waiting.get(place.segment)
             if segment is not None:
                 return [segment.page(place.page, count)]
-        return self._reader.cached(self.writer.root.sources[place.source], place, count)
+        return self.reader.cached(self.writer.root.sources[place.source], place, count)
 
     async def _fetched(self, first: int, count: int) -> list[memoryview]:
         gathered: list[list[memoryview] | asyncio.Future[list[memoryview]]] = []
@@ -98,13 +119,25 @@ class LogDevice:
                 if views is None:
                     place = unpacked(entry)
                     source = self.writer.root.sources[place.source]
-                    gathered.append(asyncio.ensure_future(self._reader.pages(source, place, pages)))
+                    gathered.append(asyncio.ensure_future(self.reader.pages(source, place, pages)))
                 else:
                     gathered.append(views)
         found: list[memoryview] = []
         for one in gathered:
             found += one if isinstance(one, list) else await one
         return found
+
+    def _expect(self, first: int, count: int) -> None:
+        """Begin to fetch pages that will be asked for, as far as it is known where they lie."""
+        count = min(count, -(-self.length // PAGE) - first)
+        for number, start, amount in parts(first, max(0, count)):
+            leaf = self.writer.pages.at(number)
+            if leaf is None:
+                return
+            for entry, pages in _runs(leaf, start, amount):
+                place = unpacked(entry)
+                if entry and not (place.source == self.writer.own and place.segment in self.writer.waiting):
+                    self.reader.expect(self.writer.root.sources[place.source], place, pages)
 
     def cache(self, offset: int, length: int) -> Soon[None]:
         """Fetch what is not in memory."""
@@ -188,16 +221,18 @@ class LogDevice:
     def _answer(self, *, fua: bool) -> Soon[None]:
         if fua:
             return self.flush()
-        if self.writer.backlog >= self._dirty_segments:
-            return self.writer.room(self._dirty_segments)
+        if self.writer.behind(self.dirty_segments):
+            return self.writer.room(self.dirty_segments)
         if self._journal and self._journal.behind:
             return self._journal.drained()
         return None
 
     def flush(self) -> Soon[None]:
-        """Make everything answered survive: in the journal, or in the store if there is none."""
+        """Make everything answered survive: in the journal, or in the store."""
         self.writer.check()
-        return self._journal.sync() if self._journal else self.writer.barrier()
+        if self._journal and not self._to_store:
+            return self._journal.sync()
+        return self.writer.barrier()
 
     # --- pieces whose page must be fetched first ------------------------------------------------
 
@@ -255,7 +290,7 @@ class LogDevice:
                 for page in edges:
                     await self._fetched(page, 1)
             self.apply(offset, memoryview(data))
-            await self.writer.room(self._dirty_segments)
+            await self.writer.room(self.dirty_segments)
 
     def keep_young(self, age_s: float) -> None:
         """From now on send off what is older than this, however little it is."""
@@ -289,7 +324,7 @@ class LogDevice:
     def _states(self, number: int, start: int, amount: int) -> list[tuple[State, int]]:
         pages = self.writer.pages
         leaf = pages.leaves.get(number)
-        if leaf is None or leaf.changes is not None:
+        if leaf is None or not leaf.ready:
             return [(DATA if number in pages.refs or leaf is not None else HOLE, amount)]
         return [(DATA if entry else HOLE, count) for entry, count in _runs(leaf, start, amount)]
 
@@ -311,7 +346,7 @@ def _runs(leaf: Leaf, start: int, amount: int) -> list[tuple[int, int]]:
     """Return places and how many pages follow there; 0 for holes."""
     found: list[tuple[int, int]] = []
     begin, count = 0, 0
-    for entry in leaf.entries[start : start + amount]:
+    for entry in leaf.span(start, amount):
         # Runs end with their segment, as the index of the next is not one more.
         if count and entry == (begin + count if begin else 0):
             count += 1

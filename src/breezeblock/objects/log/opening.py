@@ -3,14 +3,15 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 
 import msgspec
 
-from breezeblock.errors import CorruptError, NotFoundError
+from breezeblock.errors import ConflictError, CorruptError, NotFoundError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log.pages import PageMap, packed
 from breezeblock.objects.log.reading import Reader
-from breezeblock.objects.stores.port import ExistsError, Store, everything
+from breezeblock.objects.stores.port import ExistsError, Store, everything, judged
 
 _AHEAD = 16
 
@@ -39,7 +40,7 @@ async def newest(store: Store, volume: str) -> form.Root:
         if not keys:
             raise NotFoundError(f"The store has no volume {volume}.")
         try:
-            return form.unpack_root(await store.get(keys[-1]), keys[-1])
+            return await judged(store, keys[-1], partial(form.unpack_root, key=keys[-1]))
         except NotFoundError:
             continue  # a newer one has come, and this one was collected
     raise CorruptError(f"The roots of {volume} are listed, and gone when they are read.")
@@ -127,6 +128,37 @@ async def claim(store: Store, reader: Reader, opened: Opened, token: bytes) -> N
         if seen.token == token:
             opened.token = token
             return
+
+
+async def settle(store: Store, reader: Reader, opened: Opened, leaves_limit: int) -> Opened:
+    """Publish a root of the epoch that was claimed, so that no older writer's can be the newest any more.
+
+    What we found may rest on a root that the older writer replaced before it met our fence; a collection
+    would then take away what only that one names. So it counts only if none came in between.
+    """
+    for number in range(1, 10):
+        base = opened.root
+        root = msgspec.structs.replace(
+            base, epoch=opened.epoch, number=number, token=opened.token, reason="attach"
+        )
+        await store.put(form.root_key(root.volume, root.epoch, root.number), form.pack_root(root))
+        keys = [item.key for item in await everything(store, f"v/{root.volume}/root/")]
+        between = [
+            key
+            for key in keys
+            if form.root_key(base.volume, base.epoch, base.number)
+            < key
+            < form.root_key(root.volume, root.epoch, 0)
+        ]
+        if not between:
+            opened.root = root
+            return opened
+        newer = form.unpack_root(await store.get(between[-1]), between[-1])
+        again = await load(reader, newer, leaves_limit, live=True)
+        if again.token != opened.token:
+            raise ConflictError(f"{root.volume} is being attached elsewhere.")
+        opened = again
+    raise CorruptError(f"Roots of older writers of {opened.root.volume} keep coming.")
 
 
 def new_token() -> bytes:

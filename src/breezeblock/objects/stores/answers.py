@@ -1,5 +1,8 @@
 """What a store's HTTP status means to us: the one place."""
 
+import datetime as dt
+from email.utils import parsedate_to_datetime
+
 from breezeblock.errors import (
     BreezeblockError,
     ForbiddenError,
@@ -11,29 +14,61 @@ from breezeblock.errors import (
 from breezeblock.objects.http.client import Reply
 from breezeblock.objects.stores.port import ChangedError, ExistsError
 
-_BUSY = {408, 409, 423, 425, 429, 500, 502, 503, 504}
+CLOCKS_AGREE = dt.timedelta(minutes=1)
+"""Differences below this are not why a signature is refused."""
+_LATER = {408, 409, 423, 425, 500, 502, 504}
+
+
+class BusyError(UnavailableError):
+    """The server says that it has too much to do."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """How long it wants to be left alone; None if it does not say."""
 
 
 def expect(reply: Reply, what: str, *good: int, create: bool = False) -> Reply:
     """Return the reply if its status is one of `good`; else raise what it means."""
     if reply.status in good:
         return reply
-    raise _error(reply.status, what, create=create)
+    raise _error(reply, what, create=create)
 
 
-def _error(status: int, what: str, *, create: bool) -> BreezeblockError:
+def _error(reply: Reply, what: str, *, create: bool) -> BreezeblockError:
+    status = reply.status
     text = f"{what}: the store answered {status}."
-    if status == 412:
-        return ExistsError(text) if create else ChangedError(text)
-    if status in {404, 410}:
-        return NotFoundError(text)
     if status in {401, 403}:
         return ForbiddenError(text, remedy="Look at the pool's credentials, and the host's clock.")
     if status in {413, 507}:
         return NoSpaceError(text, remedy="Free space in the store, or raise its limits.")
-    if status in _BUSY:
-        return UnavailableError(text)
+    if status in {429, 503}:
+        return BusyError(text, retry_after_s=_pause(reply.headers))
+    plain = {412: ExistsError if create else ChangedError, 404: NotFoundError, 410: NotFoundError}
+    kind = UnavailableError if status in _LATER else plain.get(status)
+    if kind:
+        return kind(text)
     return UnsupportedError(text, remedy="Probe the pool: it says what this store cannot do.")
+
+
+def _pause(headers: dict[str, str]) -> float | None:
+    """Return what Retry-After asks for (RFC 9110, 10.2.3); a date counts from the server's own clock."""
+    said = headers.get("retry-after", "").strip()
+    if said.isdecimal():
+        return float(said[:9])
+    try:
+        then, now = parsedate_to_datetime(said), parsedate_to_datetime(headers.get("date", ""))
+        return max(0.0, (then - now).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def clock_ahead(reply: Reply) -> dt.timedelta:
+    """Return how far the server's clock is ahead of ours; nothing if it does not tell."""
+    try:
+        return parsedate_to_datetime(reply.headers.get("date", "")) - dt.datetime.now(dt.UTC)
+    except (ValueError, TypeError):
+        return dt.timedelta(0)
 
 
 def part(reply: Reply, key: str, first: int, length: int) -> bytes:

@@ -13,15 +13,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from breezeblock.errors import InvalidInputError, NotFoundError
+from breezeblock.images import raw
 from breezeblock.objects.stores.port import (
     MAX_OBJECT_BYTES,
     ExistsError,
     Item,
     Page,
+    Room,
     Traits,
     checked,
 )
-from breezeblock.shares import files
+from breezeblock.shares import files, space
 
 _TEMPORARIES = ".tmp"
 
@@ -29,7 +31,7 @@ _TEMPORARIES = ".tmp"
 class DirectoryStore:
     """Objects under `root`, which exists. File work runs on threads: a slow disk must not stop the loop."""
 
-    traits = Traits(create_only=True, ranged_write=True, listing=True)
+    traits = Traits(create_only=True, ranged_write=True, listing=True, holes=True)
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -65,8 +67,12 @@ class DirectoryStore:
         await asyncio.to_thread(self.resize_now, key, length, create=create)
 
     async def clear(self, key: str, offset: int, length: int) -> None:
-        """Write zeros."""
-        await asyncio.to_thread(self.put_range_now, key, offset, bytes(length))
+        """Make a hole."""
+        await asyncio.to_thread(self.clear_now, key, offset, length)
+
+    async def room(self) -> Room:
+        """Ask the file system."""
+        return await asyncio.to_thread(self.room_now)
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -102,6 +108,12 @@ class DirectoryStore:
             files.write_all(fd, body, offset)
             os.fdatasync(fd)
 
+    def clear_now(self, key: str, offset: int, length: int) -> None:
+        """Make a hole, as far as the object goes."""
+        with files.storage_errors(key), self._opened(key, os.O_RDWR) as fd:
+            raw.zero(fd, offset, length)
+            os.fdatasync(fd)
+
     def resize_now(self, key: str, length: int, *, create: bool = False) -> None:
         """Give an object a length; with `create`, ExistsError if it is there."""
         if create:
@@ -120,6 +132,12 @@ class DirectoryStore:
         with files.storage_errors(key), self._opened(key) as fd:
             return Item(key, os.fstat(fd).st_size)
 
+    def room_now(self) -> Room:
+        """Ask the file system."""
+        with files.storage_errors("The store"):
+            found = space.of(self.root)
+        return Room(found.total_bytes, found.free_bytes)
+
     def walk_now(self, prefix: str) -> Iterator[Item]:
         """Return what begins with a prefix, whose folders are parts of a key: it must not leave the root."""
         folder, slash, _ = prefix.rpartition("/")
@@ -134,6 +152,15 @@ class DirectoryStore:
                         yield Item(key, path.lstat().st_size)
                     except FileNotFoundError:
                         continue  # removed meanwhile
+
+    def children_now(self, folder: str) -> list[str]:
+        """Return what lies directly in a folder, sorted, folders with `/` behind; nothing if it is absent."""
+        start = self._path(folder) if folder else self.root
+        if folder and not start.is_dir():
+            return []
+        with files.storage_errors(folder or "The store"), os.scandir(start) as found:
+            names = [one.name + "/" * one.is_dir(follow_symlinks=False) for one in found]
+        return sorted(name for name in names if not name.startswith("."))
 
     def _path(self, key: str) -> Path:
         return self.root / checked(key)

@@ -10,12 +10,14 @@ a condition that failed, `UnavailableError` for what may work later, `ForbiddenE
 """
 
 import re
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from breezeblock.errors import ConflictError, DuplicateError, InvalidInputError
 
+_T = TypeVar("_T")
 MAX_OBJECT_BYTES = 64 << 20
 """The largest object that is ever read or written as a whole: a segment has 8 MiB."""
 
@@ -45,6 +47,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """Ranged writes begin and end at multiples of so many bytes."""
     fixed_length: bool = False
     """Objects written by range are made with a length (`Sized.resize`) before."""
+    holes: bool = False
+    """`Sized.clear` is quick and gives room back."""
     host_local: bool = False
     """Only one host sees it: whoever has a file lock is the only writer."""
 
@@ -103,6 +107,23 @@ class Store(Protocol):
 
 
 @runtime_checkable
+class Judged(Protocol):
+    """Stores that have the same bytes from several sides."""
+
+    async def get_judged(self, key: str, first: int, length: int | None, judge: Callable[[bytes], _T]) -> _T:
+        """Return what `judge` makes of bytes; where it raises CorruptError, the other sides are asked."""
+
+
+@runtime_checkable
+class Connected(Protocol):
+    """Stores that are reached over connections."""
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+
+
+@runtime_checkable
 class Sized(Protocol):
     """Stores whose objects have a length that can be set (page blobs, files, Scality's CDMI)."""
 
@@ -111,6 +132,21 @@ class Sized(Protocol):
 
     async def clear(self, key: str, offset: int, length: int) -> None:
         """Let bytes read as zeros and give their room back where that is possible."""
+
+
+class Room(msgspec.Struct, frozen=True):
+    """How much a store holds, in bytes."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """Stores that may know how much they hold."""
+
+    async def room(self) -> Room | None:
+        """Return what the store tells of its room; None if this one tells nothing."""
 
 
 @runtime_checkable
@@ -136,6 +172,15 @@ class Leases(Protocol):
 
     async def release(self, key: str) -> None:
         """Give the lease back; not having it counts as success."""
+
+
+async def judged(
+    store: Store, key: str, judge: Callable[[bytes], _T], first: int = 0, length: int | None = None
+) -> _T:
+    """Return what `judge` makes of bytes of an object. Raises CorruptError if no side has sound ones."""
+    if isinstance(store, Judged):
+        return await store.get_judged(key, first, length, judge)
+    return judge(await store.get(key, first, length))
 
 
 def checked(key: str) -> str:

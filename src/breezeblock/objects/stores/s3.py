@@ -1,30 +1,19 @@
 """S3: conditional puts (`If-None-Match`, `If-Match`), ranged reads, paged listings."""
 
+import datetime as dt
 import hashlib
-import os
 import ssl
 from collections.abc import Callable
 
 from breezeblock.errors import ConfigError, UnsupportedError
 from breezeblock.objects.http.client import Client, Reply
 from breezeblock.objects.stores import sigv4
-from breezeblock.objects.stores.answers import expect, part
+from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part
+from breezeblock.objects.stores.credentials import found
 from breezeblock.objects.stores.elements import records
 from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Item, Page, Traits, checked
 
 MAX_LISTING_BYTES = 4 << 20
-
-
-def from_environment() -> sigv4.Credentials:
-    """Return the credentials that the usual variables name. Raises ConfigError."""
-    found = [
-        os.environ.get(f"AWS_{name}", "") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
-    ]
-    if not found[0] or not found[1]:
-        raise ConfigError(
-            "There are no credentials for S3.", remedy="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-        )
-    return sigv4.Credentials(*found)
 
 
 class S3Store:
@@ -37,7 +26,7 @@ class S3Store:
         url: str,
         *,
         region: str = "us-east-1",
-        credentials: Callable[[], sigv4.Credentials] = from_environment,
+        credentials: Callable[[], sigv4.Credentials] = found,
         context: ssl.SSLContext | None = None,
     ) -> None:
         self.client = Client(url, context=context)
@@ -47,6 +36,8 @@ class S3Store:
         self._bucket, self._prefix = f"/{bucket}", f"{prefix}/" if prefix else ""
         self._region, self._find = region, credentials
         self._credentials = credentials()
+        self._ahead = dt.timedelta(0)
+        """How far the server's clock is ahead of ours."""
 
     async def get(self, key: str, first: int = 0, length: int | None = None) -> bytes:
         """Return bytes of an object."""
@@ -92,6 +83,11 @@ class S3Store:
         ]
         return Page(items, found[-1].get("NextContinuationToken", ""))
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return self.client.connections
+
     async def close(self) -> None:
         """End all connections."""
         await self.client.close()
@@ -122,12 +118,16 @@ class S3Store:
         target = f"{path}?{search}" if search else path
         for last in (False, True):
             full = {"host": self.client.authority, **headers}
-            signed = sigv4.sign(self._credentials, self._region, method, path, search, full, payload)
+            now = dt.datetime.now(dt.UTC) + self._ahead
+            signed = sigv4.sign(self._credentials, self._region, method, path, search, full, payload, now)
             reply = await self.client.request(method, target, signed, body, limit=limit)
+            if reply.status == 400 and (method == "HEAD" or b"<Code>ExpiredToken<" in reply.body):
+                reply = reply._replace(status=401)
             if reply.status not in {401, 403} or last:
                 break
-            fresh = self._find()  # credentials that rotate: look once more, and sign anew
-            if fresh == self._credentials:
+            # Credentials that rotate, or a clock that is wrong: look once more, and sign anew.
+            fresh, ahead = self._find(), clock_ahead(reply)
+            if fresh == self._credentials and abs(ahead - self._ahead) < CLOCKS_AGREE:
                 break
-            self._credentials = fresh
+            self._credentials, self._ahead = fresh, ahead
         return reply

@@ -49,8 +49,19 @@ class WebStore:
         tag = reply.headers.get("etag", "")
         length = reply.headers.get("content-length", "")
         if not length.isdecimal():
-            raise UnsupportedError(f"HEAD {key}: the store does not tell a length.")
+            length = await self._length(key)  # Apache does not tell that of an empty object
         return Item(key, int(length), "" if tag.startswith("W/") else tag)
+
+    async def _length(self, key: str) -> str:
+        """Return what the answer to a GET of the first byte says of the whole (RFC 9110, 14.4)."""
+        headers = {**self.headers, "Range": "bytes=0-0"}
+        reply = await self.client.request("GET", self.target(key), headers)
+        if reply.status == 200 and not reply.body:
+            return "0"
+        whole = expect(reply, f"GET {key}", 206, 416).headers.get("content-range", "").rpartition("/")[2]
+        if not whole.isdecimal():
+            raise UnsupportedError(f"HEAD {key}: the store does not tell a length.")
+        return whole
 
     async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
         """Refuse."""
@@ -67,6 +78,11 @@ class WebStore:
     async def page(self, prefix: str, after: str = "") -> Page:
         """Refuse."""
         raise UnsupportedError("A plain HTTP server does not list.")
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return self.client.connections
 
     async def close(self) -> None:
         """End all connections."""

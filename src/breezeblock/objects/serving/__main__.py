@@ -1,0 +1,104 @@
+"""The keeper: reads the task, and sees that there is a worker until the volume is detached."""
+
+import ctypes
+import mmap
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+import msgspec
+import structlog
+import uvloop
+
+from breezeblock.errors import BreezeblockError, InvalidInputError
+from breezeblock.objects.serving import messages
+from breezeblock.objects.serving.messages import Answer, Task
+from breezeblock.objects.serving.worker import Gone, work
+
+_PR_SET_PDEATHSIG = 1
+_SHORT_S = 5.0
+"""A worker that does not live so long is not replaced at once."""
+_PAUSE_S = 1.0
+
+log = structlog.get_logger()
+
+
+def main() -> int:
+    """Keep a worker; return the exit code."""
+    # Standard output has one line, for the starter; everything else is the log.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    try:
+        task = messages.unpacked(sys.stdin.buffer.read())
+    except InvalidInputError as error:
+        _tell(messages.failure(error))
+        return 2
+    ready = mmap.mmap(-1, 1)  # the worker's word to us that it had begun; shared, for it may be killed
+    told: list[int] = []
+    while True:
+        began = time.monotonic()
+        keeper = os.getpid()
+        # What comes before the worker listens for it must wait, not kill it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, messages.ENDING)
+        worker = os.fork()
+        if not worker:
+            os._exit(_work(task, ready, keeper))
+        status = _wait(worker, told)
+        if os.WIFEXITED(status) or not ready[0]:
+            return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1
+        log.error("serving.killed", volume=task.volume, signal=os.WTERMSIG(status))
+        if time.monotonic() - began < _SHORT_S:
+            time.sleep(_PAUSE_S * task.resume)
+        task = msgspec.structs.replace(task, resume=True, discard=False)
+
+
+def _wait(worker: int, told: list[int]) -> int:
+    """Return how the worker ended; it is told what we are told, and what its predecessors were."""
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+        os.kill(worker, number)  # there is one, or its remains, as long as signals are let through
+
+    for number in messages.ENDING:
+        signal.signal(number, pass_on)
+    for earlier in told:
+        os.kill(worker, earlier)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, messages.ENDING)
+    try:
+        os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, messages.ENDING)
+    return os.waitpid(worker, 0)[1]
+
+
+def _work(task: Task, ready: mmap.mmap, keeper: int) -> int:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != keeper:
+        return 1
+
+    def begun() -> None:
+        if not ready[0]:
+            _tell(Answer())
+        ready[0] = 1
+
+    try:
+        uvloop.run(work(task, begun))
+    except Gone:
+        return 0
+    except BreezeblockError as error:
+        log.warning("serving.ended", volume=task.volume, why=str(error))
+        if not ready[0]:
+            _tell(messages.failure(error))
+        return 1
+    return 0
+
+
+def _tell(answer: Answer) -> None:
+    """Say it to the starter, and nothing ever after."""
+    os.write(1, messages.line(answer))
+    os.dup2(2, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
