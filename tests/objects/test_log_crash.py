@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import random
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from log_lab import LENGTH, VOLUME, Cut, Disk, SlowStore, Workload, content, cut
 
 from breezeblock.objects.log import volumes
 
-RUNS, CUTS = 17, 20
+RUNS, CUTS = (17 if os.environ.get("BREEZEBLOCK_CRASH_SCALE") else 10), 20
 
 
 async def crashes(seed: int, journal: Path | None, disk: Disk) -> tuple[Workload, list[Cut]]:

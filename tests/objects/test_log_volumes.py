@@ -11,7 +11,7 @@ from log_lab import content, soon
 from breezeblock.errors import BreezeblockError, ConflictError, CorruptError, NotFoundError, UnavailableError
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.device import LogDevice
-from breezeblock.objects.log.format import LEAF_BYTES
+from breezeblock.objects.log.format import LEAF_BYTES, LEAF_PAGES
 from breezeblock.objects.log.writer import FencedError
 from breezeblock.objects.nbd.device import DATA, HOLE
 from breezeblock.objects.stores.directory import DirectoryStore
@@ -90,7 +90,9 @@ async def test_a_clone_of_a_clone_shares_segments_and_trims_alone(store: Store) 
     two = await volumes.attach(store, TWO)
     await soon(two.trim(0, 2 * LEAF_BYTES))
     assert not [
-        number for number, leaf in two.writer.pages.leaves.items() if number < 2 and any(leaf.entries)
+        number
+        for number, leaf in two.writer.pages.leaves.items()
+        if number < 2 and any(leaf.span(0, LEAF_PAGES))
     ]
     await volumes.snapshot(two, "s")
     await two.writer.checkpoint()

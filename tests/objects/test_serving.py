@@ -164,7 +164,9 @@ def test_a_store_that_is_away_holds_up_the_detaching_and_nothing_is_lost(lab: La
     with attached(lab) as keeper:
         pool.rename(lab.directory / "away")
         write(lab, b"a" * 4096, 0)
-        eventually(lambda: bool(lab.view().trouble) or not lab.ask(Flush(), timeout_s=0.3))
+        with pytest.raises(UnavailableError):
+            lab.ask(Flush(), timeout_s=0.3)
+        eventually(lambda: str(pool) in lab.view().trouble)
         os.kill(lab.view().pid, signal.SIGKILL)  # it comes back, and waits for its store
         with pytest.raises((UnavailableError, NotFoundError)):
             lab.ask(Flush(), timeout_s=0.5)
@@ -181,11 +183,11 @@ def test_endpoints_come_and_go_while_a_volume_is_served(lab: Lab) -> None:
     (lab.directory / "empty").mkdir()
 
     def states() -> dict[str, str]:
-        return {one.url: one.state for one in lab.view().store.endpoints}
+        return {one.url: one.state for one in lab.view().mirrors.endpoints}
 
     with attached(lab) as keeper:
         assert states() == {first: "up"}
-        assert lab.view().store.pool == lab.config.pool
+        assert lab.view().mirrors.pool == lab.config.pool
         lab.ask(Endpoints(add=[second, str(lab.directory / "empty")]))
         eventually(lambda: states() == {first: "up", second: "up", str(lab.directory / "empty"): "refused"})
         lab.ask(Endpoints(add=[second], remove=[first, str(lab.directory / "empty"), "/never/there"]))
@@ -194,7 +196,7 @@ def test_endpoints_come_and_go_while_a_volume_is_served(lab: Lab) -> None:
             lab.ask(Endpoints(remove=[second]))
         write(lab, b"m" * 4096, 0)
         lab.ask(Flush())
-        assert lab.view().store.endpoints[0].bytes_written > 4096
+        assert lab.view().mirrors.endpoints[0].bytes_written > 4096
         lab.ask(Detach())
         assert gone(keeper) == 0
     assert content(lab, 0, 1) == b"m"

@@ -6,7 +6,7 @@ but of such a body nothing is kept.
 
 import asyncio
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 from urllib.parse import unquote
 
 import httptools
@@ -86,8 +86,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream always has one
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop has classes of its own
         self._server.connections.add(self)
         here, most = len(self._server.connections), self._server.limits.connections
         self._extra = here > most

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.log.format import LEAF_PAGES
-from breezeblock.objects.log.pages import packed, unpacked
+from breezeblock.objects.log.pages import Leaf, packed, unpacked
 
 _RUN_PAGES = 256
 
@@ -18,14 +18,14 @@ async def compact(device: LogDevice, segments: Collection[int]) -> int:
     """
     writer, wanted, moved = device.writer, frozenset(segments), 0
     for number in sorted(writer.pages.refs.keys() | writer.pages.leaves.keys()):
-        entries = (await _leaf(device, number))[:]
+        entries = (await _leaf(device, number)).span(0, LEAF_PAGES)
         for start, count in await asyncio.to_thread(_runs, entries, writer.own, wanted):
             place = unpacked(entries[start])
             views = await device.reader.pages(writer.volume, place, count)
             data = memoryview(b"".join(views))
             now = await _leaf(device, number)
             # What was written meanwhile stays; nothing waits between this look and the move.
-            if now[start : start + count] == entries[start : start + count]:
+            if now.span(start, count) == entries[start : start + count]:
                 writer.move(number * LEAF_PAGES + start, data)
                 moved += count
             await writer.room(device.dirty_segments)
@@ -33,10 +33,10 @@ async def compact(device: LogDevice, segments: Collection[int]) -> int:
     return moved
 
 
-async def _leaf(device: LogDevice, number: int) -> "array[int]":
+async def _leaf(device: LogDevice, number: int) -> Leaf:
     while (leaf := device.writer.pages.at(number)) is None:
         await device.writer.leaf(number)
-    return leaf.entries
+    return leaf
 
 
 def _runs(entries: "array[int]", own: int, wanted: frozenset[int]) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from breezeblock.errors import BreezeblockError, CorruptError
 from breezeblock.objects.log.format import PAGE
 from breezeblock.objects.log.journal import Journal, Record
 from breezeblock.objects.log.pages import Leaf, parts, unpacked
-from breezeblock.objects.log.reading import Reader
+from breezeblock.objects.log.reading import Ahead, Reader
 from breezeblock.objects.log.writer import Writer
 from breezeblock.objects.nbd.device import DATA, HOLE, Data, Extent, Soon
 from breezeblock.objects.nbd.wire import State
@@ -40,10 +40,13 @@ class LogDevice:
         journal: Journal | None = None,
         *,
         dirty_segments: int = 16,
+        ahead_bytes: int = 0,
         to_store: bool = False,
     ) -> None:
         self.writer, self.reader, self._journal = writer, reader, journal
         self._to_store = to_store
+        # What is fetched ahead must not push itself out before it was read.
+        self._ahead = Ahead(min(ahead_bytes // PAGE, reader.room_pages // 4), self._expect)
         self.dirty_segments = dirty_segments
         self._queue: deque[tuple[asyncio.Future[None], Callable[[], None], list[int]]] = deque()
         self._runner: asyncio.Task[None] | None = None
@@ -75,6 +78,7 @@ class LogDevice:
         """Return bytes, now if they are in memory."""
         first, end = offset // PAGE, -(-(offset + length) // PAGE)
         found = self._now(first, end - first)
+        self._ahead.read(first, end - first)
         return self._later(offset, length) if found is None else _cut(found, offset % PAGE, length)
 
     async def _later(self, offset: int, length: int) -> Data | list[Data]:
@@ -122,6 +126,18 @@ class LogDevice:
         for one in gathered:
             found += one if isinstance(one, list) else await one
         return found
+
+    def _expect(self, first: int, count: int) -> None:
+        """Begin to fetch pages that will be asked for, as far as it is known where they lie."""
+        count = min(count, -(-self.length // PAGE) - first)
+        for number, start, amount in parts(first, max(0, count)):
+            leaf = self.writer.pages.at(number)
+            if leaf is None:
+                return
+            for entry, pages in _runs(leaf, start, amount):
+                place = unpacked(entry)
+                if entry and not (place.source == self.writer.own and place.segment in self.writer.waiting):
+                    self.reader.expect(self.writer.root.sources[place.source], place, pages)
 
     def cache(self, offset: int, length: int) -> Soon[None]:
         """Fetch what is not in memory."""
@@ -205,7 +221,7 @@ class LogDevice:
     def _answer(self, *, fua: bool) -> Soon[None]:
         if fua:
             return self.flush()
-        if self.writer.backlog >= self.dirty_segments:
+        if self.writer.behind(self.dirty_segments):
             return self.writer.room(self.dirty_segments)
         if self._journal and self._journal.behind:
             return self._journal.drained()
@@ -308,7 +324,7 @@ class LogDevice:
     def _states(self, number: int, start: int, amount: int) -> list[tuple[State, int]]:
         pages = self.writer.pages
         leaf = pages.leaves.get(number)
-        if leaf is None or leaf.changes is not None:
+        if leaf is None or not leaf.ready:
             return [(DATA if number in pages.refs or leaf is not None else HOLE, amount)]
         return [(DATA if entry else HOLE, count) for entry, count in _runs(leaf, start, amount)]
 
@@ -330,7 +346,7 @@ def _runs(leaf: Leaf, start: int, amount: int) -> list[tuple[int, int]]:
     """Return places and how many pages follow there; 0 for holes."""
     found: list[tuple[int, int]] = []
     begin, count = 0, 0
-    for entry in leaf.entries[start : start + amount]:
+    for entry in leaf.span(start, amount):
         # Runs end with their segment, as the index of the next is not one more.
         if count and entry == (begin + count if begin else 0):
             count += 1

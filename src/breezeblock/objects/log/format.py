@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import google_crc32c
 import msgspec
+import zstandard
 
 from breezeblock.errors import CorruptError
 
@@ -21,6 +22,8 @@ PAGE = 4096
 SEGMENT_PAGES = 1024
 MAX_EXTENTS = 1024
 HEAD_BYTES = 24 << 10
+CHUNK_PAGES = 16
+"""What is compressed, and kept in memory, as one."""
 LEAF_PAGES = 1 << 18
 LEAF_BYTES = LEAF_PAGES * PAGE
 WINDOW = 16
@@ -66,6 +69,8 @@ class Segment(msgspec.Struct, frozen=True):
     extents: list[Extent]
     sums: bytes
     """A CRC-32C of each page."""
+    chunks: tuple[int, ...] = ()
+    """The bytes of each chunk, if they are compressed; one that did not become shorter is as it was."""
     token: bytes = bytes(16)
     """In a fence: random, so that a writer knows its own."""
 
@@ -138,10 +143,11 @@ def pack(segment: Segment) -> bytes:
         0,
         segment.pages,
         len(segment.extents),
-        0,
+        len(segment.chunks),
         segment.token,
     )
-    filled = (head + body + segment.sums).ljust(HEAD_BYTES - 4, b"\0")
+    lengths = struct.pack(f"<{len(segment.chunks)}I", *segment.chunks)
+    filled = (head + body + segment.sums + lengths).ljust(HEAD_BYTES - 4, b"\0")
     return filled + crc(filled).to_bytes(4, "little")
 
 
@@ -152,10 +158,10 @@ def unpack(head: bytes, volume: str, number: int) -> Segment:
         head[HEAD_BYTES - 4 : HEAD_BYTES], "little"
     ):
         raise damaged(key)
-    magic, name, seen, epoch, length, last, resume, _, pages, count, _, token = _HEAD.unpack_from(head)
+    magic, name, seen, epoch, length, last, resume, _, pages, count, packed, token = _HEAD.unpack_from(head)
     if magic != _MAGIC or name.hex() != volume or seen != number or pages > SEGMENT_PAGES:
         raise damaged(key)
-    if count > MAX_EXTENTS or resume <= number:
+    if count > MAX_EXTENTS or resume <= number or packed not in {0, -(-pages // CHUNK_PAGES)}:
         raise damaged(key)
     extents = []
     for at in range(_HEAD.size, _HEAD.size + count * _EXTENT.size, _EXTENT.size):
@@ -165,9 +171,44 @@ def unpack(head: bytes, volume: str, number: int) -> Segment:
             raise damaged(key)
         extents.append(Extent(start, amount, -1 if hole else index))
     begin = _HEAD.size + count * _EXTENT.size
-    return Segment(
-        volume, number, epoch, length, last, resume, pages, extents, head[begin : begin + 4 * pages], token
-    )
+    sums = head[begin : begin + 4 * pages]
+    chunks = struct.unpack_from(f"<{packed}I", head, begin + 4 * pages)
+    if any(not 0 < one <= CHUNK_PAGES * PAGE for one in chunks):
+        raise damaged(key)
+    return Segment(volume, number, epoch, length, last, resume, pages, extents, sums, chunks, token)
+
+
+def compressed(pages: memoryview, level: int) -> tuple[tuple[int, ...], bytes]:
+    """Return a segment's pages with each chunk compressed by zstd, and the chunks' lengths in bytes."""
+    packer, size = zstandard.ZstdCompressor(level), CHUNK_PAGES * PAGE
+    bodies = []
+    for at in range(0, len(pages), size):
+        chunk = pages[at : at + size]
+        packed = packer.compress(chunk)
+        bodies.append(packed if len(packed) < len(chunk) else bytes(chunk))
+    return tuple(map(len, bodies)), b"".join(bodies)
+
+
+def open_chunk(segment: Segment, chunk: int, data: bytes) -> bytes:
+    """Return a chunk's pages as they were written. Raises CorruptError if a page is not what it was."""
+    first = chunk * CHUNK_PAGES
+    amount = min(CHUNK_PAGES, segment.pages - first)
+    key = segment_key(segment.volume, segment.number)
+    if amount <= 0:
+        raise damaged(key)
+    if segment.chunks and segment.chunks[chunk] < amount * PAGE:
+        try:
+            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=CHUNK_PAGES * PAGE)
+        except zstandard.ZstdError as error:
+            raise damaged(f"Chunk {chunk} of {key}") from error
+    if len(data) < amount * PAGE:
+        raise damaged(key)
+    for page in range(amount):
+        seen = crc(data[page * PAGE : (page + 1) * PAGE])
+        at = 4 * (first + page)
+        if seen != int.from_bytes(segment.sums[at : at + 4], "little"):
+            raise damaged(f"Page {first + page} of {key}")
+    return data
 
 
 def damaged(key: str) -> CorruptError:
@@ -202,6 +243,17 @@ def pack_leaf(entries: "array[int]") -> bytes:
     planes = b"".join(raw[plane::8] for plane in range(8))
     body = zlib.compress(planes, 1)
     return _LEAF_MAGIC + crc(body).to_bytes(4, "little") + body
+
+
+def pack_changed(base: "array[int] | None", changes: dict[int, int]) -> bytes:
+    """Return the bytes of a leaf with changes; nothing if it is all holes."""
+    if base is None:
+        base = array("Q", bytes(LEAF_PAGES * 8))
+    elif changes:
+        base = base[:]
+    for index, value in changes.items():
+        base[index] = value
+    return pack_leaf(base) if any(base) else b""
 
 
 def unpack_leaf(data: bytes, key: str) -> "array[int]":

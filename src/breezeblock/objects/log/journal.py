@@ -301,6 +301,8 @@ def _read(path: Path, volume: bytes, kept: Kept) -> None:
             return
         anew = token not in kept.tokens
         kept.tokens.append(token)
+        if not anew and not kept.records:
+            return  # the file before was full, and nothing of it has reached the disk
         at = len(head)
         while record := _record(fd, at):
             if kept.records and record.sequence != kept.records[-1].sequence + 1:

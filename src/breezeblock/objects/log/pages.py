@@ -1,7 +1,7 @@
 """The map of a volume: for each page a place, in leaves of 1 GiB that are fetched when they are read.
 
 A place is one number: source (12 bits), segment (36), index + 1 in it (16). 0 is a hole. Changing the map
-never waits: a leaf that is not here takes changes on a blank, and gets the rest when it is fetched.
+never waits: a leaf that is not here takes changes, and gets the rest when it is fetched.
 """
 
 from array import array
@@ -11,7 +11,12 @@ from typing import NamedTuple
 
 from breezeblock.objects.log.format import LEAF_PAGES
 
-_BLANK = bytes(LEAF_PAGES * 8)
+_RUN = 64
+"""So many pages at once are put into the base."""
+_FEW = 4096
+"""So many changes of a leaf lie beside it."""
+_CHANGES = 1 << 18
+"""So many of all leaves may."""
 
 
 class Place(NamedTuple):
@@ -32,33 +37,122 @@ def unpacked(entry: int) -> Place:
     return Place(entry >> 52, entry >> 16 & 0xFFFFFFFFF, (entry & 0xFFFF) - 1)
 
 
+class Frozen(NamedTuple):
+    """A leaf as it was at one moment, to be stored."""
+
+    leaf: "Leaf"
+    base: "array[int] | None"
+    changes: dict[int, int]
+    solid: bool
+    dropped: bool
+
+
 class Leaf:
-    """1 GiB of the map."""
+    """1 GiB of the map: what is stored, and what was set since.
 
-    __slots__ = ("changes", "dirty", "entries", "held")
+    A few changes lie beside, so that a volume that is written here and there needs no 2 MiB for each GiB
+    that is touched; many are put in.
+    """
 
-    def __init__(self, entries: "array[int] | None" = None, *, complete: bool) -> None:
-        self.entries = entries if entries is not None else array("Q", _BLANK)
-        self.changes: list[tuple[int, int]] | None = None if complete else []
-        """What was set while the rest has not been fetched."""
-        self.dirty = False
+    __slots__ = ("base", "blank", "changes", "dropped", "frozen", "held", "solid")
+
+    def __init__(self, *, blank: bool) -> None:
+        self.base: array[int] | None = None
+        self.blank = blank
+        """Nothing is stored: without a base, all are holes."""
+        self.changes: dict[int, int] = {}
+        self.frozen: dict[int, int] = {}
+        """Earlier changes, that are being stored."""
+        self.solid = False
+        """The base has changes, and is not what is stored."""
+        self.dropped = False
+        """Something is stored under this number, and must not be named any more."""
         self.held = False
-        """Somebody packs `entries`: the next change makes a copy."""
+        """Somebody packs the base: the next change of it makes a copy."""
 
-    def set(self, first: int, values: "array[int]") -> None:
-        """Change a part."""
+    @property
+    def ready(self) -> bool:
+        """Whether all of it is known."""
+        return self.blank or self.base is not None
+
+    @property
+    def dirty(self) -> bool:
+        """Whether it was changed since it was stored."""
+        return bool(self.changes) or self.solid or self.dropped
+
+    def entry(self, index: int) -> int:
+        """Return one place; 0 also if it is not known."""
+        found = self.changes.get(index)
+        if found is None:
+            found = self.frozen.get(index)
+        if found is None:
+            found = self.base[index] if self.base is not None else 0
+        return found
+
+    def span(self, first: int, count: int) -> "array[int]":
+        """Return places."""
+        if count == 1:
+            return array("Q", (self.entry(first),))
+        base = self.base
+        found = base[first : first + count] if base is not None else array("Q", bytes(8 * count))
+        for over in (self.frozen, self.changes):
+            if len(over) < count:
+                for index, value in over.items():
+                    if first <= index < first + count:
+                        found[index - first] = value
+            else:
+                for index in range(first, first + count):
+                    value = over.get(index, -1)
+                    if value >= 0:
+                        found[index - first] = value
+        return found
+
+    def set(self, first: int, count: int, entry: int) -> None:
+        """Let pages lie at `entry` and behind it; 0: they are zeros."""
+        if self.ready and (self.solid or count >= _RUN or len(self.changes) >= _FEW):
+            base = self._made_solid()
+            base[first : first + count] = (
+                array("Q", range(entry, entry + count)) if entry else array("Q", bytes(8 * count))
+            )
+        elif count == 1:
+            self.changes[first] = entry
+        else:
+            for index in range(count):
+                self.changes[first + index] = entry + index if entry else 0
+
+    def _made_solid(self) -> "array[int]":
+        if not self.solid:
+            base = self.span(0, LEAF_PAGES)
+            self.base, self.solid, self.held = base, True, False
+            self.changes, self.frozen = {}, {}
+            return base
+        assert self.base is not None  # noqa: S101 - that is what solid means
         if self.held:
-            self.entries, self.held = self.entries[:], False
-        self.dirty = True
-        self.entries[first : first + len(values)] = values
-        if self.changes is not None:
-            self.changes.append((first, len(values)))
+            self.base, self.held = self.base[:], False
+        return self.base
 
-    def complete(self, fetched: "array[int]") -> None:
-        """Add what was fetched below what was set meanwhile."""
-        for first, count in self.changes or ():
-            fetched[first : first + count] = self.entries[first : first + count]
-        self.entries, self.changes, self.held = fetched, None, False
+    def freeze(self) -> Frozen:
+        """Return what it is now; it goes on with changes of its own."""
+        found = Frozen(self, self.base, self.changes, self.solid, self.dropped)
+        self.frozen, self.changes = self.changes, {}
+        self.held = self.base is not None
+        self.solid = self.dropped = False
+        return found
+
+    def thaw(self, frozen: Frozen) -> None:
+        """Take back what could not be stored."""
+        self.changes, self.frozen = {**self.frozen, **self.changes}, {}
+        self.solid = self.solid or frozen.solid
+        self.dropped = self.dropped or frozen.dropped
+        self.held = False
+
+    def settle(self, *, stored: bool) -> None:
+        """Take notice that what was frozen is stored, or was nothing but holes."""
+        self.held, self.blank = False, not stored
+        if self.base is not None:
+            for index, value in self.frozen.items():
+                self.base[index] = value
+        self.frozen = {}
 
 
 class PageMap:
@@ -76,9 +170,8 @@ class PageMap:
         if leaf is None:
             if number in self.refs:
                 return None
-            leaf = self.leaves[number] = Leaf(complete=True)
-            self.trim_memory()
-        elif leaf.changes is not None:
+            leaf = self.leaves[number] = Leaf(blank=True)
+        elif not leaf.ready:
             return None
         self.leaves.move_to_end(number)
         return leaf
@@ -89,9 +182,10 @@ class PageMap:
             return
         leaf = self.leaves.get(number)
         if leaf is None:
-            self.leaves[number] = Leaf(entries, complete=True)
-        elif leaf.changes is not None:
-            leaf.complete(entries)
+            leaf = self.leaves[number] = Leaf(blank=False)
+        if not leaf.ready:
+            leaf.base = entries
+            self.leaves.move_to_end(number)
         self.trim_memory()
 
     def set(self, first: int, count: int, entry: int) -> None:
@@ -104,30 +198,59 @@ class PageMap:
             if leaf is None:
                 if not entry and number not in self.refs:
                     continue
-                leaf = self.leaves[number] = Leaf(complete=number not in self.refs)
-            values = array("Q", range(entry, entry + amount)) if entry else array("Q", bytes(8 * amount))
-            leaf.set(start, values)
+                leaf = self.leaves[number] = Leaf(blank=number not in self.refs)
+            leaf.set(start, amount, entry)
             entry += amount if entry else 0
 
     def drop(self, number: int) -> None:
         """Let 1 GiB be zeros, without looking at it."""
         if number in self.refs or number in self.leaves:
             self.refs.pop(number, None)
-            self.leaves[number] = Leaf(complete=True)
-            self.leaves[number].dirty = True
+            self.leaves[number] = Leaf(blank=True)
+            self.leaves[number].dropped = True
 
-    def dirty(self) -> list[int]:
-        """Return the leaves that were changed since they were stored."""
-        return [number for number, leaf in self.leaves.items() if leaf.dirty]
+    def freeze(self) -> dict[int, Frozen]:
+        """Return the leaves that were changed since they were stored, as they are at this moment."""
+        return {number: leaf.freeze() for number, leaf in self.leaves.items() if leaf.dirty}
+
+    def thaw(self, frozen: dict[int, Frozen]) -> None:
+        """Take back what could not be stored, but for leaves that were dropped meanwhile."""
+        for number, one in frozen.items():
+            if self.leaves.get(number) is one.leaf:
+                one.leaf.thaw(one)
+
+    def settle(self, frozen: dict[int, Frozen], stored: dict[int, tuple[int, int]]) -> None:
+        """Take notice of where frozen leaves are stored now; those that are not were all holes."""
+        for number, one in frozen.items():
+            ref = stored.get(number)
+            if ref is None:
+                self.refs.pop(number, None)
+            else:
+                self.refs[number] = ref
+            leaf = self.leaves.get(number)
+            if leaf is one.leaf:
+                leaf.settle(stored=ref is not None)
+            elif leaf is not None:
+                leaf.dropped = True  # whoever dropped it did not know this ref
+        self.trim_memory()
+
+    @property
+    def weight(self) -> float:
+        """How much of what may be kept unstored is: at 1, it is time to store it."""
+        solid = sum(leaf.solid for leaf in self.leaves.values())
+        changes = sum(len(leaf.changes) for leaf in self.leaves.values())
+        return max(2 * solid / self._limit, changes / _CHANGES)
 
     def trim_memory(self) -> None:
         """Forget leaves that can be fetched again, the longest unused first."""
-        spare = len(self.leaves) - self._limit
+        spare = sum(leaf.base is not None for leaf in self.leaves.values()) - self._limit
         for number in list(self.leaves) if spare > 0 else ():
             leaf = self.leaves[number]
-            if spare > 0 and not leaf.dirty and leaf.changes is None:
-                del self.leaves[number]
+            if spare > 0 and leaf.base is not None and not leaf.solid and not leaf.blank:
+                leaf.base = None
                 spare -= 1
+                if not leaf.dirty and not leaf.frozen:
+                    del self.leaves[number]
 
 
 def parts(first: int, count: int) -> Iterator[tuple[int, int, int]]:

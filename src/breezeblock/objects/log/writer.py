@@ -11,12 +11,13 @@ import msgspec
 from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log.opening import Opened
-from breezeblock.objects.log.pages import packed
-from breezeblock.objects.log.reading import Reader
+from breezeblock.objects.log.pages import Frozen, packed
 from breezeblock.objects.stores.port import ExistsError, Store, judged
 
 CHECKPOINT_SEGMENTS = 256
 """So many segments after a root the map is stored anew: what an opening must read again stays bounded."""
+_LEAVES_AT_ONCE = 4
+_MOST_WEIGHT = 2.0
 RETRY_FIRST_S, RETRY_MOST_S = 0.1, 10.0
 
 
@@ -30,23 +31,22 @@ class Gathering:
     def __init__(self, number: int, last: int) -> None:
         self.number, self.last = number, last
         self.length = 0
-        self.body = bytearray(form.HEAD_BYTES + form.SEGMENT_PAGES * form.PAGE)
-        self.view = memoryview(self.body)
+        self._view = memoryview(bytearray(form.SEGMENT_PAGES * form.PAGE))
         self.pages = 0
         self.extents: list[form.Extent] = []
         self.born = time.monotonic()
 
     def page(self, index: int, count: int = 1) -> memoryview:
         """Return the room of pages."""
-        begin = form.HEAD_BYTES + index * form.PAGE
-        return self.view[begin : begin + count * form.PAGE]
+        begin = index * form.PAGE
+        return self._view[begin : begin + count * form.PAGE]
 
 
 class Writer:
     """Takes pages now and stores them soon. Only what `arrived` covers is in the store."""
 
-    def __init__(self, store: Store, reader: Reader, opened: Opened) -> None:
-        self.store, self._reader = store, reader
+    def __init__(self, store: Store, opened: Opened, *, zstd_level: int = 0) -> None:
+        self.store, self._zstd_level = store, zstd_level
         self.volume, self.own = opened.root.volume, opened.root.own
         self.root, self.pages, self.length = opened.root, opened.pages, opened.length
         self.epoch, self.token = opened.epoch, opened.token
@@ -70,6 +70,8 @@ class Writer:
         """Why the last upload did not succeed at once; empty when all is well."""
         self._roots = opened.root.number if opened.root.epoch == self.epoch else 0
         self._leaves = 0
+        self._pressed = False
+        """More of the map has changed than may be kept: writers wait for the checkpoint."""
         self._checkpointing: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self._publishing = asyncio.Lock()
@@ -125,7 +127,7 @@ class Writer:
     def _again(self, first: int, data: memoryview) -> bool:
         """Write over a page that lies in the segment being filled: it arrives whole or not at all."""
         leaf = self.pages.leaves.get(first // form.LEAF_PAGES)
-        entry = leaf.entries[first % form.LEAF_PAGES] if leaf else 0
+        entry = leaf.entry(first % form.LEAF_PAGES) if leaf else 0
         begin = packed(self.own, self._open.number, 0)
         if not begin <= entry < begin + self._open.pages:
             return False
@@ -144,6 +146,10 @@ class Writer:
     def backlog(self) -> int:
         """How many full segments have not arrived."""
         return len(self.waiting) - 1
+
+    def behind(self, segments: int) -> bool:
+        """Whether so many segments are waiting, or so much of the map, that writers must."""
+        return len(self.waiting) > segments or self._pressed
 
     @property
     def age_s(self) -> float:
@@ -179,7 +185,7 @@ class Writer:
 
     async def room(self, segments: int) -> None:
         """Return when fewer full segments than this are waiting. Raises FencedError."""
-        while self.backlog >= segments:
+        while self.behind(segments):
             self.check()
             await self._moved.wait()
         self.check()
@@ -195,7 +201,10 @@ class Writer:
                 self.stored = self._landed.pop(self.arrived)
                 del self.waiting[self.arrived]
                 self.arrived += 1
-            if self.arrived - self.root.next >= CHECKPOINT_SEGMENTS and self._checkpointing is None:
+            weight = self.pages.weight
+            self._pressed = weight >= _MOST_WEIGHT
+            many = self.arrived - self.root.next >= CHECKPOINT_SEGMENTS
+            if (many or weight >= 1) and self._checkpointing is None:
                 self._checkpointing = asyncio.ensure_future(self._checkpoint_soon())
         except BreezeblockError as error:
             self.fail(error)
@@ -205,28 +214,35 @@ class Writer:
 
     async def _put(self, segment: Gathering) -> None:
         """Create the segment's object, for as long as it takes. Raises FencedError."""
-        head = form.Segment(
-            volume=self.volume,
-            number=segment.number,
-            epoch=self.epoch,
-            length=segment.length,
-            last=segment.last,
-            resume=segment.number + 1,
-            pages=segment.pages,
-            extents=segment.extents,
-            sums=b"".join(
-                form.crc(bytes(segment.page(page))).to_bytes(4, "little") for page in range(segment.pages)
-            ),
+        pages = segment.page(0, segment.pages)
+        chunks: tuple[int, ...] = ()
+        stored: memoryview | bytes = pages
+        if self._zstd_level and segment.pages:
+            chunks, stored = await asyncio.to_thread(form.compressed, pages, self._zstd_level)
+        head = form.pack(
+            form.Segment(
+                volume=self.volume,
+                number=segment.number,
+                epoch=self.epoch,
+                length=segment.length,
+                last=segment.last,
+                resume=segment.number + 1,
+                pages=segment.pages,
+                extents=segment.extents,
+                sums=b"".join(
+                    form.crc(bytes(segment.page(page))).to_bytes(4, "little") for page in range(segment.pages)
+                ),
+                chunks=chunks,
+            )
         )
-        segment.view[: form.HEAD_BYTES] = form.pack(head)
-        body = bytes(segment.view[: form.HEAD_BYTES + segment.pages * form.PAGE])
+        body = b"".join((head, stored))
         key, pause = form.segment_key(self.volume, segment.number), RETRY_FIRST_S
         while True:
             try:
                 await self.store.put(key, body, create=True)
             except ExistsError:
                 # An answer that was lost, or somebody else's fence.
-                if await self._seen(key) == body[: form.HEAD_BYTES]:
+                if await self._seen(key) == head:
                     break
                 raise FencedError(
                     f"Volume {self.volume} was taken over by another writer.",
@@ -271,37 +287,23 @@ class Writer:
         """Have a leaf in memory."""
         ref = self.pages.refs.get(number)
         if ref is not None:
-            key = form.leaf_key(self.root.sources[ref[0]], ref[1])
-            entries = await judged(self.store, key, lambda data: form.unpack_leaf(data, key))
-            self.pages.fetched(number, ref, entries)
+            self.pages.fetched(number, ref, await self._stored_leaf(ref))
+
+    async def _stored_leaf(self, ref: tuple[int, int]) -> "array[int]":
+        key = form.leaf_key(self.root.sources[ref[0]], ref[1])
+        return await judged(self.store, key, lambda data: form.unpack_leaf(data, key))
 
     async def checkpoint(self, reason: str = "checkpoint") -> form.Root:
         """Store the map as it is now, and a root that names it."""
         async with self._lock:
             await self.barrier()
-            for number in self.pages.dirty():
-                if self.pages.at(number) is None:
-                    await self.leaf(number)
-            # From here to the end of the loop nothing waits: these leaves are of one moment.
+            # Nothing waits between these: the leaves are of the moment at which the next segment begins.
             tail, last, length = self.seal(), self.sequence, self.length
-            refs, stale = dict(self.pages.refs), []
-            frozen: list[tuple[int, array[int]]] = []
-            for number in self.pages.dirty():
-                leaf = self.pages.leaves[number]
-                if leaf.changes is not None:
-                    stale.append(number)  # dropped from memory and changed while others were fetched
-                    continue
-                leaf.held, leaf.dirty = True, False
-                frozen.append((number, leaf.entries))
-            if stale:
-                for number, _ in frozen:
-                    self.pages.leaves[number].dirty = True
-                raise RuntimeError(f"Leaves {stale} came and went during a checkpoint.")
+            refs, frozen = dict(self.pages.refs), self.pages.freeze()
             try:
-                stored = await self._store_leaves(frozen)
+                stored = await self._store_leaves(frozen, refs)
                 await self.arrival(tail)
-                refs = {number: ref for number, ref in refs.items() if number not in stored}
-                refs |= {number: ref for number, ref in stored.items() if ref is not None}
+                refs = {number: ref for number, ref in refs.items() if number not in frozen} | stored
                 root = form.Root(
                     volume=self.volume,
                     epoch=self.epoch,
@@ -321,30 +323,34 @@ class Writer:
                     await self.store.put(key, form.pack_root(root))
                     self._roots, self.root = root.number, root
             except BaseException:
-                for number, _ in frozen:
-                    self.pages.leaves[number].dirty = True
+                self.pages.thaw(frozen)
                 raise
-            for number, ref in stored.items():
-                if ref is None:
-                    self.pages.refs.pop(number, None)
-                else:
-                    self.pages.refs[number] = ref
-            self.pages.trim_memory()
+            self.pages.settle(frozen, stored)
+            self._stir()
             return root
 
     async def _store_leaves(
-        self, frozen: list[tuple[int, "array[int]"]]
-    ) -> dict[int, tuple[int, int] | None]:
-        stored: dict[int, tuple[int, int] | None] = {}
-        for number, entries in frozen:
-            if not any(entries):
-                stored[number] = None
-                continue
-            self._leaves += 1
-            ref = self.epoch << 24 | self._leaves
-            body = await asyncio.to_thread(form.pack_leaf, entries)
-            await self.store.put(form.leaf_key(self.volume, ref), body)
-            stored[number] = (self.own, ref)
+        self, frozen: dict[int, Frozen], refs: dict[int, tuple[int, int]]
+    ) -> dict[int, tuple[int, int]]:
+        """Store leaves, some at a time, and return where; those that are nothing but holes are left out."""
+        stored: dict[int, tuple[int, int]] = {}
+        room = asyncio.Semaphore(_LEAVES_AT_ONCE)
+
+        async def store(number: int, one: Frozen) -> None:
+            async with room:
+                base = one.base
+                if base is None and number in refs:
+                    base = await self._stored_leaf(refs[number])
+                body = await asyncio.to_thread(form.pack_changed, base, one.changes)
+                if body:
+                    self._leaves += 1
+                    ref = self.epoch << 24 | self._leaves
+                    await self.store.put(form.leaf_key(self.volume, ref), body)
+                    stored[number] = (self.own, ref)
+
+        async with asyncio.TaskGroup() as group:
+            for number, one in frozen.items():
+                group.create_task(store(number, one))
         return stored
 
     async def _checkpoint_soon(self) -> None:
@@ -354,6 +360,8 @@ class Writer:
             self.trouble = str(error)  # the next segments try again; nothing is lost meanwhile
         finally:
             self._checkpointing = None
+            self._pressed = self.pages.weight >= _MOST_WEIGHT
+            self._stir()
 
     async def hold(self, key: str, reason: str) -> None:
         """Store the volume as it is now as a root of its own, unless there is one under that key.

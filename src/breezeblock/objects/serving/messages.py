@@ -9,7 +9,7 @@ import msgspec
 from breezeblock import errors
 from breezeblock.errors import BreezeblockError, InvalidInputError
 from breezeblock.objects.log.volumes import Memory
-from breezeblock.objects.mirrors import MirrorsStatus
+from breezeblock.objects.mirrors.status import MirrorsStatus
 from breezeblock.objects.stores.opening import StoreConfig
 
 MAX_LINE_BYTES = 1 << 16
@@ -35,16 +35,6 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """Give up what the journal holds if another host had the volume since, instead of refusing."""
     resume: bool = False
     """Go on only if nobody had the volume since the journal was written; never fence anybody off."""
-
-
-class Endpoints(msgspec.Struct, frozen=True, tag_field="do", tag="endpoints"):
-    """Use more endpoints of the pool, and some no more. What is so already is no error.
-
-    For as long as this process lives, and its worker is not killed: the task says what holds from then on.
-    """
-
-    add: list[str] = []
-    remove: list[str] = []
 
 
 class Status(msgspec.Struct, frozen=True, tag_field="do", tag="status"):
@@ -73,11 +63,21 @@ class Compact(msgspec.Struct, frozen=True, tag_field="do", tag="compact"):
     segments: list[int]
 
 
+class Endpoints(msgspec.Struct, frozen=True, tag_field="do", tag="endpoints"):
+    """Use more endpoints of the pool, and some no more. What is so already is no error.
+
+    For as long as this process lives, and its worker is not killed: the task says what holds from then on.
+    """
+
+    add: list[str] = []
+    remove: list[str] = []
+
+
 class Detach(msgspec.Struct, frozen=True, tag_field="do", tag="detach"):
     """Put everything into the store, leave nothing here, and end. Answered when it is done."""
 
 
-Request: TypeAlias = Endpoints | Status | Snapshot | Grow | Flush | Compact | Detach
+Request: TypeAlias = Status | Snapshot | Grow | Flush | Compact | Endpoints | Detach
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,8 +105,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Why the last upload did not succeed at once, or what keeps the store away; empty when all is well."""
     failed: str
     """What ended the writer; empty while it works."""
-    store: MirrorsStatus
-    """The pool's endpoints, as they are seen from here."""
+    mirrors: MirrorsStatus
+    """Its store's endpoints."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -13,7 +13,7 @@ from breezeblock.errors import BreezeblockError, NotFoundError
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.compacting import compact
 from breezeblock.objects.log.device import LogDevice
-from breezeblock.objects.mirrors import Mirrors
+from breezeblock.objects.mirrors.store import Mirrors
 from breezeblock.objects.nbd.server import Server
 from breezeblock.objects.serving import messages
 from breezeblock.objects.serving.messages import (
@@ -166,12 +166,6 @@ class _Served:
 
     async def _do(self, request: Request) -> Answer:
         match request:
-            case Endpoints(add, remove):
-                for url in add:
-                    self._store.add(url)
-                for url in remove:
-                    with suppress(NotFoundError):
-                        self._store.remove(url)
             case Status():
                 return Answer(view=self._view())
             case Snapshot(name):
@@ -183,6 +177,12 @@ class _Served:
                     await answer
             case Flush():
                 await self._device.writer.barrier()
+            case Endpoints(add, remove):
+                for url in add:
+                    self._store.add(url)
+                for url in remove:
+                    with suppress(NotFoundError):
+                        self._store.remove(url)
             case Compact(segments):
                 await compact(self._device, segments)
             case Detach():
@@ -207,5 +207,5 @@ class _Served:
             cached_bytes=device.cached_bytes,
             trouble=writer.trouble or self._store.trouble,
             failed=str(writer.failed or ""),
-            store=self._store.status(),
+            mirrors=self._store.status(),
         )
