@@ -20,7 +20,7 @@ from served import Served
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
 
 KILLS = int(os.environ.get("BREEZEBLOCK_SERVICE_KILLS", "8"))
-"""Each costs a start, which is two seconds of a core. More of them: tests/crash/test_chaos.py, and in guests."""
+"""Each costs a start, two seconds of a core. For more of them: tests/crash/test_chaos.py, and in guests."""
 PATTERN = bytes(range(256)) * 256  # 64 KiB
 
 
