@@ -178,3 +178,14 @@ class Volume:
             tables=False,
         )
         assert found == []
+
+
+def written(directory: Path, kind: str, snapshots: int = 2) -> Volume:
+    """A volume with data, and more of it above each of its snapshots, in runs of odd lengths."""
+    volume = Volume(directory, kind, 4 * MIB).create()
+    volume.write(0, MIB, 1)
+    for number in range(snapshots):
+        volume.snapshot()
+        volume.write(512 * number, 512, 10 + number)
+        volume.write(MIB + 64 * KIB * number, 4 * KIB, 20 + number)
+    return volume

@@ -62,6 +62,20 @@ def test_probe_shows_what_there_is(
     assert shows in capsys.readouterr().out
 
 
+def test_a_probe_may_need_a_secret(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = configured(tmp_path, section(simulator, tmp_path, "nfs", "x"))
+    keys = ["--key", "target=filer", "--key", "username=admin"]
+    probe = ["xenserver", "probe", "xen", "netapp", *keys, "--config", path]
+    assert run(probe) != 0
+    assert "SR_BACKEND_FAILURE_115" in capsys.readouterr().err
+    assert run([*probe, "--secret", f"password={tmp_path / 'array'}"]) == 0
+    assert run([*probe, "--secret", f"password={tmp_path / 'nowhere'}"]) != 0
+    assert run([*probe, "--key", "password=array-secret"]) == 2
+    assert "array-secret" not in str(capsys.readouterr())
+
+
 def test_a_driver_of_the_newer_interface_is_probed_its_own_way(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

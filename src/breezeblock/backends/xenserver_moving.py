@@ -14,13 +14,14 @@ from breezeblock.xenapi.srkinds import SrKind
 def move(shop: Workshop, volume_id: str, sr_ref: str, kind: SrKind, attempt: Attempt) -> Vdi:
     """Move the volume's disk to an SR, or mark the disk that it became there, by whomever; return that.
 
-    May be run again after a kill: the new disk has inherited the marks of one that is gone. Raises
-    NotFoundError, ConflictError, UnsupportedError, InvalidInputError.
+    May be run again after a kill: what it became has the marks of one that is gone, if XenServer took them
+    along, as it does for copies. Raises NotFoundError, ConflictError, UnsupportedError, InvalidInputError.
     """
     view = shop.settle(lambda now: [disk for disk in disks(now) if disk.volume == volume_id])
     held = of_volume(view, volume_id)
     if not held:
-        return _mark(shop, _arrived(view, volume_id, sr_ref), attempt)
+        arrived = _arrived(view, volume_id, sr_ref)
+        return _mark(shop, arrived.ref, arrived, attempt)
     disk = held[0]
     if sr_ref == disk.vdi.SR:
         return disk.vdi
@@ -29,7 +30,7 @@ def move(shop: Workshop, volume_id: str, sr_ref: str, kind: SrKind, attempt: Att
         shop.clear(target)
         shop.unmark(target)
     size = disk.vdi.virtual_size
-    tasks.run(
+    made = tasks.run(
         shop.session,
         "VDI.pool_migrate",
         disk.ref,
@@ -38,16 +39,15 @@ def move(shop: Workshop, volume_id: str, sr_ref: str, kind: SrKind, attempt: Att
         cancelled=attempt.cancelled,
         progress=lambda part: attempt.progress(int(part * size), size),
     )
-    return _mark(shop, _arrived(shop.mirror.look(), volume_id, sr_ref, disk.vdi.uuid), attempt)
+    return _mark(shop, made, disk, attempt)
 
 
-def _arrived(view: View, volume_id: str, sr_ref: str, named: str = "") -> Disk:
-    """Return what the volume's disk became in an SR: it has the marks of one that is gone (`named`)."""
+def _arrived(view: View, volume_id: str, sr_ref: str) -> Disk:
+    """Return what the volume's disk became in an SR: it has the marks of one that is gone."""
     found = [
         disk
         for disk in disks(view)
         if disk.moved and disk.volume == volume_id and sr_ref == disk.vdi.SR and not disk.vdi.is_a_snapshot
-        if named in {"", disk.vdi.other_config[SELF]}
     ]
     label = view.srs[sr_ref].name_label
     if not found:
@@ -61,10 +61,10 @@ def _arrived(view: View, volume_id: str, sr_ref: str, named: str = "") -> Disk:
     return found[0]
 
 
-def _mark(shop: Workshop, disk: Disk, attempt: Attempt) -> Vdi:
-    marks = {"volume": disk.volume, "generation": str(disk.generation)}
-    shop.publish(disk.ref, disk.volume, attempt, label=disk.vdi.name_label, **marks)
-    return shop.record(disk.ref)
+def _mark(shop: Workshop, ref: str, before: Disk, attempt: Attempt) -> Vdi:
+    marks = {"volume": before.volume, "generation": str(before.generation)}
+    shop.publish(ref, before.volume, attempt, label=before.vdi.name_label, **marks)
+    return shop.record(ref)
 
 
 def _allow(view: View, disk: Disk, sr: Sr, kind: SrKind) -> None:

@@ -254,7 +254,7 @@ _FAILURES = {
     "13": "the server refused the user, the password or the user's rights on the share",
     "16": "the server or the mount point is busy",
     "22": "the server does not offer the log-in that sec= asks for, or this kernel lacks an option",
-    "95": "the server does not offer what the options ask for (version, encryption, signing)",
+    "95": "the server does not offer what the options ask for (version, encryption, signing, fail-over)",
     "101": "the network to the server is unreachable",
     "110": "the server did not answer",
     "111": "no SMB server answers on that port",

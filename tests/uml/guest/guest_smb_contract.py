@@ -79,7 +79,7 @@ SOME = [
 @pytest.mark.parametrize(("scenario", "ending"), SOME, ids=str)
 def test_smb_killed(scenario: Scenario, ending: Ending, tmp_path: Path) -> None:
     # Few kills: the local back end, which shares all of this code, is killed before every line.
-    report = kill_everywhere(storage(tmp_path, "", "vhdx"), scenario, ending, stride=5)
+    report = kill_everywhere(storage(tmp_path, "", "vhdx"), scenario, ending, stride=12)
     assert report is not None
     assert report.states > 1
 

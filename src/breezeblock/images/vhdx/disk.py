@@ -9,6 +9,7 @@ from breezeblock.images.layer import Extent, Layer, Parent, Problem, corrupt
 from breezeblock.images.vhdx import check, extents, grow, image, link
 from breezeblock.images.vhdx.edit import Edit
 from breezeblock.images.vhdx.layout import text_of
+from breezeblock.images.vhdx.metadata import Metadata
 from breezeblock.images.vhdx.place import Placement
 
 NAME = "vhdx"
@@ -22,6 +23,7 @@ class Vhdx(Layer):
     def __init__(self, file: File) -> None:
         super().__init__(file)
         self._image = image.load(file)
+        self._told: tuple[Metadata, Parent | None] | None = None
         self._edit: Edit | None = None
         self._placement: Placement | None = None
 
@@ -48,8 +50,12 @@ class Vhdx(Layer):
     @property
     def parent(self) -> Parent | None:
         """What the parent locator says."""
-        locator = self.image.metadata.locator
-        return Parent(locator.paths, text_of(locator.linkage), NAME) if locator else None
+        metadata = self.image.metadata
+        if self._told is None or self._told[0] is not metadata:
+            locator = metadata.locator
+            told = Parent(locator.paths, text_of(locator.linkage), NAME) if locator else None
+            self._told = (metadata, told)
+        return self._told[1]
 
     @property
     def details(self) -> Mapping[str, object]:

@@ -56,22 +56,25 @@ def read(file: File, file_bytes: int) -> Header:
     if file.peek(0, len(SIGNATURE)) != SIGNATURE:
         raise corrupt(file, "there is no VHDX signature", 0)
     slots = [file.peek(offset, HEADER_BYTES) for offset in HEADER_OFFSETS]
-    valid = {
-        slot: int.from_bytes(data[8:16], "little")
-        for slot, data in enumerate(slots)
-        if len(data) == HEADER_BYTES and data[:4] == b"head" and is_sealed(data)
-    }
-    if not valid:
-        raise corrupt(file, "neither of the two headers is valid", HEADER_OFFSETS[0])
-    slot = max(valid, key=lambda slot: valid[slot])
-    if len(valid) == 2 and valid[0] == valid[1] and slots[0] != slots[1]:
-        raise corrupt(file, f"both headers say {valid[0]}, but differ", HEADER_OFFSETS[1])
+    first, second = map(_sequence, slots)
+    if first == second:
+        if first < 0:
+            raise corrupt(file, "neither of the two headers is valid", HEADER_OFFSETS[0])
+        if slots[0] != slots[1]:
+            raise corrupt(file, f"both headers say {first}, but differ", HEADER_OFFSETS[1])
+    slot = 0 if first >= second else 1
     try:
-        current = _parse(slots[slot][: HEADER.size], slot, other_is_valid=len(valid) == 2)
+        current = _parse(slots[slot][: HEADER.size], slot, other_is_valid=min(first, second) >= 0)
     except WrongBytesError as error:
         raise error.of(file, HEADER_OFFSETS[slot]) from None
     _check(file, current, file_bytes)
     return current
+
+
+def _sequence(data: bytes) -> int:
+    """Return a header's sequence number, -1 for one that is not valid."""
+    valid = len(data) == HEADER_BYTES and data[:4] == b"head" and is_sealed(data)
+    return int.from_bytes(data[8:16], "little") if valid else -1
 
 
 @lru_cache(1024)

@@ -1,6 +1,6 @@
 """The metadata region: what kind of disk the file holds ([MS-VHDX] 2.6)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
 from struct import Struct
@@ -77,7 +77,7 @@ def read(view: View, region: Region) -> Metadata:
     entries = _read_entries(view, region)
     try:
         table = _table(entries, region.length)
-        values = tuple(_read_values(view, region, table))
+        values = _read_values(view, region, table)
         return _metadata(entries, region.length, values)
     except WrongBytesError as error:
         raise error.of(view.file, region.offset) from None
@@ -97,15 +97,12 @@ def _read_entries(view: View, region: Region) -> bytes:
     return data[METADATA_HEADER.size : used]
 
 
-def _read_values(view: View, region: Region, table: "_Table") -> Iterator[bytes]:
-    """Yield the contents of the known items."""
-    if table.end:  # they follow each other, and come in one short read
-        data = view.read(region.offset + table.start, table.end - table.start)
-        for item in table.known:
-            yield data[item.offset - table.start :][: item.length]
-        return
-    for item in table.known:
-        yield view.read(region.offset + item.offset, item.length)
+def _read_values(view: View, region: Region, table: "_Table") -> tuple[bytes, ...]:
+    """Return the contents of the known items."""
+    if table.slices:
+        data = view.read(region.offset + table.start, table.length)
+        return tuple(map(data.__getitem__, table.slices))
+    return tuple(view.read(region.offset + item.offset, item.length) for item in table.known)
 
 
 @lru_cache(1024)
@@ -149,8 +146,10 @@ class _Table(msgspec.Struct, frozen=True):
     items: tuple[Item, ...]
     known: tuple[Item, ...]
     start: int
-    end: int
-    """Between which all known items are; 0 if they lie too far from each other to read them at once."""
+    length: int
+    """Where all known items are."""
+    slices: tuple[slice, ...]
+    """Where each is in that; empty if they lie too far from each other to be read at once."""
 
 
 @lru_cache(256)
@@ -178,7 +177,8 @@ def _table(entries: bytes, region_bytes: int) -> _Table:
     _require_all(found)
     known = tuple(found[guid] for guid in (*_LENGTHS, PARENT_LOCATOR) if guid in found)
     start, end = min(item.offset for item in known), max(item.offset + item.length for item in known)
-    return _Table(tuple(items), known, start, end if end - start <= PAGE else 0)
+    slices = (slice(item.offset - start, item.offset - start + item.length) for item in known)
+    return _Table(tuple(items), known, start, end - start, tuple(slices) if end - start <= PAGE else ())
 
 
 def _require_all(found: dict[bytes, Item]) -> None:
