@@ -6,7 +6,6 @@ fill-nfs.sh and sum-nfs.sh. FILE is volbench's output for a peer on the same kin
 
 import argparse
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.deployment import Deployment, load
+from benchmarks.deployment import Deployment, free_port, load
 
 VERBS = (
     ("create", "lifecycle_ms", "create_volume"),
@@ -56,7 +55,7 @@ def main() -> None:
     only = chosen.only or ["verbs", "list", "start", "crash"]
     peer = json.loads(chosen.peer.read_text()) if chosen.peer else {}
     with tempfile.TemporaryDirectory(prefix="breezeblock-bench-") as directory:
-        deployment = Deployment(Path(directory), _free_port(), chosen.clone, chosen.smb)
+        deployment = Deployment(Path(directory), free_port(), chosen.clone, chosen.smb)
         deployment.prepare()
         print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, load {load()}")
         deployment.run()
@@ -153,13 +152,6 @@ def _volbench(deployment: Deployment, chosen: argparse.Namespace, *arguments: st
 def _row(text: str, theirs: float | None, ours: float) -> None:
     times = f"{theirs / ours:.1f}" if theirs else ""
     print(f"| {text} | {theirs or ''} | {ours} | {times} |")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 main()

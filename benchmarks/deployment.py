@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -142,3 +143,11 @@ clone = "{self.clone}"
 def load() -> str:
     """Return the load averages, without which no figure means anything."""
     return " ".join(f"{one:.2f}" for one in os.getloadavg())
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -48,6 +48,8 @@ def main() -> None:
         measure("stats", backend.stats)
         measure("inventory", lambda: list(backend.inventory()))
         measure("sweep", lambda: backend.sweep(frozenset()))
+        all_of_them = [Volume(id=one, virtual_bytes=1 << 30, pool="gold") for one in ids]
+        measure("check all", lambda: [backend.check(one, ()) for one in all_of_them])
         volume = Volume(id=str(uuid4()), virtual_bytes=1 << 30, pool="gold")
         snapshot = Snapshot(id=str(uuid4()), volume_id=volume.id, virtual_bytes=1 << 30)
         clone = Volume(id=str(uuid4()), virtual_bytes=1 << 30, pool="gold")

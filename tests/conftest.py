@@ -1,5 +1,6 @@
 """What all tests share: their order, and a PostgreSQL server."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -13,6 +14,28 @@ SLOWER_AND_SLOWER = ("postgres", "crash", "clients", "uml")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the fast tests first: what fails should fail early."""
     items.sort(key=_rank)
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = _shared_out(items, workers)
+
+
+def _shared_out(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Let the last workers begin with the slow tests, while the others run fast ones.
+
+    xdist gives each worker one stretch of equal length, and who is done takes from the ends of others'. Were
+    the slow ones at the ends, all but one worker would wait for the last of them.
+    """
+    starts, left = [0], len(items)
+    for worker in range(workers, 1, -1):
+        left -= left // worker
+        starts.append(len(items) - left)
+    slow = [item for item in items if _rank(item)]
+    slowest = [item for item in slow if _rank(item) == len(SLOWER_AND_SLOWER)]
+    del slow[len(slow) - len(slowest) :]
+    ordered = [item for item in items if not _rank(item)]
+    for start, some in ((starts[-2], slow), (starts[-1], slowest)):
+        ordered[start:start] = some
+    return ordered
 
 
 def _rank(item: pytest.Item) -> int:

@@ -147,14 +147,16 @@ if ! sha256sum --status --check "$stamp" 2> /dev/null; then
     sha256sum "${inputs[@]}" > "$stamp"
 fi
 
-# Xen Orchestra's client judges the simulated XenServer pool. Nothing that it brings is run here.
-foreign=tests/xenapi
-stamp=$foreign/node_modules/breezeblock.sha256
-if [ "$mode" = test ] && ! sha256sum --status --check "$stamp" 2> /dev/null; then
-    say "setup: installing the npm packages of $foreign"
-    npm ci --prefix "$foreign" --ignore-scripts --omit=optional --no-audit --no-fund --loglevel=error > /dev/null
-    sha256sum "$foreign"/package.json "$foreign"/package-lock.json > "$stamp"
-fi
+# Xen Orchestra's client judges the simulated XenServer pool, Azurite is Azure's storage for the tests.
+# Nothing that they bring is run here.
+for foreign in tests/xenapi tests/objects; do
+    stamp=$foreign/node_modules/breezeblock.sha256
+    if [ "$mode" = test ] && ! sha256sum --status --check "$stamp" 2> /dev/null; then
+        say "setup: installing the npm packages of $foreign"
+        npm ci --prefix "$foreign" --ignore-scripts --omit=optional --no-audit --no-fund --loglevel=error > /dev/null
+        sha256sum "$foreign"/package.json "$foreign"/package-lock.json > "$stamp"
+    fi
+done
 
 # Cinder has its own environment: it is what writes the shares that the tests take over, and its
 # requirements are not ours.

@@ -141,6 +141,19 @@ class LoggingSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """`auto`: console on a terminal, JSON otherwise."""
 
 
+class CdmiSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[cdmi]`: an object store of this machine's own, served by the worker on 127.0.0.1."""
+
+    directory: Annotated[str, Meta(pattern=r"^(/.*)?$")] = ""
+    """Where its objects are; empty: there is none."""
+    port: Annotated[int, Meta(ge=1, le=65535)] = 8775
+    """Port to listen on."""
+    user: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "breezeblock"
+    """Who may come."""
+    secret: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] = "cdmi"  # noqa: S105 - a name
+    """Name of that user's password in the vault."""
+
+
 class PoolPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys that every `[backends.NAME]` section takes, whatever its kind."""
 
@@ -148,6 +161,9 @@ class PoolPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Part of every pool that new volumes leave free."""
     max_over_subscription_ratio: Annotated[float, Meta(ge=1, le=1000)] = 20.0
     """How often a pool's bytes may be promised to thin volumes."""
+    only_by_type: bool = False
+    """Take only volumes whose type asks for this back end, by `volume_backend_name`, `pool_name` or
+    `storage_protocol`."""
     when_down: Literal["wait", "fail"] = "wait"
     """What operations on a pool do while it is down. `wait`: they stay queued and go on by themselves when
     it is back. `fail`: they end in an error that says since when and why it is down."""
@@ -177,6 +193,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     quota: QuotaSection = QuotaSection()
     images: ImagesSection = ImagesSection()
     logging: LoggingSection = LoggingSection()
+    cdmi: CdmiSection = CdmiSection()
     backends: dict[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")], dict[str, Any]] = {}
 
     def __post_init__(self) -> None:

@@ -72,6 +72,10 @@ class UnavailableError(BreezeblockError):
     permanent = False
 
 
+class CutOffError(UnavailableError):
+    """A process of our own died in the middle of the work; the storage answers, and it can be repeated."""
+
+
 class PoolDownError(UnavailableError):
     """A pool is known to be down; work on it can go on when its storage answers again."""
 

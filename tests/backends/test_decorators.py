@@ -24,7 +24,7 @@ from breezeblock.backends.decorators import (
 from breezeblock.backends.decorators.faults import Fault, add_faults
 from breezeblock.backends.memory import MemoryBackend, MemoryConfig
 from breezeblock.backends.proxy import Proxy
-from breezeblock.errors import CorruptError, NoSpaceError, UnavailableError
+from breezeblock.errors import CorruptError, CutOffError, NoSpaceError, UnavailableError
 
 
 @pytest.fixture
@@ -81,6 +81,22 @@ def test_retry_leaves_other_errors_alone(memory: MemoryBackend, error: Exception
     with pytest.raises(type(error)):
         retried(faulty, slept).create(a_volume(), an_attempt())
     assert slept == []
+
+
+def test_retry_does_not_count_processes_of_ours_that_died(memory: MemoryBackend) -> None:
+    slept: list[float] = []
+    died, down = CutOffError("It was killed."), UnavailableError("The server is away.")
+    errors = [died, died, down, died, died, died, down]
+    faulty = add_faults(
+        memory, *(Fault(verb="create", nth=number, error=error) for number, error in enumerate(errors, 1))
+    )
+    volume = a_volume()
+    assert retried(faulty, slept).create(volume, an_attempt()) == memory.create(volume, an_attempt())
+    assert slept == [1, 2]
+    deadly = add_faults(memory, *(Fault(verb="create", nth=number, error=died) for number in range(1, 10)))
+    with pytest.raises(CutOffError):
+        retried(deadly, slept).create(a_volume(), an_attempt())
+    assert retried(deadly, slept).create(volume, an_attempt()), "it was called nine times"
 
 
 def test_retry_gives_up_with_the_last_error(memory: MemoryBackend) -> None:

@@ -334,7 +334,7 @@ def test_a_helper_killed_anywhere_is_never_noticed(
         if survived.exists():
             survived.unlink()
             break
-        line, killed = line + STRIDE if STRIDE else line * 3, killed + 1
+        line, killed = line + STRIDE if STRIDE else line * 9, killed + 1
     assert killed
 
 

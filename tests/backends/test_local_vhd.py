@@ -8,7 +8,7 @@ import pytest
 
 from breezeblock import images
 from breezeblock.attempt import Attempt
-from breezeblock.backends.contract import Placement, Volume
+from breezeblock.backends.contract import Placement, Snapshot, Volume
 from breezeblock.backends.files import FileBackend
 from breezeblock.backends.local import LocalConfig, open_local
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError
@@ -71,6 +71,35 @@ def test_a_clone_of_another_format_is_a_copy(backend: FileBackend, kind: str) ->
     assert (f"volume-{clone.id}.vhd" if kind == "vhd" else f"volume-{clone.id}") in names(backend)
     with pytest.raises(InvalidInputError, match="it is to be"):
         backend.clone(source, volume(format=kind, clone="linked"), attempt())
+
+
+@pytest.mark.parametrize("kind", ["vhd", "vhdx"])
+def test_a_clone_of_another_length_is_linked_only_where_all_can_read_it(
+    backend: FileBackend, kind: str, tmp_path: Path
+) -> None:
+    source, directory = made(backend, kind), backend.places.directory("here")
+    images.write(directory / f"volume-{source.id}.{kind}", 0, [b"old!" * 128], kind)
+    taken = Snapshot(id=str(uuid4()), volume_id=source.id, virtual_bytes=MIB)
+    backend.snapshot(source, taken, attempt())
+    backend.extend(source, 2 * MIB, attempt())
+    source = msgspec.structs.replace(source, virtual_bytes=2 * MIB, depth=2)
+    # As long as the snapshot, whose image is longer by now: a copy of its part.
+    small = volume(format=kind)
+    assert backend.create_from_snapshot(source, taken, small, attempt()).parent == ""
+    assert backend.check(msgspec.structs.replace(small, format=kind), ()) == []
+    with pytest.raises(InvalidInputError, match="shorter than"):
+        backend.create_from_snapshot(source, taken, volume(format=kind, clone="linked"), attempt())
+    # As long as the source is: linked. Longer: only where the format's own programs do so.
+    for length, shares in ((2 * MIB, True), (3 * MIB, kind == "vhdx")):
+        one = msgspec.structs.replace(volume(format=kind), virtual_bytes=length)
+        assert (backend.create_from_snapshot(source, taken, one, attempt()).parent != "") == shares
+        asked = msgspec.structs.replace(volume(format=kind, clone="linked"), virtual_bytes=length)
+        assert backend.create_from_snapshot(source, taken, asked, attempt()).parent == source.id
+        found = b"".join(images.read(directory / f"volume-{one.id}.{kind}", 0, length, kind))
+        assert found == (b"old!" * 128).ljust(length, b"\0")
+    out = tmp_path / "out.raw"
+    backend.export_image(source, taken, str(out), "raw", attempt())
+    assert out.read_bytes() == (b"old!" * 128).ljust(MIB, b"\0")
 
 
 def test_a_volume_is_taken_over_by_its_id_alone(backend: FileBackend) -> None:

@@ -81,6 +81,7 @@ class Life(RuleBasedStateMachine):
             len(expected) + more,
             attempt(),
             source_format=self.image_format,
+            source_bytes=len(expected),
             source_naming=self.volume.naming,
             format=result_format,
         )

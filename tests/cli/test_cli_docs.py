@@ -52,7 +52,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 def test_commands_in_pages_exist(page: Path) -> None:
     known = {path.removeprefix("breezeblock ") for path, _ in COMMANDS}
     groups = {path.split()[0] for path in known}
-    for words in re.findall(r"(?m)^(?:.*/)?breezeblock ((?:[a-z]+ ?)+)", page.read_text()):
+    for words in re.findall(r"(?m)^(?:.*/)?breezeblock ((?:[a-z]+(?:-[a-z]+)* ?)+)", page.read_text()):
         first, *rest = words.split()
         if first in groups:
             assert first in known or " ".join([first, *rest][:2]) in known, words

@@ -2,20 +2,23 @@
 
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 MIB = 1 << 20
+COMMAND = [sys.executable, "-c", "from breezeblock.cli import main; main()", "image"]
 
 
 def run(*arguments: object, data: bytes = b"", code: int = 0) -> bytes:
     """Run one command; standard output, if it ends with `code`."""
-    argv = [sys.executable, "-c", "from breezeblock.cli import main; main()", "image"]
     done = subprocess.run(
-        [*argv, *(str(one) for one in arguments)], input=data, capture_output=True, check=False
+        [*COMMAND, *(str(one) for one in arguments)], input=data, capture_output=True, check=False
     )
     assert done.returncode == code, done.stderr.decode()
     return done.stdout
@@ -89,3 +92,26 @@ def test_output_into_a_pipe_that_closes_is_no_failure(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_and_nowhere_else(tmp_path: Path, *, terminal: bool) -> None:
+    source, target = tmp_path / "source.raw", tmp_path / "target.vhdx"
+    source.write_bytes(os.urandom(9 * MIB))
+    arguments = ["convert", source, target, "--format", "vhdx"]
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    with subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
+    ) as command:
+        os.close(theirs)
+        said = b""
+        with suppress(OSError):  # as a terminal says that its other end is closed
+            while piece := os.read(ours, 1 << 16):
+                said += piece
+        os.close(ours)
+    assert command.returncode == 0, said
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode())
+    shown = [int(number) for number in re.findall(r"(\d+)%", text)]
+    assert ("Converting" in text and shown and shown == sorted(shown)) if terminal else text == ""

@@ -1,17 +1,25 @@
 """The eight commands that the first five minutes consist of, by the real `openstack` client."""
 
 import json
+import subprocess
 from typing import Any
 
 import pytest
 from deployed import Deployed, until
 
 pytestmark = pytest.mark.clients
+ADMIN = ("--cloud", "breezeblock-admin")
 
 
 def _look(service: Deployed, *arguments: str) -> Any:
     """Ask with our own command, which starts ten times faster than the real client."""
     return json.loads(service.call("breezeblock", *arguments, "--json").stdout)
+
+
+def _qemu_io(uri: str, *commands: str) -> str:
+    words = [word for command in commands for word in ("-c", command)]
+    argv = ["qemu-io", "-f", "raw", *words, uri]
+    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def _available(service: Deployed, kind: str, name: str) -> None:
@@ -47,8 +55,8 @@ def test_the_first_eight_commands_end_as_cinders_would(service: Deployed) -> Non
 
 def test_an_administrators_views(service: Deployed) -> None:
     admin = "breezeblock-admin"
-    (pool,) = service.openstack("volume", "backend", "pool", "list", cloud=admin, as_json=True)
-    assert pool["Name"] == "breezeblock@local#local"
+    pools = service.openstack("volume", "backend", "pool", "list", cloud=admin, as_json=True)
+    assert [pool["Name"] for pool in pools] == ["breezeblock@local#local", "breezeblock@rest#rest"]
     states = [
         row["State"] for row in service.openstack("volume", "service", "list", cloud=admin, as_json=True)
     ]
@@ -56,7 +64,7 @@ def test_an_administrators_views(service: Deployed) -> None:
     assert set(states) == {"up"}
     assert service.openstack("quota", "show", "--volume", "demo", cloud=admin)
     types = service.openstack("volume", "type", "list", cloud=admin, as_json=True)
-    assert [row["Name"] for row in types] == ["__DEFAULT__"]
+    assert {row["Name"] for row in types} == {"__DEFAULT__", "rest"}
 
 
 def test_what_is_refused_is_said(service: Deployed) -> None:
@@ -68,3 +76,26 @@ def test_what_is_refused_is_said(service: Deployed) -> None:
     nobody = service.call("openstack", "--os-cloud", "breezeblock", "volume", "show", "nobody", check=False)
     assert nobody.returncode != 0
     assert "nobody" in nobody.stdout + nobody.stderr
+
+
+def test_volumes_in_the_object_store_are_served_to_this_host(service: Deployed) -> None:
+    """Without the device, which needs a kernel's driver: tests/uml has that."""
+    until(
+        lambda: "breezeblock@rest#rest" in [pool["name"] for pool in _look(service, "pool", "list", *ADMIN)],
+        "the object store is a pool",
+    )
+    service.openstack("volume", "create", "--size", "1", "--type", "rest", "r")
+    _available(service, "volume", "r")
+    config = ("--config", str(service.data / "breezeblock.toml"))
+    place = ("--state", str(service.data / "attachments"), "--no-device", *config)
+    uri = service.call("breezeblock", "attach", "r", *place).stdout.strip()
+    assert service.call("breezeblock", "attach", "r", *place).stdout.strip() == uri
+    assert _look(service, "volume", "show", "r")["status"] == "in-use"
+    assert "wrote 65536" in _qemu_io(uri, "write -P 7 1M 64k", "flush")
+    service.call("breezeblock", "detach", "r", *place)
+    assert _look(service, "volume", "show", "r")["status"] == "available"
+    service.call("breezeblock", "volume", "create", "r2", "--source", "r")
+    uri = service.call("breezeblock", "attach", "r2", *place).stdout.strip()
+    assert "failed" not in _qemu_io(uri, "read -P 7 1M 64k")
+    service.call("breezeblock", "detach", "r2", *place)
+    service.call("breezeblock", "volume", "delete", "r", "r2")

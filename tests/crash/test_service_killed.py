@@ -1,6 +1,7 @@
 """`kill -9` of the service while it works, again and again: everything ends, and ends right."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from served import Served
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
 
-KILLS = 12
+KILLS = int(os.environ.get("BREEZEBLOCK_SERVICE_KILLS", "8"))
+"""Each costs a start, two seconds of a core. For more of them: tests/crash/test_chaos.py, and in guests."""
 PATTERN = bytes(range(256)) * 256  # 64 KiB
 
 

@@ -190,3 +190,39 @@ def test_a_table_is_divided_as_entry_by_entry(parts: list[tuple[int, int]]) -> N
             assert entries[index + count] != value + count * step, "the stretch ends where it must"
         seen += count
     assert seen == len(entries)
+
+
+def test_a_chain_thirty_deep_beside_qemu(tmp_path: Path) -> None:
+    """We wrote it, QEMU reads it; QEMU writes on it, we read it, and merge what it wrote."""
+    rng = random.Random(30)
+    model = bytearray(VIRTUAL_BYTES)
+    path = tmp_path / "0.qcow2"
+    images.create(path, "qcow2", VIRTUAL_BYTES)
+    for number in range(1, 31):
+        offset, data = rng.randrange(VIRTUAL_BYTES - 100_000), rng.randbytes(rng.randrange(1, 100_000))
+        images.write(path, offset, [data])
+        model[offset : offset + len(data)] = data
+        if number < 30:
+            child = tmp_path / f"{number}.qcow2"
+            images.create_child(child, path, durable=False)
+            path = child
+    told = subprocess.run(
+        ["qemu-img", "info", "-f", "qcow2", "--backing-chain", "--output=json", path],
+        capture_output=True,
+        check=True,
+    )
+    seen = [(one["virtual-size"], Path(one["filename"]).name) for one in json.loads(told.stdout)]
+    assert seen == [(VIRTUAL_BYTES, f"{number}.qcow2") for number in reversed(range(30))]
+    assert [(one.virtual_bytes, one.name) for one in images.chain(path)] == seen
+    assert oracles.qemu(path, "qcow2") == model == content(path)
+    above = ["-b", path.name, "-F", "qcow2", str(tmp_path / "theirs.qcow2")]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *above], check=True)
+    write = "write -q -P 77 1000k 300k"
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", write, tmp_path / "theirs.qcow2"], check=True)
+    model[1000 << 10 : 1300 << 10] = bytes([77]) * (300 << 10)
+    assert content(tmp_path / "theirs.qcow2") == model
+    images.merge(tmp_path / "theirs.qcow2")
+    images.flatten(tmp_path / "15.qcow2")
+    assert oracles.qemu(path, "qcow2") == model == content(path)
+    assert len(images.chain(path)) == 15
+    assert qemu_check(path) == (0, 0)

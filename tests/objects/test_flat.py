@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from log_lab import content, soon
 from mirrors_lab import Lab, now, run
 
-from breezeblock.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
+from breezeblock.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError, UnsupportedError
 from breezeblock.objects.cdmi import CdmiServer
-from breezeblock.objects.flat import FlatDevice, lock, volumes
+from breezeblock.objects.flat import FlatDevice, lock, snapshots, volumes
 from breezeblock.objects.flat.image import CHUNK
 from breezeblock.objects.flat.watch import CHECK_S
 from breezeblock.objects.nbd import Device, Server
 from breezeblock.objects.nbd.device import Data
+from breezeblock.objects.stores.azure import AzureStore
 from breezeblock.objects.stores.memory import MemoryStore
 from breezeblock.objects.stores.opening import StoreConfig, make_pool, open_store
 from breezeblock.objects.stores.port import Traits
@@ -33,7 +34,19 @@ def apache() -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("kind", ["directory", "cdmi-standard", "cdmi-scality", "apache"])
+@pytest.fixture(scope="module")
+def azure() -> Iterator[StoreConfig]:
+    with TemporaryDirectory(prefix="breezeblock-flat-") as home, zoo.running(zoo.azurite, Path(home)) as url:
+        yield StoreConfig(
+            kind="azure",
+            urls=[f"{url}/{zoo.AZURE_ACCOUNT}/pool", f"{url}/{zoo.AZURE_ACCOUNT}/pool/"],
+            user=zoo.AZURE_ACCOUNT,
+            password=zoo.AZURE_KEY,
+            layout="flat",
+        )
+
+
+@pytest.mark.parametrize("kind", ["directory", "cdmi-standard", "cdmi-scality", "apache", "azure"])
 def test_a_flat_volume_lives_in_each_store_that_writes_parts(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -44,7 +57,13 @@ def test_a_flat_volume_lives_in_each_store_that_writes_parts(
             "directory": StoreConfig(kind="directory", urls=[str(tmp_path)], layout="flat"),
             "cdmi-standard": StoreConfig(kind="cdmi", urls=[url], layout="flat"),
             "cdmi-scality": StoreConfig(kind="cdmi", urls=[url], dialect="scality", layout="flat"),
-        }.get(kind) or StoreConfig(kind="webdav", urls=[request.getfixturevalue("apache")], layout="flat")
+        }.get(kind)
+        if kind == "apache":
+            config = StoreConfig(kind="webdav", urls=[request.getfixturevalue(kind)], layout="flat")
+        elif kind == "azure":
+            config = request.getfixturevalue(kind)
+            await container(config)
+        assert config
         await make_pool(config)
         store = await open_store(config)
         await volumes.create(store, VOLUME, LENGTH)
@@ -54,13 +73,14 @@ def test_a_flat_volume_lives_in_each_store_that_writes_parts(
         device = await volumes.attach(store, VOLUME, "host-a")
         assert await content(device) == bytes(LENGTH)
         dice, model = random.Random(3), bytearray(LENGTH)
+        step = device.minimum_bytes
         for _ in range(20):
-            at = dice.randrange(LENGTH - 9000)
-            data = dice.randbytes(dice.randrange(1, 9000))
+            at = dice.randrange((LENGTH - 9000) // step) * step
+            data = dice.randbytes(-(-dice.randrange(1, 9000) // step) * step)
             model[at : at + len(data)] = data
             await soon(device.write(at, memoryview(data)))
-        await soon(device.zero(100, 70000))
-        model[100:70100] = bytes(70000)
+        await soon(device.zero(step, 137 * step))
+        model[step : 138 * step] = bytes(137 * step)
         await soon(device.trim(1 << 19, 4096))
         if store.traits.holes:
             model[1 << 19 : (1 << 19) + 4096] = bytes(4096)
@@ -87,6 +107,52 @@ def test_a_flat_volume_lives_in_each_store_that_writes_parts(
             await volumes.create(store, "../x", LENGTH)
         await store.close()
         await server.stop()
+
+    asyncio.run(main())
+
+
+async def container(config: StoreConfig) -> None:
+    store = AzureStore(config.urls[0], user=config.user, password=config.password)
+    await store._send("PUT", store._container, {"restype": "container"})  # done if it is there
+    await store.close()
+
+
+def test_azure_takes_snapshots_and_its_lease_is_a_fence(azure: StoreConfig) -> None:
+    async def main() -> None:
+        await container(azure)
+        await make_pool(azure)
+        store, other = await open_store(azure), await open_store(azure)
+        volume = "d" * 32
+        await volumes.create(store, volume, LENGTH)
+        device = await volumes.attach(store, volume, "host-a")
+        await soon(device.write(512, memoryview(b"a" * 1024)))
+        for _ in range(2):
+            await snapshots.take(store, volume, "one")
+        await soon(device.write(512, memoryview(b"b" * 512)))
+        await device.grow(2 * LENGTH)
+        image = await snapshots.attach(store, volume, "one")
+        assert await content(image) == bytes(512) + b"a" * 1024 + bytes(LENGTH - 1536)
+        await image.close()
+        # The same host after a crash: it has the lock, and a lease of its own.
+        again = await volumes.attach(other, volume, "host-a")
+        with pytest.raises(ConflictError, match="leased by somebody else"):
+            await soon(device.write(512, memoryview(b"x" * 512)))
+        await soon(again.write(1024, memoryview(b"c" * 512)))
+        assert (await content(again))[:2048] == bytes(512) + b"b" * 512 + b"c" * 512 + bytes(512)
+        await again.close()
+        with pytest.raises(ConflictError, match="has snapshots: one"):
+            await volumes.delete(other, volume)
+        await snapshots.delete(other, volume, "one")
+        await snapshots.delete(other, volume, "one")
+        # A host that died with lock and lease.
+        await volumes.attach(other, volume, "host-b")
+        await volumes.unlock(store, volume)
+        await volumes.delete(store, volume)
+        assert volume not in await volumes.volumes(store)
+        with pytest.raises(UnsupportedError, match="takes no snapshots"):
+            await snapshots.take(MemoryStore(), volume, "one")
+        await store.close()
+        await other.close()
 
     asyncio.run(main())
 

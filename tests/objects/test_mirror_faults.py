@@ -12,11 +12,12 @@ import pytest
 from faulty import FAULTS, Way
 from log_lab import content, soon
 
-from breezeblock.errors import ConflictError, ForbiddenError
+from breezeblock.errors import ConfigError, ConflictError, ForbiddenError
 from breezeblock.objects.cdmi import CdmiServer
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.mirrors import Mirrors, Policy
+from breezeblock.objects.stores import credentials
 from breezeblock.objects.stores.opening import StoreConfig, make_pool, open_store
 from breezeblock.objects.stores.s3 import S3Store
 from breezeblock.objects.stores.sigv4 import Credentials
@@ -145,6 +146,8 @@ def test_credentials_that_expire_are_read_again_and_waited_for(tmp_path: Path) -
         assert "credentials" in store.status().endpoints[0].trouble
         with pytest.raises(ForbiddenError):
             await open_store(config, policy=QUICK)
+        secrets.unlink()
+        await until(store, lambda states: "cannot be read" in store.status().endpoints[0].trouble)
         secrets.write_text("u\nthird\n")
         assert await waiting == b"value"
         await store.close()
@@ -177,6 +180,56 @@ def test_a_server_whose_clock_is_far_ahead_is_signed_for_by_its_clock() -> None:
         for _ in range(3):
             assert await store.get("key") == b"ok"
         assert seen == [False, True, True, True]
+        await store.close()
+        server.close()
+
+    asyncio.run(main())
+
+
+def test_credentials_are_found_in_the_environment_or_the_shared_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
+    shared = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(shared))
+    with pytest.raises(ConfigError, match="no credentials"):
+        credentials.found()
+    shared.write_text(
+        "[default]\naws_access_key_id = a\naws_secret_access_key = b%c\n"
+        "[other]\naws_access_key_id=d\naws_secret_access_key=e\naws_session_token=f\n"
+    )
+    assert credentials.found() == Credentials("a", "b%c")
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    assert credentials.found() == Credentials("d", "e", "f")
+    shared.write_text("no section, but a secret")
+    with pytest.raises(ConfigError) as error:
+        credentials.found()
+    assert "secret" not in str(error.value).replace(str(shared), "")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "g")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "h")
+    assert credentials.found() == Credentials("g", "h")
+
+
+def test_a_token_that_has_expired_is_looked_up_anew() -> None:
+    async def main() -> None:
+        asked: list[str] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                asked.append("new" if b"x-amz-security-token: new" in head else "old")
+                said = b"ok" if asked[-1] == "new" else b"<Error><Code>ExpiredToken</Code></Error>"
+                status = b"200 OK" if asked[-1] == "new" else b"400 Bad Request"
+                writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(said), said))
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        tokens = ["old", "new", "new"]
+        store = S3Store(
+            f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/bucket",
+            credentials=lambda: Credentials("k", "s", tokens.pop(0)),
+        )
+        assert await store.get("key") == b"ok"
+        assert asked == ["old", "new"]
         await store.close()
         server.close()
 

@@ -18,7 +18,7 @@ from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError, 
 from breezeblock.objects import serving
 from breezeblock.objects.log import volumes
 from breezeblock.objects.nbd import client
-from breezeblock.objects.serving import Detach, Flush, Grow, Snapshot
+from breezeblock.objects.serving import Detach, Endpoints, Flush, Grow, Snapshot
 from breezeblock.objects.serving.messages import control_path
 
 
@@ -175,6 +175,31 @@ def test_a_store_that_is_away_holds_up_the_detaching_and_nothing_is_lost(lab: La
         lab.ask(Detach())
         assert gone(keeper) == 0
     assert content(lab, 0, 1) == b"a"
+
+
+def test_endpoints_come_and_go_while_a_volume_is_served(lab: Lab) -> None:
+    first, second = str(lab.directory / "pool"), str(lab.directory / "mirror")
+    (lab.directory / "mirror").symlink_to("pool")
+    (lab.directory / "empty").mkdir()
+
+    def states() -> dict[str, str]:
+        return {one.url: one.state for one in lab.view().mirrors.endpoints}
+
+    with attached(lab) as keeper:
+        assert states() == {first: "up"}
+        assert lab.view().mirrors.pool == lab.config.pool
+        lab.ask(Endpoints(add=[second, str(lab.directory / "empty")]))
+        eventually(lambda: states() == {first: "up", second: "up", str(lab.directory / "empty"): "refused"})
+        lab.ask(Endpoints(add=[second], remove=[first, str(lab.directory / "empty"), "/never/there"]))
+        assert states() == {second: "up"}
+        with pytest.raises(ConflictError, match="last endpoint"):
+            lab.ask(Endpoints(remove=[second]))
+        write(lab, b"m" * 4096, 0)
+        lab.ask(Flush())
+        assert lab.view().mirrors.endpoints[0].bytes_written > 4096
+        lab.ask(Detach())
+        assert gone(keeper) == 0
+    assert content(lab, 0, 1) == b"m"
 
 
 def test_a_flush_may_wait_for_the_store(lab: Lab) -> None:

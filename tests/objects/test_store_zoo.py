@@ -16,6 +16,7 @@ from breezeblock.objects.cdmi import CdmiServer
 from breezeblock.objects.http.client import Client
 from breezeblock.objects.log import volumes
 from breezeblock.objects.probe import Probe, probe
+from breezeblock.objects.stores.azure import AzureStore
 from breezeblock.objects.stores.cdmi import CdmiStore
 from breezeblock.objects.stores.directory import DirectoryStore
 from breezeblock.objects.stores.memory import MemoryStore
@@ -60,13 +61,19 @@ async def with_store(kind: str, urls: Urls, directory: Path, use: Callable[[Stor
         elif kind == "moto":
             store = S3Store(f"{urls(zoo.moto)}/pool/in/it", credentials=lambda: Credentials("k", "s"))
             await store._send("PUT", "/pool", "", {}, b"", 1 << 20)
+        elif kind == "s3rver":
+            store = S3Store(f"{urls(zoo.s3rver)}/pool", credentials=lambda: Credentials("S3RVER", "S3RVER"))
+        elif kind == "azurite":
+            url = f"{urls(zoo.azurite)}/{zoo.AZURE_ACCOUNT}/pool/in/it"
+            store = AzureStore(url, user=zoo.AZURE_ACCOUNT, password=zoo.AZURE_KEY)
+            await store._send("PUT", store._container, {"restype": "container"})
         else:
             store = WebDavStore(urls(getattr(zoo, kind)))
         stack.push_async_callback(store.close)
         await use(store)
 
 
-LOG = ["memory", "directory", "cdmi-standard", "cdmi-scality", "moto"]
+LOG = ["memory", "directory", "cdmi-standard", "cdmi-scality", "moto", "azurite"]
 
 
 @pytest.mark.parametrize("kind", LOG)
@@ -120,6 +127,7 @@ def test_apache_writes_parts_but_its_conditions_are_no_fence(urls: Urls, tmp_pat
     [
         ("nginx", "create only what is not there"),
         ("rclone", "create only what is not there"),
+        ("s3rver", "create only what is not there"),
         ("rclone", "write a part and nothing else"),
         ("nginx", "write a part and nothing else"),
         ("wsgidav", "write a part and nothing else"),

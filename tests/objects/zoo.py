@@ -66,6 +66,27 @@ def moto(home: Path, port: int) -> list[str]:
     return [str(BIN / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
 
 
+AZURE_ACCOUNT = "devstoreaccount1"
+AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Known to everybody: every emulator has it."""
+
+
+def azurite(home: Path, port: int) -> list[str]:
+    options = ["--inMemoryPersistence", "--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+    return [foreign("azurite-blob"), "--blobPort", str(port), *options]
+
+
+def s3rver(home: Path, port: int) -> list[str]:
+    options = ["-a", "127.0.0.1", "-p", str(port), "--configure-bucket", "pool", "--no-vhost-buckets"]
+    return [foreign("s3rver"), "-d", str(home / "data"), "--allow-mismatched-signatures", *options]
+
+
+def foreign(name: str) -> str:
+    program = Path(__file__).with_name("node_modules") / ".bin" / name
+    assert program.exists(), "run tools/setup.sh test, which installs it"
+    return str(program)
+
+
 @contextmanager
 def running(command: Callable[[Path, int], list[str]], home: Path) -> Iterator[str]:
     """Start a server; give its URL."""

@@ -1,12 +1,15 @@
 """What callers are promised, from the request to the row's end, on a real worker and engine."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 from running import ADMIN, ME, Running
 
 from breezeblock.catalog import invariants, pools, tables
 from breezeblock.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, OverQuotaError
-from breezeblock.service import attachments, legacy_attach, marks, operations, snapshots, volumes
+from breezeblock.service import attachments, legacy_attach, marks, operations, scheduling, snapshots, volumes
 from breezeblock.service.core import GIB, Caller
 from breezeblock.service.snapshots import NewSnapshot
 from breezeblock.service.volumes import NewVolume
@@ -192,3 +195,23 @@ def test_operations_tell_what_was_done(run: Running) -> None:
         operations.get(run.service, stranger, row.id)
     assert operations.list_(run.service, stranger) == []
     assert [r.id for r in operations.list_(run.service, ADMIN)] == [row.id]
+
+
+def test_what_may_be_promised_and_what_may_be_used_of_a_pool(run: Running) -> None:
+    with run.database.read() as connection:
+        (row,) = pools.all_pools(connection)
+
+    def refusal(gib: int, **settings: object) -> str:
+        facts = {"up": True, "total_bytes": 100 * GIB, "free_bytes": 40 * GIB, "provisioned_bytes": 0}
+        pool: Any = SimpleNamespace(**{**row._mapping, **facts, **settings})
+        return scheduling.refusal(pool, gib * GIB, {})
+
+    assert refusal(100, max_over_subscription_ratio=1.0) == ""
+    assert "over-subscription 1" in refusal(101, max_over_subscription_ratio=1.0)
+    assert refusal(150, max_over_subscription_ratio=1.5) == ""
+    assert "may promise are promised" in refusal(
+        1, max_over_subscription_ratio=1.5, provisioned_bytes=150 * GIB
+    )
+    assert "reserved 10 %" in refusal(91, max_over_subscription_ratio=1.0, reserved_percentage=10)
+    assert refusal(1, used_ratio=0.6) == ""
+    assert "60.0 GiB of 100.0 GiB are in use, 50% may be" in refusal(1, used_ratio=0.5)

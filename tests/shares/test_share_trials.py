@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from breezeblock.app import share_check
 from breezeblock.cli.root import app
 from breezeblock.shares import trial
-from breezeblock.shares.trial import TRIALS, Trial, Views, judge
+from breezeblock.shares.trial import TRIALS, Trial, judge
+from breezeblock.shares.views import Views
 
 
 @pytest.mark.parametrize("one", TRIALS, ids=lambda one: one.name)

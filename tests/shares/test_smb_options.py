@@ -234,6 +234,12 @@ def test_what_the_connection_tells(tmp_path: Path) -> None:
         "options": "-o username=u,domain=D,vers=3.0,seal",
     }
     assert told(secrets_to_consumers=True)["options"].count("password=TOPSECRET") == 1
+    # It would be taken for more options there.
+    vault.at(tmp_path).set("filer", "TOPSECRET,guest")
+    with pytest.raises(ConfigError, match="holds a comma") as caught:
+        told(secrets_to_consumers=True)
+    assert "TOPSECRET" not in str(caught.value)
+    assert "TOPSECRET" not in told()["options"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from xenserver import roles
 from xenserver.calls import load
 from xenserver.fields import CLASSES
 
@@ -85,6 +86,15 @@ if VARIABLE in os.environ:
     def test_simulated_records_have_every_field(cls: str) -> None:
         published = {field["name"] for field in MODEL[cls]["fields"]}
         assert set(CLASSES[cls]) == published
+
+    def test_simulated_roles_are_as_published() -> None:
+        for name in {*load(), *METHODS}:
+            cls, _, verb = name.partition(".")
+            messages = MODEL[cls]["messages"] if cls in MODEL else ()
+            message = next((item for item in messages if item["name"] == verb), None)
+            if message and message["roles"]:
+                published = min(roles.ROLES.index(role) for role in message["roles"] if role in roles.ROLES)
+                assert roles.least(name) == roles.ROLES[published], name
 
     def test_simulated_calls_exist() -> None:
         for name in load():

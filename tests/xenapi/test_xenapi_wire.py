@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from breezeblock.xenapi.failures import (
 from breezeblock.xenapi.mirror import Mirror
 from breezeblock.xenapi.records import NULL
 from breezeblock.xenapi.session import Account, Session
-from breezeblock.xenapi.wire import Trust
+from breezeblock.xenapi.wire import Trust, Wire
 
 MIB = 1 << 20
 
@@ -112,7 +113,7 @@ def test_a_wrong_password_says_so_and_stays_secret(shared: Simulator) -> None:
 
 def test_a_read_only_account_is_told_which_role_it_lacks(shared: Simulator) -> None:
     sr, _uuid = make_sr(shared)
-    client = session(shared, user="reader")
+    client = session(shared, user="read-only")
     assert Mirror(client).look().srs
     with pytest.raises(XenForbiddenError, match="role"):
         disk(client, sr)
@@ -339,3 +340,19 @@ def test_changed_blocks_name_exactly_what_was_written(shared: Simulator) -> None
 def test_a_short_list_of_changes_is_refused(text: str) -> None:
     with pytest.raises(CorruptError):
         list(changes.parse(text, 4 * MIB))
+
+
+def test_calls_share_one_connection(shared: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    connect = Wire.connect
+
+    def counted(wire: Wire, timeout_s: float | None = None) -> HTTPConnection:
+        opened.append(wire.url)
+        return connect(wire, timeout_s)
+
+    monkeypatch.setattr(Wire, "connect", counted)
+    client = session(shared)
+    for _ in range(20):
+        client.call("secret.get_all_records")
+    assert opened == [shared.url]
+    client.close()

@@ -106,6 +106,30 @@ def test_a_disk_in_use_is_moved_and_found_again(world: World) -> None:
         world.backend.connection_info(moved, {})
 
 
+def test_a_copy_of_a_disk_that_is_gone_is_not_taken_for_it(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = world.volume("silver")
+    (silver,) = world.admin.ask("SR.get_by_name_label", "move lvmoiscsi")
+    data = world.attached(volume)
+    ref = world.admin.ask("VDI.get_by_uuid", volume.locator)
+    theirs = world.admin.ask("VDI.clone", ref, {})  # inherits the marks, and stays
+    assert world.move(volume, "gold") == 0
+    assert world.move(volume, "silver") == 0, "the copy is of another disk than the one that was moved"
+    now = world.backend.connection_info(volume, {}).data["vdi_uuid"]
+    again = world.admin.ask("VDI.clone", world.admin.ask("VDI.get_by_uuid", now), {})
+    world.admin.ask("VDI.pool_migrate", world.admin.ask("VDI.get_by_uuid", now), silver, {})
+    assert world.move(volume, "silver") == 4
+    said = " ".join(capsys.readouterr().err.split())
+    assert all(world.admin.ask("VDI.get_uuid", one) in said for one in (theirs, again))
+    assert "breezeblock:vdi" in said
+    for one in (theirs, again):
+        world.admin.ask("VDI.destroy", one)
+    assert world.move(volume, "silver") == 0
+    world.connector.detach(data, world.machine)
+    world.backend.delete(world.in_catalog(volume, "silver"), attempt())
+
+
 def test_a_disk_that_others_moved_is_never_taken_for_leftovers(world: World) -> None:
     volume = world.volume()
     data = world.attached(volume)
@@ -121,6 +145,8 @@ def test_a_disk_that_others_moved_is_never_taken_for_leftovers(world: World) -> 
     wanted = Snapshot(id=snapshot, volume_id=volume.id, virtual_bytes=4 * MIB)
     with pytest.raises(NotFoundError, match="no disk"):
         world.backend.snapshot(volume, wanted, attempt())
+    with pytest.raises(ConflictError, match=f"is gone, and {new} has its marks"):
+        world.backend.delete(volume, attempt())
     assert world.simulator.read(new, 500, MIB) == b"moved" * 100
     assert world.move(volume, "array") == 3, "it is not there"
     for _again in range(2):

@@ -62,6 +62,20 @@ def test_probe_shows_what_there_is(
     assert shows in capsys.readouterr().out
 
 
+def test_a_probe_may_need_a_secret(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = configured(tmp_path, section(simulator, tmp_path, "nfs", "x"))
+    keys = ["--key", "target=filer", "--key", "username=admin"]
+    probe = ["xenserver", "probe", "xen", "netapp", *keys, "--config", path]
+    assert run(probe) != 0
+    assert "SR_BACKEND_FAILURE_115" in capsys.readouterr().err
+    assert run([*probe, "--secret", f"password={tmp_path / 'array'}"]) == 0
+    assert run([*probe, "--secret", f"password={tmp_path / 'nowhere'}"]) != 0
+    assert run([*probe, "--key", "password=array-secret"]) == 2
+    assert "array-secret" not in str(capsys.readouterr())
+
+
 def test_a_driver_of_the_newer_interface_is_probed_its_own_way(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,3 +134,21 @@ def test_a_password_never_travels_without_tls(tmp_path: Path, simulator: Simulat
     given = section(simulator, tmp_path, "nfs", "x") | {"url": "http://xen.example.org"}
     with pytest.raises(ConfigError, match="TLS"):
         read_config(given, "test")
+
+
+def test_every_type_is_listed_with_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    seed = {"nfs", "ext", "lvm", "lvmohba", "lvmoiscsi", "iscsi", "hba", "netapp", "equal"}
+    today = {"smb", "file", "xfs", "zfs", "cephfs", "glusterfs", "moosefs", "linstor", "gfs2"}
+    assert run(["xenserver", "sr-types", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed.keys() >= seed | today | {"largeblock", "lvmofcoe"}
+    assert {name for name, kind in listed.items() if kind["gone"]} == {
+        "lvmofcoe",
+        "rawhba",
+        "netapp",
+        "equal",
+        "cslg",
+    }
+    assert "4\\.1" in listed["nfs"]["keys"]["nfsversion"]["pattern"]
+    assert run(["xenserver", "sr-types"]) == 0
+    assert "server*, username, password!" in " ".join(capsys.readouterr().out.split())

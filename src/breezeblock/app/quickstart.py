@@ -7,11 +7,13 @@ written to clouds.yaml before the users exist: whoever comes second takes them f
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shlex
 import shutil
+import socket
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -21,7 +23,10 @@ import msgspec
 import sqlalchemy as sa
 
 from breezeblock import config as configuration
+from breezeblock import vault
 from breezeblock.app import compose
+from breezeblock.catalog import types
+from breezeblock.catalog.clock import new_id
 from breezeblock.catalog.database import Database
 from breezeblock.config import Config
 from breezeblock.engine.lease import Lease
@@ -31,6 +36,9 @@ from breezeblock.identity import users
 HOST = "127.0.0.1"
 STOPPING_S = 5.0
 """How long another service in the directory may take to end before it counts as running."""
+STORE = "rest"
+"""The object store's back end, pool, volume type, user and secret."""
+MAX_RUN_DIR = 48
 ACCOUNTS = {
     # cloud: (user = project, roles)
     "breezeblock": ("demo", ("member",)),
@@ -80,6 +88,9 @@ def _prepare(data: Path, port: int) -> Ready:
             notes.append(f"Wrote {clouds}.")
             notes += _without_password(file, known)
         _set_url(clouds, url, notes)
+        _make_store(data, config, notes)
+        if not known:
+            _make_type(database, config)
         _make_users(database, clouds, known, notes)
     finally:
         database.dispose()
@@ -108,7 +119,8 @@ def _directory(data: Path) -> Path:
         )
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (data / "pool").mkdir(mode=0o700, exist_ok=True)
+        for name in ("pool", "objects"):
+            (data / name).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"{data} cannot be made: {error.strerror}", remedy="Choose another directory with --data."
@@ -129,6 +141,7 @@ def _alone(data: Path) -> Iterator[None]:
 
 def _configuration(data: Path, port: int) -> str:
     url = sa.URL.create("sqlite", database=str(data / "breezeblock.db")).render_as_string()
+    store = _free_port(port + 1)
     return f"""\
 # Written by `breezeblock quickstart`, which leaves your changes alone. docs/configuration.md has every key.
 [service]
@@ -144,7 +157,74 @@ url = {_quoted(url)}
 [backends.local]
 kind = "local"
 path = {_quoted(str(data / "pool"))}
+
+# An object store of this machine's own, and a back end that keeps volumes in it: the volume type `rest`.
+[cdmi]
+directory = {_quoted(str(data / "objects"))}
+port = {store}
+user = "{STORE}"
+secret = "{STORE}"
+
+[backends.{STORE}]
+kind = "rest"
+only_by_type = true
+run_dir = {_quoted(_run_dir(data))}
+journal_dir = {_quoted(str(data / "journals"))}
+
+[backends.{STORE}.pools.{STORE}]
+store = "cdmi"
+urls = ["http://{HOST}:{store}/{STORE}"]
+user = "{STORE}"
+secret = "{STORE}"
 """
+
+
+def _run_dir(data: Path) -> str:
+    """Return where volumes' sockets are: in the directory, if its name is not too long for that."""
+    own = str(data / "run")
+    if len(own) <= MAX_RUN_DIR:
+        return own
+    mine = "/run" if os.geteuid() == 0 else f"/run/user/{os.geteuid()}"
+    place = mine if os.access(mine, os.W_OK) else "/tmp"  # noqa: S108 - who serves there looks whose it is
+    return f"{place}/breezeblock-{hashlib.sha256(own.encode()).hexdigest()[:12]}"
+
+
+def _free_port(wanted: int) -> int:
+    """Return a port that nobody listens on now, the wanted one if that is free."""
+    for port in (wanted, 0):
+        with socket.socket() as listener:
+            try:
+                listener.bind((HOST, port))
+            except (OSError, OverflowError):
+                continue
+            return int(listener.getsockname()[1])
+    return wanted
+
+
+def _make_store(data: Path, config: Config, notes: list[str]) -> None:
+    """Make a password for the object store of ours, if the configuration still has one and it has none."""
+    if config.cdmi.directory != str(data / "objects"):
+        return
+    secrets = vault.at(Path(config.service.state_dir))
+    if config.cdmi.secret not in secrets.names():
+        secrets.set(config.cdmi.secret, users.generate_password())
+        notes.append(f"Made a password for the object store in {config.cdmi.directory}.")
+
+
+def _make_type(database: Database, config: Config) -> None:
+    """Make the volume type of the object store: once, before the first users are there."""
+    if STORE not in config.backends:
+        return
+    with database.write() as connection:
+        if types.find(connection, STORE) is None:
+            types.insert(
+                connection,
+                new_id(),
+                name=STORE,
+                description="Volumes in the object store",
+                is_public=True,
+                extra_specs=json.dumps({"volume_backend_name": STORE}),
+            )
 
 
 def _set_port(file: Path, port: int, notes: list[str]) -> None:

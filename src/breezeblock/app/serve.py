@@ -12,7 +12,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from breezeblock.app import health
+from breezeblock.app import gateway, health
 from breezeblock.app.compose import make_service, open_backends, open_database
 from breezeblock.app.notify import keep_alive, notify
 from breezeblock.app.worker import Worker
@@ -37,6 +37,7 @@ def serve(config: Config, role: Role = "all", ready: Callable[[], None] | None =
     stopping = threading.Event()
     worker = None
     if role != "api":
+        gateway.start(config)  # it ends with the process: volumes in use may need it until then
         worker = _make_worker(config, database, alone=role == "all")
         worker.start(lost=_fence)
     binaries = {"all": ("breezeblock-api", "breezeblock-worker")}.get(role, (f"breezeblock-{role}",))

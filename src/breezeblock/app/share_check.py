@@ -25,7 +25,8 @@ from breezeblock.errors import BreezeblockError, ConfigError
 from breezeblock.shares import mounts, ping, sharelist, trial
 from breezeblock.shares.sharelist import Share
 from breezeblock.shares.smb import SmbShare
-from breezeblock.shares.trial import Trial, Verdict, Views
+from breezeblock.shares.trial import Trial, Verdict
+from breezeblock.shares.views import Views
 
 _SOFT = "An I/O error after a time-out: nobody knows then what was written."
 _NOLOCK = "Nothing keeps two hosts from writing one volume."

@@ -147,7 +147,11 @@ class Worker:
                         "max_over_subscription_ratio": policy.max_over_subscription_ratio,
                         "used_ratio": policy.used_ratio,
                         "max_chain_depth": policy.max_chain_depth,
-                        "capabilities": msgspec.json.encode(pool.capabilities or common).decode(),
+                        "capabilities": msgspec.json.encode(
+                            msgspec.structs.replace(
+                                pool.capabilities or common, only_by_type=policy.only_by_type
+                            )
+                        ).decode(),
                         "health": msgspec.json.encode(pool.health).decode(),
                     },
                 )

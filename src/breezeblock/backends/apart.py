@@ -28,8 +28,14 @@ from breezeblock.backends.contract import Backend, Capabilities, Found, Pool, Vo
 from breezeblock.backends.copying import with_copies
 from breezeblock.backends.health import Health
 from breezeblock.backends.parts import Key, Parts
-from breezeblock.backends.process import Helper, LostError, Role
-from breezeblock.errors import BreezeblockError, PoolDownError, UnavailableError, UnsupportedError
+from breezeblock.backends.process import DiedError, Helper, LostError, Role
+from breezeblock.errors import (
+    BreezeblockError,
+    CutOffError,
+    PoolDownError,
+    UnavailableError,
+    UnsupportedError,
+)
 
 T = TypeVar("T")
 
@@ -186,7 +192,8 @@ class Apart:
             for pool in key:
                 self._pool(pool)
                 self._health[pool].check()
-            raise UnavailableError(error.message, remedy=error.remedy) from error
+            kind = CutOffError if isinstance(error, DiedError) else UnavailableError
+            raise kind(error.message, remedy=error.remedy) from error
 
     def _helper(self, key: Key, *, changing: bool) -> Helper:
         """Return the live helper for these pools, started if need be.

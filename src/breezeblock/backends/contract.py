@@ -160,6 +160,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     max_virtual_bytes: int | None = None
     options: Mapping[str, tuple[str, ...]] = {}
     """Per option name the values a volume type may ask for."""
+    only_by_type: bool = False
+    """The operator's policy, not the back end's: volumes come here only where their type asks for it."""
     facts: Mapping[str, str] = {}
     """What else a volume type's extra specs are compared with; names that no other capability has."""
 

@@ -20,6 +20,9 @@ ALLOWED = {
     "clone": ("linked", "full"),
 }
 
+_ALIKE = frozenset({"vhd"})
+"""Windows has an error for chains of them with several lengths, ERROR_VHD_CHILD_PARENT_SIZE_MISMATCH."""
+
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     """For volumes whose type does not ask."""
@@ -74,6 +77,10 @@ def linked(source: Volume, volume: Volume, defaults: Defaults, naming: chains.Na
         problem = f"it is to be {kind}, and what rests on its source is {made}"
     elif naming.of_format(made) != naming.of_format(format_of(source, defaults)):
         problem = f"{made} cannot rest on {format_of(source, defaults)} where names end in the format"
+    elif chains.even(made) and volume.virtual_bytes < source.virtual_bytes:
+        problem = "it is to be shorter than its source, with which the snapshot's image grew"
+    elif asked is None and made in _ALIKE and volume.virtual_bytes != source.virtual_bytes:
+        problem = f"a {made} image is as long as what it rests on"
     elif asked is None and kind == "raw":
         problem = "a raw image rests on nothing"
     if asked == "linked" and problem:

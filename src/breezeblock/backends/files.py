@@ -120,7 +120,7 @@ class FileBackend:
             )
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
-        """Grow the active image; the layers below keep their size."""
+        """Grow the active image, and those below it where a format wants all to be of one length."""
         check_bytes(virtual_bytes)
         grown = chains.extend(*self._at(volume), virtual_bytes, attempt, **self._known(volume))
         return self._placed(volume, grown)
@@ -160,10 +160,13 @@ class FileBackend:
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
     ) -> Placement:
         """Put an overlay on the snapshot's image, or copy it whole; to another pool always the latter."""
-        return self._derive(source, snapshot.id, volume, attempt)
+        return self._derive(source, snapshot, volume, attempt)
 
-    def _derive(self, source: Volume, snapshot_id: str | None, volume: Volume, attempt: Attempt) -> Placement:
+    def _derive(
+        self, source: Volume, snapshot: Snapshot | None, volume: Volume, attempt: Attempt
+    ) -> Placement:
         file_options.check(volume)
+        snapshot_id = snapshot.id if snapshot else None
         directory = self.places.directory(volume.pool)
         if file_options.linked(source, volume, self.defaults, self.naming):
             made = chains.clone(
@@ -190,6 +193,7 @@ class FileBackend:
             source_format=format_of(source, self.defaults),
             source_depth=source.depth,
             source_naming=self._naming(source),
+            source_bytes=snapshot.virtual_bytes if snapshot else 0,
             thick=file_options.thick(volume, self.defaults),
             format=format_of(volume, self.defaults),
         )
@@ -219,6 +223,7 @@ class FileBackend:
             Path(path),
             image_format,
             attempt,
+            source_bytes=snapshot.virtual_bytes if snapshot else 0,
             format=format_of(volume, self.defaults),
         )
 

@@ -38,6 +38,10 @@ class LostError(UnavailableError):
     """The helper ended, or was ended, before it answered."""
 
 
+class DiedError(LostError):
+    """The helper ended by itself, or was killed by somebody else."""
+
+
 class SilentError(UnavailableError):
     """The call has said nothing for longer than it may."""
 
@@ -117,7 +121,7 @@ class Helper:
         )
         with self._lock:
             if self._lost is not None:
-                raise LostError(self._lost.message, remedy=self._lost.remedy)
+                raise _again(self._lost)
             self._waiting[number] = waiting
         try:
             self._send(wire.Call(number, verb, msgspec.Raw(msgspec.msgpack.encode(plain))))
@@ -126,7 +130,7 @@ class Helper:
             with self._lock:
                 self._waiting.pop(number, None)
         if isinstance(answer, LostError):
-            raise LostError(answer.message, remedy=answer.remedy)
+            raise _again(answer)
         if isinstance(answer, wire.Failure):
             raise wire.raised(answer)
         return form.result.decode(answer.value)
@@ -171,7 +175,8 @@ class Helper:
             with self._sending:
                 wire.send(self._socket, message)
         except OSError as error:
-            self.kill(f"A helper process takes no messages: {error.strerror}")
+            self._lose(DiedError(f"A helper process takes no messages: {error.strerror}."))
+            self.kill("A helper process takes no messages")
 
     def _lose(self, why: LostError) -> None:
         with self._lock:
@@ -194,7 +199,7 @@ class Helper:
             return
         for frame in wire.frames(self._socket):
             self._deliver(wire.from_helper.decode(frame))
-        self._lose(LostError(f"The helper process {self.pid} ended before it answered."))
+        self._lose(DiedError(f"The helper process {self.pid} ended before it answered."))
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         pause = 0.001
@@ -230,6 +235,11 @@ class Helper:
             waiting.inbox.put(message)
             if not isinstance(message, wire.Failure) and waiting.verb != "stats":
                 self.worked = now
+
+
+def _again(error: LostError) -> LostError:
+    """Return the error anew, for one of several who are told."""
+    return type(error)(error.message, remedy=error.remedy)
 
 
 def _next(waiting: _Waiting, timeout_s: float) -> wire.FromHelper | LostError | None:

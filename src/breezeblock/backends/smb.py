@@ -1,6 +1,7 @@
 """The `smb` back end: shares of Windows servers, scale-out file servers, Samba and appliances as pools."""
 
 import errno
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -146,6 +147,13 @@ def _connection(
         who = login.resolved(who, vault.at(state_dir).get)
     named = {"username": who.username, "domain": who.domain}
     if config.secrets_to_consumers:
+        if re.search(r"[,\s]", who.password or ""):
+            raise ConfigError(
+                f"The password for the share {one.share.address} cannot be told to consumers: "
+                "it holds a comma or a space, at which their mount options end.",
+                remedy="Give the account another password; or mount the share on the hosts beforehand, "
+                "with `secrets_to_consumers = false`.",
+            )
         named["password"] = who.password or ""
     said = [f"{key}={value}" for key, value in named.items() if value]
     said += [one.share.options] if one.share.options else []

@@ -14,8 +14,8 @@ import msgspec
 import structlog
 
 from breezeblock.attempt import Attempt
+from breezeblock.backends import drafts, xenserver_images
 from breezeblock.backends import xenserver_adopting as adopting
-from breezeblock.backends import xenserver_images
 from breezeblock.backends.contract import (
     Adopted,
     Capabilities,
@@ -31,10 +31,11 @@ from breezeblock.backends.contract import (
 )
 from breezeblock.backends.unable import Unable
 from breezeblock.backends.usage import Usage
+from breezeblock.backends.xenserver_checking import Checks
 from breezeblock.backends.xenserver_config import XenServerConfig, account
 from breezeblock.backends.xenserver_pools import Pools
 from breezeblock.backends.xenserver_preflight import allow, allow_delete, allow_snapshot
-from breezeblock.backends.xenserver_reports import astray, deep, described, examine
+from breezeblock.backends.xenserver_reports import described
 from breezeblock.backends.xenserver_sizes import check, check_growth, of_new, streamed
 from breezeblock.backends.xenserver_tags import (
     Disk,
@@ -44,19 +45,19 @@ from breezeblock.backends.xenserver_tags import (
     leftovers,
     of_volume,
     snapshots_of,
+    the_disk,
+    the_snapshot,
 )
 from breezeblock.backends.xenserver_work import Workshop
 from breezeblock.errors import (
     BreezeblockError,
     ForbiddenError,
     InvalidInputError,
-    NotFoundError,
     UnsupportedError,
 )
 from breezeblock.xenapi.mirror import View
 from breezeblock.xenapi.records import Vdi
 from breezeblock.xenapi.session import Session
-from breezeblock.xenapi.trees import Trees
 
 _log = structlog.get_logger(__name__)
 
@@ -71,6 +72,7 @@ class XenServerBackend(Unable):
         self._config = config
         self._pools = Pools(name, config.pools, usage, chains)
         self._shop = Workshop(session)
+        self._checks = Checks(self._shop.mirror.look)
 
     def start(self) -> None:
         """Log in and read the objects once."""
@@ -167,7 +169,7 @@ class XenServerBackend(Unable):
         self._pools.able(volume, "clones", "revert")
         view, disk = self._shop.ready(volume.id, clear=volume.id)
         if disk.operation != attempt.operation_id:
-            old = self._shop.held(view, snapshot)
+            old = the_snapshot(view, snapshot)
             if "revert_to" in disk.vdi.allowed_operations and not disk.vdi.VBDs:
                 with suppress(UnsupportedError, ForbiddenError):  # it takes a larger role than the rest
                     return self._reverted(volume, disk, old)
@@ -194,7 +196,7 @@ class XenServerBackend(Unable):
     def clone(self, source: Volume, volume: Volume, attempt: Attempt) -> Placement:
         """Clone the disk, or copy it in full, also to another SR, where that was asked for."""
         self._pools.check_asked(volume)
-        return self._from(source, lambda view: self._shop.disk(view, source.id), volume, attempt)
+        return self._from(source, lambda view: the_disk(view, source.id), volume, attempt)
 
     def create_from_snapshot(
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
@@ -202,7 +204,7 @@ class XenServerBackend(Unable):
         """Clone the snapshot's disk, or copy it in full where that was asked for."""
         self._pools.able(source, "snapshots", "snapshot")
         self._pools.check_asked(volume)
-        return self._from(source, lambda view: self._shop.held(view, snapshot), volume, attempt)
+        return self._from(source, lambda view: the_snapshot(view, snapshot), volume, attempt)
 
     def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
         """Make a disk of an image that our own code read."""
@@ -210,7 +212,7 @@ class XenServerBackend(Unable):
         view = self._shop.clear(volume.id)
         for disk in of_volume(view, volume.id)[:1]:
             return _placement(disk.vdi)
-        xenserver_images.check(Path(path), image_format, volume)
+        drafts.check(Path(path), image_format, volume)
         ref, vdi = self._empty(view, volume, volume.virtual_bytes, attempt, used=True)
         wanted = streamed(view, vdi) if self._pools.kind(volume.pool).zeroed else "raw"
         xenserver_images.send(self._shop, ref, vdi, wanted, Path(path), image_format, attempt)
@@ -223,7 +225,7 @@ class XenServerBackend(Unable):
         """Stream the disk out, raw over NBD where the pool offers it."""
         view, disk = self._shop.ready(volume.id)
         if snapshot:
-            disk = self._shop.held(view, snapshot)
+            disk = the_snapshot(view, snapshot)
         elif disk.vdi.VBDs:
             allow(view, disk, "destroy")  # a VM may be writing
         xenserver_images.receive(self._shop, view, disk, Path(path), image_format, attempt)
@@ -285,22 +287,7 @@ class XenServerBackend(Unable):
 
     def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
         """Compare the disks with what the catalog believes."""
-        view = self._shop.mirror.look()
-        try:
-            disk = self._shop.disk(view, volume.id)
-        except NotFoundError as error:
-            return [Finding(subject=volume.id, problem=error.message, remedy=error.remedy)]
-        held = snapshots_of(view, volume.id)
-        found = examine(volume.id, disk.vdi, volume.virtual_bytes)
-        for item in snapshots:
-            if item.id in held:
-                found += examine(item.id, held[item.id].vdi, item.virtual_bytes)
-            else:
-                found.append(Finding(subject=item.id, problem="Its disk is missing.", remedy="Delete it."))
-        unknown = held.keys() - {item.id for item in snapshots}
-        found += [Finding(subject=one, problem="Not in the catalog.", remedy="Delete it.") for one in unknown]
-        found += astray(volume, self._pools.refs(view, volume.pool), disk.vdi)
-        return found + deep(volume.id, Trees(view), disk.vdi)
+        return self._checks.check(volume, snapshots, lambda view: self._pools.refs(view, volume.pool))
 
     def inventory(self) -> Iterator[Found]:
         """Yield every disk of our SRs: ours, base copies, and strangers'."""

@@ -7,12 +7,11 @@ removes them with it.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from breezeblock import images
 from breezeblock.attempt import Attempt
-from breezeblock.backends.contract import Volume
+from breezeblock.backends import drafts
 from breezeblock.backends.xenserver_sizes import streamed
 from breezeblock.backends.xenserver_tags import Disk
 from breezeblock.backends.xenserver_work import Workshop
@@ -21,18 +20,6 @@ from breezeblock.images import inspection
 from breezeblock.xenapi import download, transfer
 from breezeblock.xenapi.mirror import View
 from breezeblock.xenapi.records import Vdi
-
-
-def check(path: Path, image_format: str, volume: Volume) -> int:
-    """Return the virtual bytes of an image that may be read and fits, or raise why it may not."""
-    with _file(path, os.O_RDONLY) as fd:
-        found = inspection.virtual_bytes(fd, image_format)
-    if found > volume.virtual_bytes:
-        raise InvalidInputError(
-            f"The image has {found} bytes for its consumer, the volume only {volume.virtual_bytes}.",
-            remedy="Make the volume larger.",
-        )
-    return found
 
 
 def send(
@@ -45,7 +32,7 @@ def send(
     attempt: Attempt,
 ) -> None:
     """Write a checked image onto a new disk, in a format of the pool's and as we write it."""
-    with _draft(path) as draft:
+    with drafts.beside(path) as draft:
         if (image_format, wanted) != ("raw", "raw"):
             images.convert(path, draft, wanted, image_format, attempt=attempt)
             path = draft
@@ -70,10 +57,10 @@ def receive(shop: Workshop, view: View, disk: Disk, path: Path, image_format: st
     if image_format not in inspection.FORMATS:
         raise InvalidInputError(f"Image format {image_format[:40]!a} cannot be written.")
     native = _native(view, disk.vdi, image_format)
-    with _draft(path) as draft:
+    with drafts.beside(path) as draft:
         target = path if native == image_format else draft
         path.unlink(missing_ok=True)
-        with _file(target, os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
+        with drafts.opened(target, os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
             download.to_file(
                 shop.session,
                 disk.ref,
@@ -94,22 +81,3 @@ def _native(view: View, vdi: Vdi, image_format: str) -> transfer.Format:
     if image_format == "qcow2" and "qcow2" in view.formats(view.srs[vdi.SR]):
         return "qcow2"
     return streamed(view, vdi)
-
-
-@contextmanager
-def _draft(path: Path) -> Iterator[Path]:
-    draft = path.with_name(f"{path.name}.flat")
-    draft.unlink(missing_ok=True)
-    try:
-        yield draft
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-@contextmanager
-def _file(path: Path, flags: int) -> Iterator[int]:
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        yield fd
-    finally:
-        os.close(fd)

@@ -2,7 +2,7 @@
 
 from breezeblock.attempt import Attempt
 from breezeblock.backends.xenserver_sizes import largest
-from breezeblock.backends.xenserver_tags import Disk, disks, of_volume, snapshots_of
+from breezeblock.backends.xenserver_tags import SELF, Disk, disks, of_volume, snapshots_of
 from breezeblock.backends.xenserver_work import Workshop
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError, UnsupportedError
 from breezeblock.xenapi import tasks
@@ -14,13 +14,14 @@ from breezeblock.xenapi.srkinds import SrKind
 def move(shop: Workshop, volume_id: str, sr_ref: str, kind: SrKind, attempt: Attempt) -> Vdi:
     """Move the volume's disk to an SR, or mark the disk that it became there, by whomever; return that.
 
-    May be run again after a kill: the new disk has inherited the marks of one that is gone. Raises
-    NotFoundError, ConflictError, UnsupportedError, InvalidInputError.
+    May be run again after a kill: what it became has the marks of one that is gone, if XenServer took them
+    along, as it does for copies. Raises NotFoundError, ConflictError, UnsupportedError, InvalidInputError.
     """
     view = shop.settle(lambda now: [disk for disk in disks(now) if disk.volume == volume_id])
     held = of_volume(view, volume_id)
     if not held:
-        return _mark(shop, _arrived(view, volume_id, sr_ref), attempt)
+        arrived = _arrived(view, volume_id, sr_ref)
+        return _mark(shop, arrived.ref, arrived, attempt)
     disk = held[0]
     if sr_ref == disk.vdi.SR:
         return disk.vdi
@@ -29,7 +30,7 @@ def move(shop: Workshop, volume_id: str, sr_ref: str, kind: SrKind, attempt: Att
         shop.clear(target)
         shop.unmark(target)
     size = disk.vdi.virtual_size
-    tasks.run(
+    made = tasks.run(
         shop.session,
         "VDI.pool_migrate",
         disk.ref,
@@ -38,7 +39,7 @@ def move(shop: Workshop, volume_id: str, sr_ref: str, kind: SrKind, attempt: Att
         cancelled=attempt.cancelled,
         progress=lambda part: attempt.progress(int(part * size), size),
     )
-    return _mark(shop, _arrived(shop.mirror.look(), volume_id, sr_ref), attempt)
+    return _mark(shop, made, disk, attempt)
 
 
 def _arrived(view: View, volume_id: str, sr_ref: str) -> Disk:
@@ -48,18 +49,22 @@ def _arrived(view: View, volume_id: str, sr_ref: str) -> Disk:
         for disk in disks(view)
         if disk.moved and disk.volume == volume_id and sr_ref == disk.vdi.SR and not disk.vdi.is_a_snapshot
     ]
-    if len(found) != 1:
-        raise NotFoundError(
-            f"Volume {volume_id} has no disk, and {len(found) or 'none'} in SR {view.srs[sr_ref].name_label} "
-            "may be what it became."
+    label = view.srs[sr_ref].name_label
+    if not found:
+        raise NotFoundError(f"Volume {volume_id} has no disk, and none in SR {label} may be what it became.")
+    if len(found) > 1:
+        listed = ", ".join(disk.vdi.uuid for disk in found)
+        raise ConflictError(
+            f"Volume {volume_id} has no disk, and in SR {label} several may be what it became: {listed}.",
+            remedy=f"Set other_config:{SELF} of the right one to its own uuid.",
         )
     return found[0]
 
 
-def _mark(shop: Workshop, disk: Disk, attempt: Attempt) -> Vdi:
-    marks = {"volume": disk.volume, "generation": str(disk.generation)}
-    shop.publish(disk.ref, disk.volume, attempt, label=disk.vdi.name_label, **marks)
-    return shop.record(disk.ref)
+def _mark(shop: Workshop, ref: str, before: Disk, attempt: Attempt) -> Vdi:
+    marks = {"volume": before.volume, "generation": str(before.generation)}
+    shop.publish(ref, before.volume, attempt, label=before.vdi.name_label, **marks)
+    return shop.record(ref)
 
 
 def _allow(view: View, disk: Disk, sr: Sr, kind: SrKind) -> None:

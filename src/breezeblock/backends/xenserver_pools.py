@@ -9,7 +9,7 @@ from breezeblock.backends.xenserver_config import XenPool
 from breezeblock.backends.xenserver_preflight import room
 from breezeblock.backends.xenserver_reports import warnings
 from breezeblock.backends.xenserver_sizes import check, largest
-from breezeblock.backends.xenserver_tags import SELF, VOLUME
+from breezeblock.backends.xenserver_tags import SELF, VOLUME, disks
 from breezeblock.errors import (
     BreezeblockError,
     ConfigError,
@@ -115,12 +115,18 @@ class Pools:
         """Refuse to take a volume for absent where it may only be out of sight.
 
         Raises UnavailableError without its SR, ConflictError for a disk that lost its marks (an SR that was
-        forgotten and introduced again). A LUN may have another owner since, so there a uuid proves nothing.
+        forgotten and introduced again) or that was moved. A LUN may have another owner since, so there a uuid
+        proves nothing.
         """
         kind = self.kind(volume.pool)
         self.sr(view, volume.pool)
+        if kind.layout == "luns" or not volume.locator:
+            return
         _ref, vdi = view.find(volume.locator) or ("", None)
-        if vdi is None or not vdi.managed or kind.layout == "luns":
+        if vdi is None:
+            _must_not_be_elsewhere(view, volume)
+            return
+        if not vdi.managed:
             return
         if vdi.other_config.get(VOLUME) != volume.id:
             marks = f"other_config:{VOLUME}={volume.id} and other_config:{SELF}={vdi.uuid}"
@@ -205,3 +211,15 @@ class Pools:
             if value not in OPTIONS.get(key, ()):
                 raise InvalidInputError(f"Back end {self._backend} has no option {key} = {value!r}.")
         check(volume, volume.virtual_bytes)
+
+
+def _must_not_be_elsewhere(view: View, volume: Volume) -> None:
+    """Refuse to take a volume for absent while a disk is there that may be what it became."""
+    for disk in disks(view):
+        named = disk.vdi.other_config.get(SELF) == volume.locator
+        if disk.moved and named and disk.volume == volume.id and not disk.vdi.is_a_snapshot:
+            raise ConflictError(
+                f"Disk {volume.locator} of volume {volume.id} is gone, and {disk.vdi.uuid} has its marks.",
+                remedy="If it was moved, run `breezeblock xenserver move` with the pool that it is in now; "
+                f"if that is only a copy, remove {VOLUME} from its other_config.",
+            )

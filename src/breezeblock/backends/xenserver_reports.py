@@ -1,13 +1,11 @@
 """What a XenServer back end tells of its pools and disks: pools, findings, and the inventory's entries."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
-from breezeblock.backends.contract import Finding, Found, Health, Volume
+from breezeblock.backends.contract import Finding, Found, Health
 from breezeblock.backends.xenserver_tags import Disk
 from breezeblock.xenapi import srkinds
-from breezeblock.xenapi.records import Vdi
-from breezeblock.xenapi.trees import Trees
 
 DEEP = 20
 """A chain that deep is worth a warning: the limit is 30, and coalescing takes its time."""
@@ -44,40 +42,6 @@ def warnings(subject: str, health: Health, free: int | None) -> tuple[Finding, .
     if soon(health.full_in_s):
         warn(f"it will be full {soon(health.full_in_s)}", "Free space, or grow it.")
     return tuple(findings)
-
-
-def deep(subject: str, trees: Trees, vdi: Vdi) -> list[Finding]:
-    """Return a warning if the disk's chain is long."""
-    depth = trees.depth(vdi)
-    if depth < DEEP:
-        return []
-    state = f"{depth} deep (of {srkinds.CHAIN_LIMIT}), {trees.unmerged(vdi)} to be merged"
-    remedy = "Delete snapshots, and see that the SR coalesces."
-    return [Finding(subject=subject, problem=f"Its chain is {state}.", remedy=remedy, severity="warning")]
-
-
-def astray(volume: Volume, srs: Sequence[str], vdi: Vdi) -> list[Finding]:
-    """Return a warning if the disk is not in one of its pool's SRs: it was moved."""
-    if vdi.SR in srs:
-        return []
-    return [
-        Finding(
-            subject=volume.id,
-            problem=f"Disk {vdi.uuid} is not in pool {volume.pool}.",
-            remedy=f"Unmanage the volume, and manage it in the pool where it is as volume-{volume.id}.",
-            severity="warning",
-        )
-    ]
-
-
-def examine(subject: str, vdi: Vdi, virtual_bytes: int) -> list[Finding]:
-    """Return what is wrong with a disk that should have that many bytes."""
-    if vdi.missing:
-        return [Finding(subject=subject, problem=f"Disk {vdi.uuid} has no data.", remedy="Restore it.")]
-    if vdi.virtual_size < virtual_bytes:
-        text = f"Disk {vdi.uuid} has {vdi.virtual_size} bytes, not {virtual_bytes}."
-        return [Finding(subject=subject, problem=text, remedy="Extend the volume.")]
-    return []
 
 
 def described(now: Mapping[str, Disk], pool: str, disk: Disk) -> Found:

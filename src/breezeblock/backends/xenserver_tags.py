@@ -9,6 +9,8 @@ attempt leaves behind says of itself whose it is, and a stranger's snapshot of o
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from breezeblock.backends.contract import Snapshot
+from breezeblock.errors import NotFoundError
 from breezeblock.xenapi.mirror import View
 from breezeblock.xenapi.records import Vdi
 
@@ -92,6 +94,27 @@ def of_volume(view: View, volume_id: str) -> list[Disk]:
     """Return the published disks of a volume, the current one first."""
     found = [d for d in disks(view) if d.published and d.volume == volume_id and not d.snapshot]
     return sorted(found, key=lambda disk: -disk.generation)
+
+
+def the_disk(view: View, volume_id: str) -> Disk:
+    """Return a volume's current disk. Raises NotFoundError."""
+    found = of_volume(view, volume_id)
+    if found:
+        return found[0]
+    others = ", ".join(disk.vdi.uuid for disk in disks(view) if disk.volume == volume_id)
+    remedy = (
+        f"A copy or moved disk of it may be {others}; where it was moved, run `breezeblock xenserver move` "
+        "with the pool that it is in now."
+    )
+    raise NotFoundError(f"Volume {volume_id} has no disk.", remedy=remedy if others else "Delete the volume.")
+
+
+def the_snapshot(view: View, snapshot: Snapshot) -> Disk:
+    """Return a snapshot's disk. Raises NotFoundError."""
+    held = snapshots_of(view, snapshot.volume_id).get(snapshot.id)
+    if held is None:
+        raise NotFoundError(f"Volume {snapshot.volume_id} has no snapshot {snapshot.id}.")
+    return held
 
 
 def current(view: View) -> dict[str, Disk]:

@@ -5,20 +5,18 @@ from contextlib import suppress
 from typing import Any
 
 from breezeblock.attempt import Attempt
-from breezeblock.backends.contract import Snapshot
 from breezeblock.backends.xenserver_tags import (
     DRAFT,
     MAKING,
     VOLUME,
     Disk,
-    disks,
     leftovers,
     marked_sources,
     of_volume,
     own_marks,
-    snapshots_of,
+    the_disk,
 )
-from breezeblock.errors import BreezeblockError, CancelledOperationError, NotFoundError
+from breezeblock.errors import BreezeblockError, CancelledOperationError
 from breezeblock.xenapi import tasks, transfer
 from breezeblock.xenapi.failures import XenNotFoundError
 from breezeblock.xenapi.mirror import Mirror, View
@@ -57,33 +55,12 @@ class Workshop:
         """Wait until nothing goes on with these disks."""
         return self.mirror.wait(lambda view: not _busy(find(view)), "other work on a disk", SETTLE_S)
 
-    def disk(self, view: View, volume_id: str) -> Disk:
-        """Return a volume's current disk. Raises NotFoundError."""
-        found = of_volume(view, volume_id)
-        if not found:
-            moved = [disk.vdi.uuid for disk in disks(view) if disk.volume == volume_id]
-            raise NotFoundError(
-                f"Volume {volume_id} has no disk.",
-                remedy=f"A copy or moved disk of it may be {', '.join(moved)}; where it was moved, run "
-                "`breezeblock xenserver move` with the pool that it is in now."
-                if moved
-                else "Delete the volume.",
-            )
-        return found[0]
-
-    def held(self, view: View, snapshot: Snapshot) -> Disk:
-        """Return a snapshot's disk. Raises NotFoundError."""
-        held = snapshots_of(view, snapshot.volume_id).get(snapshot.id)
-        if held is None:
-            raise NotFoundError(f"Volume {snapshot.volume_id} has no snapshot {snapshot.id}.")
-        return held
-
     def ready(self, volume_id: str, *, clear: str = "", settle: bool = True) -> tuple[View, Disk]:
         """Return a volume's disk when nothing goes on with it, and leftovers of `clear` are gone."""
         view = self.clear(clear) if clear else self.mirror.look()
-        if settle and self.disk(view, volume_id).vdi.current_operations:
+        if settle and the_disk(view, volume_id).vdi.current_operations:
             view = self.settle(lambda now: of_volume(now, volume_id))
-        return view, self.disk(view, volume_id)
+        return view, the_disk(view, volume_id)
 
     def unmark(self, target: str) -> None:
         """Forget that `target` is being made."""

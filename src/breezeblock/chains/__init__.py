@@ -7,7 +7,7 @@ holds nothing of the volume but its images and, once a snapshot was taken, its `
 from breezeblock.chains.adopting import Stranger, adopt, look, release
 from breezeblock.chains.chain import Chain, active, load
 from breezeblock.chains.clones import clone, flatten, removable, shorten
-from breezeblock.chains.families import FORMATS, above
+from breezeblock.chains.families import FORMATS, above, even
 from breezeblock.chains.finding import called, named
 from breezeblock.chains.imaging import export_image, import_image
 from breezeblock.chains.layers import Layer
@@ -36,6 +36,7 @@ __all__ = [
     "create",
     "delete",
     "delete_snapshot",
+    "even",
     "export_image",
     "extend",
     "flatten",

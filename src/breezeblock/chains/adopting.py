@@ -20,6 +20,7 @@ from breezeblock.chains.families import FORMATS, above, family
 from breezeblock.chains.info import DOCTOR, Info, read_info, read_intent
 from breezeblock.chains.layers import Layer
 from breezeblock.chains.naming import Naming
+from breezeblock.chains.volumes import grow
 from breezeblock.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from breezeblock.images import qcow2, qemu_img
 from breezeblock.shares import files
@@ -119,6 +120,7 @@ def adopt(
             _own_mode(directory / naming.info(volume_id), naming.mode)
     with begun(directory, naming, volume_id, attempt, found.format):
         chain = load(directory, naming, volume_id, found.format)
+        grow(directory, naming, volume_id, chain, found.virtual_bytes, attempt)
     if set(chain.snapshots) != {snapshot_id for snapshot_id, _bytes in found.snapshots}:
         raise CorruptError(f"Volume {volume_id} was changed while it was being taken over.", remedy=DOCTOR)
     return look(directory, naming, volume_id, final, format=found.format, virtual_bytes=virtual_bytes)
@@ -261,9 +263,6 @@ def _edit(directory: Path, naming: Naming, found: Stranger, attempt: Attempt) ->
         _own_mode(directory / image.name, naming.mode)
         if image.backing is not None:
             _link(directory, image, attempt)
-    below = found.layers[1].virtual_bytes if len(found.layers) > 1 else 0
-    active = found.layers[0]
-    family(active.format).grow(directory, active, found.virtual_bytes, below, attempt)
 
 
 def _own_mode(path: Path, mode: int) -> None:

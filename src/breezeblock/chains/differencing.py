@@ -24,6 +24,7 @@ from breezeblock.shares import files
 ABOVE = {"vhd": "vhd", "vhdx": "vhdx"}
 MAX_VIRTUAL_BYTES = {"vhd": 2040 << 30, "vhdx": 64 << 40}
 MAX_LAYERS = stack.MAX_DEPTH
+EVEN = True
 _MAX_TOLD = 5
 _SEPARATOR = re.compile(r"[/\\]")
 
@@ -191,16 +192,20 @@ def copy(
     *,
     fixed: bool = False,
 ) -> None:
-    """Write an image of any format that reads as the chain `source` of any format, zeros beyond its end."""
+    """Write an image of any format that reads as the chain `source` of any format, zeros beyond its end.
+
+    Of a longer source only the beginning is taken.
+    """
     file, kind = File(fd, name, hidden=True), formats.named(target_format)
     with opened_stack(source, source_format) as chain:
         kind.create(file, virtual_bytes, Options(fixed=fixed))
         target = formats.open_layer(file, target_format)
         unit = target.sector_bytes
-        whole = chain.virtual_bytes // unit * unit
+        length = min(chain.virtual_bytes, virtual_bytes)
+        whole = length // unit * unit
         transfer.move(chain, [Range(0, whole)], target, attempt, fresh=True)
-        if whole < chain.virtual_bytes:  # the source ends inside a unit of the target
-            rest = stack.read(chain, whole, chain.virtual_bytes - whole)
+        if whole < length:  # the source ends inside a unit of the target
+            rest = stack.read(chain, whole, length - whole)
             last = transfer.Batch(target)
             last.put(whole, rest.ljust(min(unit, virtual_bytes - whole), b"\0"))
             last.commit()

@@ -25,6 +25,8 @@ class Family(Protocol):
     """The formats, and which one an image has that rests on one of that format."""
     MAX_VIRTUAL_BYTES: dict[str, int]
     MAX_LAYERS: int
+    EVEN: bool
+    """Whether all images of a volume are to be of one length, because programs disagree about others."""
 
     def describe(self, fd: int, name: str, image_format: str) -> Layer:
         """Read an image's headers. Raises CorruptError."""
@@ -122,6 +124,11 @@ def family(image_format: str) -> Family:
 def above(image_format: str) -> str:
     """Return the format of an image that rests on one of this format."""
     return family(image_format).ABOVE[image_format]
+
+
+def even(image_format: str) -> bool:
+    """Tell whether images grow together with the one that rests on them."""
+    return family(image_format).EVEN
 
 
 def layer(directory: Path, name: str, image_format: str) -> Layer:

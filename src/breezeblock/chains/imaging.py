@@ -7,7 +7,7 @@ from breezeblock.chains.begin import begun, tidied
 from breezeblock.chains.chain import load
 from breezeblock.chains.families import layer
 from breezeblock.chains.naming import Naming
-from breezeblock.chains.volumes import check_size, fill, is_there
+from breezeblock.chains.volumes import check_size, fill, is_there, taken_bytes
 from breezeblock.errors import InvalidInputError
 from breezeblock.images import inspection
 from breezeblock.images.raw import check_cancelled
@@ -60,9 +60,13 @@ def export_image(
     target_format: str,
     attempt: Attempt,
     *,
+    source_bytes: int = 0,
     format: str,  # noqa: A002 - what the catalogue calls it
 ) -> None:
-    """Write what a volume or a snapshot reads as into `target`, replacing what an earlier attempt left."""
+    """Write what a volume or a snapshot reads as into `target`, replacing what an earlier attempt left.
+
+    `source_bytes` is as in `copy`.
+    """
     if target_format not in inspection.FORMATS:
         raise InvalidInputError(f"Image format {target_format[:40]!a} cannot be written.")
     with begun(directory, naming, volume_id, attempt, format):
@@ -70,4 +74,5 @@ def export_image(
         layers = chain.layers if snapshot_id is None else chain.data(snapshot_id)
         target.unlink(missing_ok=True)
         with files.fresh(target, 0o600) as fd:
-            fill(fd, target, directory, layers, target_format, layers[0].virtual_bytes, attempt)
+            virtual_bytes = taken_bytes(layers, source_bytes)
+            fill(fd, target, directory, layers, target_format, virtual_bytes, attempt)

@@ -13,6 +13,7 @@ from breezeblock.shares import files
 ABOVE = {"raw": "qcow2", "qcow2": "qcow2"}
 MAX_VIRTUAL_BYTES = dict.fromkeys(ABOVE, qcow2.MAX_VIRTUAL_BYTES)  # snapshots of a raw volume are qcow2
 MAX_LAYERS = 4096
+EVEN = False
 _LOOKING = Attempt(operation_id="check", token="0")  # noqa: S106 - it names no file
 
 

@@ -11,7 +11,7 @@ import msgspec
 from breezeblock.attempt import Attempt
 from breezeblock.chains import differencing, plain, users
 from breezeblock.chains.begin import begun, tidied
-from breezeblock.chains.chain import load
+from breezeblock.chains.chain import Chain, load
 from breezeblock.chains.families import family, layer
 from breezeblock.chains.info import Info, read_info, read_intent, write_info
 from breezeblock.chains.layers import Layer
@@ -186,14 +186,30 @@ def extend(
     format: str,  # noqa: A002 - what the catalogue calls it
     depth: int = 0,
 ) -> str:
-    """Grow the active image; the layers of snapshots keep their length."""
+    """Grow the active image; see `grow` for the layers of snapshots."""
     check_size(virtual_bytes, format)
     with begun(directory, naming, volume_id, attempt, format):
         chain = load(directory, naming, volume_id, format, depth)
-        below = chain.layers[1].virtual_bytes if len(chain.layers) > 1 else 0
         check_cancelled(attempt)
-        family(format).grow(directory, chain.active, virtual_bytes, below, attempt)
+        grow(directory, naming, volume_id, chain, virtual_bytes, attempt)
     return format
+
+
+def grow(
+    directory: Path, naming: Naming, volume_id: str, chain: Chain, virtual_bytes: int, attempt: Attempt
+) -> None:
+    """Let the active image be at least so long, and where lengths must be even, first those below it.
+
+    Images that clones rest on keep their length, and so does what the volume itself was cloned from.
+    """
+    kind, active = family(chain.active.format), chain.active
+    if kind.EVEN and active.virtual_bytes < virtual_bytes:
+        frozen = users.frozen(directory, naming, volume_id, chain)
+        for image in reversed(chain.own[1:]):
+            if image.name not in frozen:
+                kind.grow(directory, image, virtual_bytes, 0, attempt)
+    below = chain.layers[1].virtual_bytes if len(chain.layers) > 1 else 0
+    kind.grow(directory, active, virtual_bytes, below, attempt)
 
 
 def copy(
@@ -209,12 +225,15 @@ def copy(
     source_format: str,
     source_depth: int = 0,
     source_naming: Naming | None = None,
+    source_bytes: int = 0,
     thick: bool = False,
     format: str = "raw",  # noqa: A002 - what the catalogue calls it
 ) -> str:
     """Make a volume with the content of another one, or of a snapshot of it; zeros beyond its end.
 
-    The source must be held by the same operation: an edit of it that was cut off is finished first.
+    `source_bytes` is how long a snapshot was when it was taken, 0 if that is not known: its image may have
+    grown with the volume. The source must be held by the same operation: an edit of it that was cut off is
+    finished first.
     """
     check_size(virtual_bytes, format)
     final = directory / naming.volume(volume_id)
@@ -225,16 +244,19 @@ def copy(
         with begun(source_directory, there, source_id, attempt, source_format):
             chain = load(source_directory, there, source_id, source_format, source_depth)
             layers = chain.layers if snapshot_id is None else chain.data(snapshot_id)
-        if layers[0].virtual_bytes > virtual_bytes:
-            raise InvalidInputError(
-                f"{virtual_bytes} bytes are too few: the source has {layers[0].virtual_bytes}."
-            )
+        if (held := taken_bytes(layers, source_bytes)) > virtual_bytes:
+            raise InvalidInputError(f"{virtual_bytes} bytes are too few: the source has {held}.")
         temp = directory / attempt.temp_name
         with files.fresh(temp, naming.mode) as fd:
             fill(fd, temp, source_directory, layers, format, virtual_bytes, attempt, thick=thick)
             check_cancelled(attempt)
             files.publish(fd, temp, final)
     return format
+
+
+def taken_bytes(layers: tuple[Layer, ...], source_bytes: int) -> int:
+    """Return how long a source is: as long as it was when it was taken, where that is known."""
+    return min(layers[0].virtual_bytes, source_bytes or layers[0].virtual_bytes)
 
 
 def fill(

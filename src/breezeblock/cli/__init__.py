@@ -5,7 +5,10 @@ client; commands about users, the database, the configuration and the doctor ope
 Modules are imported when a command needs them, so that `--help` and a list answer at once.
 """
 
+import functools
 import sys
+from collections.abc import Callable
+from typing import Any
 
 
 def main() -> None:
@@ -16,11 +19,10 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code (`exits.Exit`); failures are told on stderr."""
     from breezeblock.cli import exits
-    from breezeblock.cli.root import app
     from breezeblock.errors import BreezeblockError
 
     try:
-        app(arguments, prog_name="breezeblock")
+        _command()(arguments, prog_name="breezeblock")
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else exits.Exit.FAILED
     except KeyboardInterrupt:
@@ -31,3 +33,13 @@ def run(arguments: list[str]) -> int:
             print(f"  {error.remedy}", file=sys.stderr)  # noqa: T201
         return exits.of(error)
     return exits.Exit.OK
+
+
+@functools.cache
+def _command() -> Callable[..., Any]:
+    """Build the tree of commands, once: it takes longer than most of them."""
+    import typer.main
+
+    from breezeblock.cli.root import app
+
+    return typer.main.get_command(app)

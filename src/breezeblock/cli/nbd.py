@@ -1,4 +1,4 @@
-"""`breezeblock nbd`, `attach` and `detach`: block devices over NBD, on this machine. No service is asked."""
+"""`breezeblock nbd`: block devices over NBD, on this machine. No service is asked."""
 
 import signal
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from breezeblock.cli import exits, options
+from breezeblock.cli.attaching import State
 
 if TYPE_CHECKING:
     from breezeblock.connect.linux import LinuxConnector
@@ -24,60 +25,6 @@ Uri = Annotated[
         show_default=False,
     ),
 ]
-State = Annotated[
-    Path | None,
-    typer.Option(
-        "--state",
-        help="Where attachments are recorded. Default: /var/lib/breezeblock/attachments.",
-        show_default=False,
-    ),
-]
-
-
-def register(root: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    root.command()(attach)
-    root.command()(detach)
-    root.add_typer(app)
-
-
-def attach(
-    uri: Uri,
-    state: State = None,
-    timeout: Annotated[
-        int,
-        typer.Option(
-            "--timeout",
-            min=1,
-            help="Seconds after which a request is sent again over another connection; more than the "
-            "server takes for anything.",
-        ),
-    ] = 5,
-    dead_timeout: Annotated[
-        int, typer.Option("--dead-timeout", min=1, help="Seconds that requests wait for a server.")
-    ] = 600,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody write to the device.")] = False,
-) -> None:
-    """Make what an NBD server exports a block device of this host, and print the device."""
-    from breezeblock.cli import output
-    from breezeblock.connect import linux
-
-    connector = linux.LinuxConnector(state or linux.STATE, timeout_s=timeout, dead_timeout_s=dead_timeout)
-    attached = connector.attach(linux.connection_data(uri), read_only=read_only)
-    output.say(attached.device)
-
-
-def detach(
-    uri: Uri,
-    state: State = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write nothing back: what is cached is lost.")
-    ] = False,
-) -> None:
-    """Write everything back and take the device away."""
-    from breezeblock.connect import linux
-
-    _connector(state).detach(linux.connection_data(uri), force=force)
 
 
 @app.command()
@@ -156,18 +103,23 @@ def extend(uri: Uri, state: State = None) -> None:
 def keep(
     state: State = None,
     once: Annotated[bool, typer.Option("--once", help="Look once instead of staying.")] = False,
+    config: options.Config = None,
 ) -> None:
     """Attach again what belongs on this host, and give devices whose server died new connections.
 
-    Run it as a service of each host. Exit code 6 with --once if something could not be attached.
+    Volumes of object stores are served again first. Run it as a service of each host. Exit code 6 with --once
+    if something could not be attached.
     """
-    from breezeblock.cli import output
+    from breezeblock.app import attaching
+    from breezeblock.cli import output, server
+    from breezeblock.connect import linux
 
     connector = _connector(state)
+    served = attaching.connector(server.load(config), state or linux.STATE, kernel=connector)
     if once:
-        failures = connector.restore()
+        failures = [*served.restore(), *(failure.error for failure in connector.restore())]
         for failure in failures:
-            output.say(str(failure.error))
+            output.say(str(failure))
         if failures:
             raise typer.Exit(exits.Exit.FINDINGS)
         return
@@ -178,7 +130,7 @@ def keep(
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    connector.keep(lambda: bool(stopped))
+    attaching.keep(served, connector, lambda: bool(stopped))
 
 
 def _connector(state: Path | None) -> "LinuxConnector":

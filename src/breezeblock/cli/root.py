@@ -6,11 +6,13 @@ import typer
 
 from breezeblock import __version__
 from breezeblock.cli import (
+    attaching,
     cdmi,
     image,
     nbd,
     operations,
     pools,
+    rest,
     secrets,
     server,
     shares,
@@ -32,8 +34,10 @@ app = typer.Typer(
     "6 findings, 7 still running.",
 )
 server.register(app)
-nbd.register(app)
-for group in (volumes, snapshots, types, pools, shares, operations, users, image, xenserver, cdmi, secrets):
+attaching.register(app)
+for group in (volumes, snapshots, types, pools, shares, operations, users):
+    app.add_typer(group.app)
+for group in (image, xenserver, nbd, rest, cdmi, secrets):
     app.add_typer(group.app)
 
 

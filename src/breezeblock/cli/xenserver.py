@@ -62,15 +62,27 @@ def probe(
         list[str] | None,
         typer.Option("--key", metavar="KEY=VALUE", help="device_config so far; repeat for more."),
     ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secret", metavar="KEY=FILE", help="A secret key, such as chappassword, and its file."
+        ),
+    ] = None,
     config: options.Config = None,
     as_json: options.Json = False,
 ) -> None:
     """Ask a driver what it finds: exports, targets, LUNs, or the SRs on them."""
+    from breezeblock.backends.xenserver_config import read_secret
     from breezeblock.cli import output
     from breezeblock.xenapi import srkinds, srs
 
+    kind, keys = srkinds.find(sr_type), options.properties(key)
+    for name in keys:
+        if name in kind.keys and kind.keys[name].secret:  # others see arguments
+            raise typer.BadParameter(f"{name} is a secret: put it into a file, and give --secret {name}=FILE")
+    secrets = {name: read_secret(path, name) for name, path in options.properties(secret).items()}
     with opened(backend, config) as (session, mirror, _settings):
-        found = srs.probe(session, mirror, srkinds.find(sr_type), options.properties(key), {})
+        found = srs.probe(session, mirror, kind, keys, secrets)
     if as_json:
         output.as_json(found)
     else:

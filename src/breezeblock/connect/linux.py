@@ -11,7 +11,6 @@ removed after it is gone. So a restart of the host, or of anything in between, c
 
 import errno
 import fcntl
-import hashlib
 import os
 import socket
 import time
@@ -25,6 +24,7 @@ import structlog
 
 from breezeblock.connect import Attached
 from breezeblock.connect.netlink import Nbd
+from breezeblock.connect.records import Records
 from breezeblock.errors import BreezeblockError, ConflictError, InvalidInputError, UnavailableError
 from breezeblock.objects.nbd import client
 from breezeblock.objects.nbd.client import Export, Place
@@ -80,7 +80,7 @@ class LinuxConnector:
         bounds the stall when a server is killed; it must be more than the server takes for anything. With no
         connection alive, requests wait for `dead_timeout_s` before they fail.
         """
-        self._state = state
+        self._records = Records(state, Attachment)
         self._connections = connections
         self._timeout_s = timeout_s
         self._dead_timeout_s = dead_timeout_s
@@ -88,8 +88,8 @@ class LinuxConnector:
     def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
         """Make the export at `data["uri"]` a device of this host."""
         where = _place(data, consumer)
-        with self._alone():
-            record = self._read(where) or Attachment(
+        with self._records.alone():
+            record = self._records.get(str(where)) or Attachment(
                 str(where), None, self._timeout_s, self._dead_timeout_s, read_only
             )
             if record.read_only != read_only:
@@ -97,15 +97,15 @@ class LinuxConnector:
                     f"{where} is attached {'read-only' if record.read_only else 'for writing'}.",
                     remedy="Detach it first.",
                 )
-            self._write(record)
+            self._records.put(str(where), record)
             try:
                 index = self._ensure(record)
             except BreezeblockError:
                 if device_of(where) is None:
-                    self._forget(where)
+                    self._records.forget(str(where))
                 raise
             record = msgspec.structs.replace(record, index=index)
-            self._write(record)
+            self._records.put(str(where), record)
         return _attached(record, index)
 
     def detach(self, data: Mapping[str, Any], consumer: str = HERE, *, force: bool = False) -> None:
@@ -114,7 +114,7 @@ class LinuxConnector:
         With `force` nothing is written back: what is cached is lost.
         """
         where = _place(data, consumer)
-        with self._alone(), ExitStack() as held:
+        with self._records.alone(), ExitStack() as held:
             index = device_of(where)
             if index is not None:
                 if not force:
@@ -123,18 +123,18 @@ class LinuxConnector:
                     nbd.disconnect(index)
                 held.close()
                 _wait_until_gone(where)
-            self._forget(where)
+            self._records.forget(str(where))
 
     def find(self, data: Mapping[str, Any], consumer: str = HERE) -> Attached | None:
         """Say how the export is attached here; None = not at all."""
         where = _place(data, consumer)
-        index, record = device_of(where), self._read(where)
+        index, record = device_of(where), self._records.get(str(where))
         return None if index is None else _attached(record or Attachment(str(where)), index)
 
     def extend(self, data: Mapping[str, Any], consumer: str = HERE) -> int:
         """Let the device have the length that its export has now, and return that, in bytes."""
         where = _place(data, consumer)
-        with self._alone(), Nbd() as nbd:
+        with self._records.alone(), Nbd() as nbd:
             index = device_of(where)
             if index is None:
                 raise ConflictError(f"{where} is not attached here.", remedy="Attach it first.")
@@ -146,7 +146,7 @@ class LinuxConnector:
     def attached(self) -> list[tuple[Attachment, str | None]]:
         """Return what belongs on this host, each with its device if it has one."""
         found = []
-        for record in self._records():
+        for record in self._records.all():
             index = device_of(client.place(record.uri))
             found.append((record, None if index is None else f"/dev/nbd{index}"))
         return found
@@ -158,13 +158,14 @@ class LinuxConnector:
         `wounded`, of the devices that exist only those with these indexes are looked at.
         """
         failures = []
-        with self._alone():
-            for record in self._records():
+        with self._records.alone():
+            for record in self._records.all():
                 index = device_of(client.place(record.uri))
                 if index is not None and wounded is not None and index not in wounded:
                     continue
                 try:
-                    self._write(msgspec.structs.replace(record, index=self._ensure(record, renew=True)))
+                    index = self._ensure(record, renew=True)
+                    self._records.put(record.uri, msgspec.structs.replace(record, index=index))
                 except BreezeblockError as error:
                     failures.append(Failure(index, error))
         return failures
@@ -217,51 +218,6 @@ class LinuxConnector:
                 more = range(self._connections - 1)
                 sockets += [stack.enter_context(client.connect(where)[0]) for _ in more]
             yield sockets, export
-
-    # --- records -------------------------------------------------------------------------------
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let one process of this host at a time attach and detach."""
-        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self._state / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _path(self, where: Place) -> Path:
-        return self._state / f"{hashlib.sha256(str(where).encode()).hexdigest()[:32]}.json"
-
-    def _records(self) -> list[Attachment]:
-        if not self._state.is_dir():
-            return []
-        paths = sorted(self._state.glob("*.json"))
-        return [msgspec.json.decode(path.read_bytes(), type=Attachment) for path in paths]
-
-    def _read(self, where: Place) -> Attachment | None:
-        with suppress(FileNotFoundError):
-            return msgspec.json.decode(self._path(where).read_bytes(), type=Attachment)
-        return None
-
-    def _write(self, record: Attachment) -> None:
-        path = self._path(client.place(record.uri))
-        new = path.with_suffix(".new")
-        with new.open("wb") as file:
-            file.write(msgspec.json.encode(record))
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
-        self._sync()
-
-    def _forget(self, where: Place) -> None:
-        self._path(where).unlink(missing_ok=True)
-        self._sync()
-
-    def _sync(self) -> None:
-        directory = os.open(self._state, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 def _make(

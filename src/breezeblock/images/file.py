@@ -9,7 +9,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 
 from breezeblock.errors import CorruptError
@@ -21,17 +20,16 @@ _FOREIGN = {errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR, errno.ENOTDIR}
 class File:
     """An open file and the name to use for it in messages. Does not own the descriptor."""
 
-    def __init__(self, fd: int, name: str, *, hidden: bool = False) -> None:
+    def __init__(
+        self, fd: int, name: str, *, hidden: bool = False, status: os.stat_result | None = None
+    ) -> None:
         self.fd = fd
         self.name = name
         self.hidden = hidden
         """Nobody can see the file yet: no order of writes matters, and who publishes it flushes it."""
-        self._span = (0, 0, False)
-
-    @cached_property
-    def status(self) -> os.stat_result:
+        self.status = status or os.fstat(fd)
         """What the kernel said of the file when it was opened."""
-        return os.fstat(self.fd)
+        self._span = (0, 0, False)
 
     def size(self) -> int:
         """Return the file's length in bytes."""
@@ -39,7 +37,12 @@ class File:
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes. Raises CorruptError where the file ends before them."""
-        parts = []
+        data = os.pread(self.fd, length, offset)
+        return data if len(data) == length else self._read_on(data, offset, length)
+
+    def _read_on(self, data: bytes, offset: int, length: int) -> bytes:
+        parts = [data]
+        offset, length = offset + len(data), length - len(data)
         while length > 0:
             data = os.pread(self.fd, length, offset)
             if not data:
@@ -49,7 +52,7 @@ class File:
                 )
             parts.append(data)
             offset, length = offset + len(data), length - len(data)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     def peek(self, offset: int, length: int) -> bytes:
         """Return at most `length` bytes, fewer where the file ends."""
@@ -126,6 +129,11 @@ def opened(path: Path, *, write: bool = False) -> Iterator[File]:
 
 def open_file(path: Path, *, write: bool = False) -> File:
     """As `opened`, but it is the caller's to close `fd`."""
+    return open_named(str(path), path.name, write=write)
+
+
+def open_named(path: str, name: str, *, write: bool = False) -> File:
+    """As `open_file`, for who opens many: `name` is the path's last part."""
     flags = os.O_RDWR if write else os.O_RDONLY
     try:
         # O_NONBLOCK: opening a FIFO must not wait for its other end.
@@ -134,12 +142,12 @@ def open_file(path: Path, *, write: bool = False) -> File:
         if error.errno in _FOREIGN:
             raise _foreign(path) from error
         raise
-    file = File(fd, path.name)
-    if not stat.S_ISREG(file.status.st_mode):
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         os.close(fd)
         raise _foreign(path)
-    return file
+    return File(fd, name, status=status)
 
 
-def _foreign(path: Path) -> CorruptError:
+def _foreign(path: str) -> CorruptError:
     return CorruptError(f"{path} is not a regular file (at byte 0).", remedy="Give the image itself.")

@@ -253,6 +253,22 @@ class Format(Protocol):
         ...
 
 
+class WrongBytesError(Exception):
+    """Something wrong in bytes that were read from a file; whoever knows the file makes `corrupt` of it.
+
+    So decoding is a function of the bytes alone, whose results can be kept: the layers of a chain, and a
+    chain looked at again, mostly hold the same.
+    """
+
+    def __init__(self, problem: str, at: int) -> None:
+        super().__init__(problem)
+        self.problem, self.at = problem, at
+
+    def of(self, file: File, offset: int) -> CorruptError:
+        """Return the error for the file in which the bytes lie at `offset`."""
+        return corrupt(file, self.problem, offset + self.at)
+
+
 def corrupt(file: File, problem: str, offset: int, *, remedy: str = "") -> CorruptError:
     """Return the error for something wrong in a file."""
     return CorruptError(

@@ -10,12 +10,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from breezeblock.errors import InvalidInputError
 from breezeblock.images import formats
-from breezeblock.images.file import File, open_file
+from breezeblock.images.file import File, open_named
 from breezeblock.images.layer import Extent, Kind, Layer, Parent, corrupt
 
 MAX_DEPTH = 256
@@ -34,7 +35,13 @@ class Stack(NamedTuple):
     """The open layers of a chain, the topmost first."""
 
     layers: tuple[Layer, ...]
-    paths: tuple[Path, ...]
+    directory: Path
+    """In which all of them are."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where the layers are, as they were named when they were opened."""
+        return tuple(self.directory / layer.file.name for layer in self.layers)
 
     @property
     def top(self) -> Layer:
@@ -46,9 +53,9 @@ class Stack(NamedTuple):
         """How many bytes the disk has: those of the topmost layer."""
         return self.top.virtual_bytes
 
-    def below(self) -> "Stack":
-        """Return the chain without its topmost layer."""
-        return Stack(self.layers[1:], self.paths[1:])
+    def below(self, depth: int = 1) -> "Stack":
+        """Return the chain without its topmost layers."""
+        return Stack(self.layers[depth:], self.directory)
 
 
 @contextmanager
@@ -60,47 +67,45 @@ def opened_stack(path: Path, image_format: str | None = None, *, write: int = 0)
     """
     files: list[File] = []
     layers: list[Layer] = []
-    paths: list[Path] = []
     seen: set[tuple[int, int]] = set()
+    directory, name = str(path.parent), path.name
     try:
         while True:
-            file = _opened(path, layers, write=len(layers) < write)
+            file = _opened(directory, name, layers, write=len(layers) < write)
             files.append(file)
             inode = (file.status.st_dev, file.status.st_ino)
             if inode in seen:
-                raise corrupt(layers[-1].file, f"its parent {path.name} is its own child", 0)
+                raise corrupt(layers[-1].file, f"its parent {name} is its own child", 0)
             seen.add(inode)
             layer = formats.open_layer(file, image_format or formats.guess(file))
             if layers:
                 layers[-1].verify_parent(layer)
             layers.append(layer)
-            paths.append(path)
             recorded = layer.parent
             if recorded is None:
                 break
             if len(layers) == MAX_DEPTH:
                 raise corrupt(file, f"more than {MAX_DEPTH} layers", 0)
-            path, image_format = path.with_name(parent_name(layer, recorded)), recorded.format
-        yield Stack(tuple(layers), tuple(paths))
+            name, image_format = parent_name(layer, recorded), recorded.format
+        yield Stack(tuple(layers), path.parent)
     finally:
         for file in files:
             os.close(file.fd)
 
 
-def _opened(path: Path, layers: list[Layer], *, write: bool) -> File:
+def _opened(directory: str, name: str, layers: list[Layer], *, write: bool) -> File:
     try:
-        return open_file(path, write=write)
+        return open_named(f"{directory}/{name}", name, write=write)
     except FileNotFoundError as error:
         if not layers:
             raise
-        raise corrupt(layers[-1].file, f"its parent {path.name} is missing", 0) from error
+        raise corrupt(layers[-1].file, f"its parent {name} is missing", 0) from error
 
 
 def parent_name(layer: Layer, recorded: Parent) -> str:
     """Return the first recorded path that is a bare name. Raises CorruptError if there is none."""
     for path in recorded.paths:
-        name = path[_PREFIX.match(path).end() :]  # type: ignore[union-attr]
-        if _BARE.match(name) and name not in {".", ".."}:
+        if name := _bare(path):
             return name
     told = ", ".join(ascii(path[:120]) for path in recorded.paths) or "nothing"
     raise corrupt(
@@ -109,6 +114,13 @@ def parent_name(layer: Layer, recorded: Parent) -> str:
         0,
         remedy="Move the parent beside it and run `breezeblock image reparent`.",
     )
+
+
+@lru_cache(4096)
+def _bare(path: str) -> str:
+    """Return the file name that a path is but for its prefix; empty if it is more."""
+    name = path[_PREFIX.match(path).end() :]  # type: ignore[union-attr]
+    return name if _BARE.match(name) and name not in {".", ".."} else ""
 
 
 def check_name(name: str) -> str:

@@ -257,7 +257,7 @@ def grow(path: Path, virtual_bytes: int, image_format: str | None = None) -> Non
         for layer in layers:
             held.enter_context(locks.for_writing(layer.file))
         for depth in reversed(range(len(layers))):
-            grow_top(Stack(chain.layers[depth:], chain.paths[depth:]), virtual_bytes)
+            grow_top(chain.below(depth), virtual_bytes)
 
 
 def grow_top(chain: Stack, virtual_bytes: int) -> None:

@@ -174,7 +174,7 @@ async def _match(store: Store, key: str) -> str:
 
 async def _range(store: Store, key: str) -> str:
     if isinstance(store, Sized) and store.traits.fixed_length:
-        await store.resize(key, len(_OLD) + 8192, create=True)
+        await store.resize(key, 34 * 512, create=True)
         await store.put_range(key, 0, _OLD[:8704])
         await store.put_range(key, 512, _NEW[:512])
         return (

@@ -14,6 +14,7 @@ from breezeblock.service.core import GIB
 
 VENDOR = "Breezeblock"
 
+_NAMING = {"volume_backend_name", "pool_name", "storage_protocol"}
 # Extra specs that say what consumers do with a volume; they ask nothing of a pool.
 _IGNORED = ("multiattach", "replication_enabled", "RESKEY:availability_zones")
 
@@ -120,7 +121,7 @@ def candidates(
     """
     reasons, able = [], []
     for pool in pools.all_pools(connection):
-        reason = refusal(pool, virtual_bytes, extra_specs)
+        reason = _unasked(pool, extra_specs) or refusal(pool, virtual_bytes, extra_specs)
         if reason:
             reasons.append(f"{pool.backend}#{pool.name}: {reason}")
         else:
@@ -128,6 +129,14 @@ def candidates(
     if not able:
         raise nowhere(virtual_bytes, reasons)
     return sorted(able, key=_room, reverse=True)
+
+
+def _unasked(pool: sa.Row[Any], extra_specs: Mapping[str, str]) -> str:
+    """Say whether a pool that takes only what asks for it was not asked for."""
+    asked = {key.removeprefix("capabilities:") for key in extra_specs}
+    if not capabilities(pool).only_by_type or asked & _NAMING:
+        return ""
+    return "it takes only volumes whose type names it"
 
 
 def nowhere(virtual_bytes: int, reasons: list[str]) -> InvalidInputError:

@@ -5,7 +5,6 @@ another mount where one can be had, so that nothing is answered from this machin
 it saw, or raises `Broken` with what was wrong.
 """
 
-import ctypes
 import errno
 import fcntl
 import mmap
@@ -19,38 +18,20 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TrialTimeoutError
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from breezeblock.errors import BreezeblockError
 from breezeblock.shares import files
+from breezeblock.shares import trial_room as room
+from breezeblock.shares.views import Broken, Views
 
 Outcome = Literal["good", "lacking", "broken"]
 MIB = 1 << 20
 PATIENCE_S = 60.0
 TICK_S = 0.02
 """Two ticks of a slow clock: NFS 3 tells changes apart by their time only, and no hand-over is quicker."""
-_FALLOC_PUNCH_HOLE = 0x02 | 0x01  # with KEEP_SIZE
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-
-
-class Broken(Exception):  # noqa: N818 - a finding, not an error of ours
-    """The promise does not hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Views:
-    """One directory, seen twice."""
-
-    here: Path
-    there: Path
-    apart: bool
-    """Whether `there` really goes another way."""
-    absent_s: float = 0.0
-    """How long a client of this kind may remember that a name is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,77 +233,6 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _sparse(views: Views) -> str:
-    with files.fresh(views.here / "sparse") as fd:
-        os.ftruncate(fd, 64 * MIB)
-        files.write_all(fd, b"x" * 4096, 32 * MIB)
-        os.fsync(fd)
-    taken = _taken(views, "sparse")
-    seen = f"64 MiB with 4 KiB of data take {taken} bytes"
-    if taken > 8 * MIB:
-        raise Broken(seen)
-    return seen
-
-
-def _holes(views: Views) -> str:
-    with files.fresh(views.here / "holes") as fd:
-        os.ftruncate(fd, 64 * MIB)
-        files.write_all(fd, b"x" * 4096, 32 * MIB)
-        os.fsync(fd)
-        data = os.lseek(fd, 0, os.SEEK_DATA)
-        hole = os.lseek(fd, 32 * MIB, os.SEEK_HOLE)
-    if data == 0 or hole == 64 * MIB:
-        raise Broken("SEEK_DATA and SEEK_HOLE take holes for data")
-    return f"data from {data} to {hole} of {64 * MIB}"
-
-
-def _punch(views: Views) -> str:
-    with files.fresh(views.here / "punched") as fd:
-        files.write_all(fd, b"x" * MIB, 0)
-        os.fsync(fd)
-        _fallocate(fd, _FALLOC_PUNCH_HOLE, 0, MIB)
-        os.fsync(fd)
-        if os.pread(fd, MIB, 0) != bytes(MIB):
-            raise Broken("a punched hole does not read as zeros")
-    return f"1 MiB became a hole; {_taken(views, 'punched')} bytes stay taken"
-
-
-def _taken(views: Views, name: str) -> int:
-    """Return the bytes that a file takes, told by the other way: who wrote it may only reckon them."""
-    return (views.there / name).stat().st_blocks * 512
-
-
-def _preallocate(views: Views) -> str:
-    with files.fresh(views.here / "reserved") as fd:
-        _fallocate(fd, 0, 0, 16 * MIB)
-        os.fsync(fd)
-    return "16 MiB reserved in one call"
-
-
-def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    if _LIBC.fallocate(fd, mode, offset, length):
-        code = ctypes.get_errno()
-        raise Broken(f"fallocate: {os.strerror(code)}")
-
-
-def _copy(views: Views) -> str:
-    with files.fresh(views.here / "original") as source, files.fresh(views.here / "copy") as target:
-        files.write_all(source, os.urandom(MIB) * 16, 0)
-        os.fsync(source)
-        try:
-            fcntl.ioctl(target, 0x40049409, source)  # FICLONE
-        except OSError as error:
-            cloned = f"no clone ({error.strerror})"
-        else:
-            return "files are cloned without copying"
-        began = time.monotonic()
-        done = os.copy_file_range(source, target, 16 * MIB)
-        took = time.monotonic() - began
-        if done == 0:
-            raise Broken(f"{cloned}, and copy_file_range copies nothing")
-        return f"{cloned}; copy_file_range: {done / MIB / max(took, 1e-6):.0f} MiB/s"
-
-
 def _clock(views: Views) -> str:
     before = time.time()
     path = views.here / "clock"
@@ -408,11 +318,11 @@ TRIALS = (
         "QEMU cannot use cache=none: host crashes may lose a guest's writes.",
         needed=False,
     ),
-    Trial("sparse files", _sparse, "Thin volumes take all of their room at once.", needed=False),
-    Trial("holes are told", _holes, "Copies read and write zeros: slower, and larger.", needed=False),
-    Trial("punching holes", _punch, "Discarded blocks of a guest are never given back.", needed=False),
-    Trial("preallocation", _preallocate, "Thick volumes are written full of zeros.", needed=False),
-    Trial("server-side copy", _copy, "Clones and copies go through this machine.", needed=False),
+    Trial("sparse files", room.sparse, "Thin volumes take all of their room at once.", needed=False),
+    Trial("holes are told", room.holes, "Copies read and write zeros: slower, and larger.", needed=False),
+    Trial("punching holes", room.punch, "Discarded blocks of a guest are never given back.", needed=False),
+    Trial("preallocation", room.preallocate, "Thick volumes are written full of zeros.", needed=False),
+    Trial("server-side copy", room.copy, "Clones and copies go through this machine.", needed=False),
     Trial("hard links", _linked, "Take-over of some foreign layouts is not crash-safe.", needed=False),
     Trial("large files", _large, "Large volumes cannot be made.", needed=False),
     Trial(

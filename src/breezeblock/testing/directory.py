@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 # inotify(7): modify, attrib, moved_from, moved_to, create, delete
 _CHANGES = 0x2 | 0x4 | 0x40 | 0x80 | 0x100 | 0x200
@@ -64,10 +65,10 @@ def digest(root: Path) -> str:
             found.update(f"{path.readlink()}\0".encode())
         elif path.is_file():
             found.update(f"{status.st_size}\0".encode())
-            with path.open("rb", buffering=0) as file:
-                for start, end in _data(file.fileno(), status.st_size):
+            with path.open("rb") as file:
+                for start, end in _data(file, status.st_size):
                     found.update(f"{start}\0{end}\0".encode())
-                    found.update(os.pread(file.fileno(), end - start, start))
+                    found.update(file.read(end - start))
     return found.hexdigest()
 
 
@@ -94,24 +95,25 @@ def copy(source: Path, target: Path) -> None:
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    with source.open("rb", buffering=0) as given, target.open("wb", buffering=0) as taken:
-        length = os.fstat(given.fileno()).st_size
+    length = source.stat().st_size
+    with source.open("rb") as given, target.open("wb") as taken:
         taken.truncate(length)
-        for start, end in _data(given.fileno(), length):
+        for start, end in _data(given, length):
             taken.seek(start)
-            taken.write(os.pread(given.fileno(), end - start, start))
+            taken.write(given.read(end - start))
     shutil.copystat(source, target)
 
 
-def _data(fd: int, length: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of what is not a hole."""
+def _data(file: BinaryIO, length: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of what is not a hole, the file being at `start`; all where a server cannot tell."""
     end = 0
     while end < length:
         try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
+            start = file.seek(end, os.SEEK_DATA)
+            end = file.seek(start, os.SEEK_HOLE)
         except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return
-        end = os.lseek(fd, start, os.SEEK_HOLE)
+            if error.errno == errno.ENXIO:
+                return
+            start, end = end, length
+        file.seek(start)
         yield start, end

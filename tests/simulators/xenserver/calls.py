@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
 
+from xenserver import roles
 from xenserver.database import Database, Row
 from xenserver.failures import Failure
 from xenserver.fields import CLASSES
@@ -67,7 +68,7 @@ def dispatch(pool: Pool, host: str, method: str, params: list[Any]) -> Any:
     if name not in NO_SESSION:
         caller.session = _session(pool, params, method)
         params = params[1:]
-        _permit(pool, caller.session, name)
+        permit(pool, caller.session, name, roles.least(name))
     function = handlers.get(name) or _generic(name)
     if function is None:
         raise Failure("MESSAGE_METHOD_UNKNOWN", method)
@@ -106,12 +107,10 @@ def _session(pool: Pool, params: list[Any], method: str) -> str:
     return ref
 
 
-def _permit(pool: Pool, session: str, name: str) -> None:
+def permit(pool: Pool, session: str, name: str, wanted: str) -> None:
+    """Raise RBAC_PERMISSION_DENIED unless the session's user has that role."""
     user = pool.db.row("session", session)["auth_user_name"]
-    role = pool.settings.users[user][1]
-    verb = name.partition(".")[2]
-    reads = verb.startswith("get_") or name.startswith(("event.", "session.", "task.create"))
-    if role == "read-only" and (not reads or name == "secret.get_value"):
+    if not roles.may(pool.settings.users[user][1], wanted):
         raise Failure("RBAC_PERMISSION_DENIED", name.lower(), "No permission in user session")
 
 

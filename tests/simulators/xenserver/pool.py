@@ -15,6 +15,7 @@ from xenserver.failures import Failure, HostDiedError
 from xenserver.fields import NULL
 from xenserver.image_engine import ImageEngine
 from xenserver.plugins import PLUGINS, Plugin
+from xenserver.roles import ROLES
 
 GIB = 1 << 30
 
@@ -39,9 +40,9 @@ class Settings:
     """What a simulator is started with."""
 
     users: dict[str, tuple[str, str]] = field(
-        default_factory=lambda: {"root": ("secret", "pool-admin"), "reader": ("secret", "read-only")}
+        default_factory=lambda: {role: ("secret", role) for role in ROLES} | {"root": ("secret", ROLES[-1])}
     )
-    """Name to password and role."""
+    """Name to password and role; besides root there is one for each role, called as that."""
     hosts: int = 2
     capacity: int = 1 << 40
     luns: list[int] = field(default_factory=lambda: [1 * GIB, 2 * GIB, 4 * GIB])

@@ -9,10 +9,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from xenserver import control, transfer, wire
-from xenserver.calls import Caller, _session, dispatch
+from xenserver.calls import Caller, _session, dispatch, permit
 from xenserver.failures import Failure, HostDiedError
 from xenserver.pool import Pool
 from xenserver.pool_calls import end_task
+from xenserver.roles import TRANSFERS
 
 MAX_RPC = 300 << 20
 CONTENT_TYPES = {
@@ -94,7 +95,8 @@ class Handler(BaseHTTPRequestHandler):
         caller = Caller(pool, self.server.host, task=query.get("task_id", ""))
         self.close_connection = True
         try:
-            _session(pool, [query.get("session_id", "")], "")
+            session = _session(pool, [query.get("session_id", "")], "")
+            permit(pool, session, urlsplit(self.path).path, TRANSFERS)
             pool.provoke("transfer", after=False)
             work(caller, query)
             end_task(caller, {"status": "success", "result": ""})

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from chaos import Chaos
 from killing import kill_helper, kill_service
 from served import Served
@@ -40,6 +42,7 @@ def kill_server() -> Callable[[random.Random], None]:
     return kill
 
 
+@pytest.mark.timeout(300 * SCALE)
 def test_nothing_is_lost_whatever_is_killed(tmp_path: Path) -> None:
     shares = {}
     lines = []

@@ -32,7 +32,14 @@ CASES = [
     if "linked_clones" not in case.needs or case.name.startswith("related_volumes_can")
 ]
 CASES += [case for case in cases() if case.name.startswith(("flatten_", "shorten_"))]
-RUNS = [(case, *kind) for kind in (("4.2", "qcow2"), ("3", "raw")) for case in CASES]
+LONG = {
+    "related_volumes_can_be_deleted_in_any_order",
+    "any_snapshot_can_be_deleted_in_any_order",
+    "flatten_makes_independent",
+}
+"""Many orders of the same steps, of which no call to the server depends on its version."""
+RUNS = [(case, "4.2", "qcow2") for case in CASES]
+RUNS += [(case, "3", "raw") for case in CASES if case.name not in LONG]
 
 
 @pytest.mark.parametrize(("case", "version", "image_format"), RUNS, ids=str)
@@ -51,8 +58,7 @@ SOME += [(scenario, ending) for scenario, ending in kills() if str(scenario) in 
 
 @pytest.mark.parametrize(("scenario", "ending"), SOME, ids=str)
 def test_nfs_killed(scenario: Scenario, ending: Ending, tmp_path: Path) -> None:
-    # Few kills: the local back end, which shares all of this code, is killed at very many more.
-    stride = 300 if str(scenario) in LINKED else 150
-    report = kill_everywhere(storage(tmp_path, "4.2", "raw"), scenario, ending, repeats=1, stride=stride)
+    # Few kills: the local back end, which shares all of this code, is killed before every line.
+    report = kill_everywhere(storage(tmp_path, "4.2", "raw"), scenario, ending, stride=3)
     assert report is not None
-    assert report.kills > 1
+    assert report.states > 1

@@ -1,5 +1,6 @@
 """Shares of a real Samba server, mounted by the kernel: signed, sealed, refused, lost and found."""
 
+import hashlib
 import os
 import subprocess
 import threading
@@ -12,7 +13,7 @@ from uuid import uuid4
 import pytest
 from samba_server import CONFIG, OTHER, OTHER_PASSWORD, PASSWORD, ROOT, SERVER, USER, sh
 
-from breezeblock import vault
+from breezeblock import images, vault
 from breezeblock.app import share_check
 from breezeblock.backends.contract import Pool, Volume
 from breezeblock.backends.files import FileBackend
@@ -162,6 +163,46 @@ def test_what_cannot_be_mounted_says_why(share: str, says: str, known: Path) -> 
     assert not pool.up
     assert says in pool.reason
     assert PASSWORD not in pool.reason
+
+
+def test_a_consumer_reaches_the_file_by_what_it_is_told(known: Path) -> None:
+    """As os-brick and Nova's libvirt driver do: their own mount point, our options, nothing else."""
+    directory = SERVER.share("told", force_user=OTHER)
+    directory.chmod(0o777)
+    address = "//127.0.0.1/told"
+    vault.at(known).set("other", OTHER_PASSWORD)
+    backend = opened(known, f"{address} -o username={OTHER},secret=other,seal", secrets_to_consumers=True)
+    volume = Volume(id=str(uuid4()), virtual_bytes=1 << 20, pool=address)
+    placed = backend.create(volume, attempt())
+    told = backend.connection_info(volume, {"host": "compute"})
+    assert told.driver_volume_type == "smbfs"
+    point = known / "consumer" / hashlib.md5(told.data["export"].encode(), usedforsecurity=False).hexdigest()
+    point.mkdir(parents=True)
+    sh("mount", "-t", "cifs", *told.data["options"].split(), told.data["export"], str(point))
+    image = point / told.data["name"]
+    images.write(image, 4096, [b"guest" * 1024], told.data["format"])
+    assert b"".join(images.read(directory / image.name, 4096, 5120, placed.format)) == b"guest" * 1024
+    sh("umount", str(point))
+    backend.delete(volume, attempt())
+    SERVER.remove("told")
+
+
+def test_multichannel_and_fail_over_reach_the_kernel(known: Path) -> None:
+    pool = look(known, f"{named()},seal,multichannel,max_channels=2")
+    assert pool.up, pool.reason
+    assert {"multichannel", "max_channels=2"} <= set(options_of(ADDRESS).split(","))
+    vault.at(known / "more").set("server", PASSWORD)
+    continuous = look(known / "more", f"{ADDRESS} -o username={USER},secret=server,persistenthandles")
+    print(f"\npersistenthandles of a share without continuous availability: {continuous.reason or 'up'}")
+
+
+def test_kerberos_where_there_is_none_says_so(known: Path) -> None:
+    """No realm is at hand here: what can be seen is that no password is asked for, and what is said."""
+    for options in ("sec=krb5", f"username={USER},sec=krb5i"):
+        pool = look(known, f"{ADDRESS} -o {options}")
+        print(f"\n{options}: {pool.reason}")
+        assert not pool.up
+        assert "does not offer the log-in" in pool.reason or "no usable Kerberos ticket" in pool.reason
 
 
 def test_share_check_as_two_clients_of_the_server(known: Path) -> None:

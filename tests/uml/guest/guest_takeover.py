@@ -21,8 +21,9 @@ from cinder_share import Disk, reads_as
 
 from breezeblock import config as configuration
 from breezeblock.app import compose, doctor
-from breezeblock.app.takeover import Takeover, Wishes
-from breezeblock.errors import NotFoundError
+from breezeblock.app.takeover import Outcome, Takeover, Wishes
+from breezeblock.catalog import pools
+from breezeblock.errors import InvalidInputError, NotFoundError
 from breezeblock.service import imaging, snapshots, volumes
 from breezeblock.service.core import GIB, Caller, Service
 from working import working
@@ -44,7 +45,10 @@ def written() -> dict[str, Disk]:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> configuration.Config:
-    state = tmp_path_factory.mktemp("state")
+    return configured(tmp_path_factory.mktemp("state"), SHARE)
+
+
+def configured(state: Path, *shares: str, more: str = "") -> configuration.Config:
     (state / "images").mkdir()
     (state / "breezeblock.toml").write_text(
         f"""
@@ -59,7 +63,8 @@ directories = ["{state}/images"]
 level = "warning"
 [backends.nas]
 kind = "nfs"
-shares = ["{SHARE} -o vers=4.2"]
+shares = {json.dumps([f"{share} -o vers=4.2" for share in shares])}
+{more}
 """
     )
     return configuration.load(state / "breezeblock.toml", {})
@@ -87,21 +92,32 @@ def verify(disk: Disk) -> None:
     reads_as(top, image_format, disk.content)
 
 
-def test_a_share_of_cinders_is_adopted_and_used_on(
-    written: dict[str, Disk], config: configuration.Config
-) -> None:
-    before = {path.name: path.stat().st_ino for path in SERVER.iterdir()}
+def taken_over(config: configuration.Config, *, edit: bool) -> list[Outcome]:
     backends, policies = compose.open_backends(config)
     database = compose.open_database(config)
-    wishes = Wishes(edit=True, project_id=PROJECT)
+    wishes = Wishes(edit=edit, project_id=PROJECT)
     outcomes = list(Takeover(config, database, backends["nas"], policies["nas"], "", wishes).carry_out())
     backends["nas"].stop()
     database.dispose()
     assert {one.state for one in outcomes} == {"added"}, outcomes
+    return outcomes
+
+
+def test_a_share_of_cinders_is_adopted_and_used_on(
+    written: dict[str, Disk], config: configuration.Config
+) -> None:
+    before = {path.name: path.stat().st_ino for path in SERVER.iterdir()}
+    outcomes = taken_over(config, edit=True)
     assert {path.name: path.stat().st_ino for path in SERVER.iterdir()} == before, "nothing was copied"
     for disk in written.values():
         verify(disk)
     assert doctor.examine(config).findings == []
+    rebuilt = msgspec.structs.replace(
+        config, database=configuration.DatabaseSection(url=f"{config.database.url}.new")
+    )
+    found = taken_over(rebuilt, edit=False)
+    assert {one.volume_id for one in found} == {one.volume_id for one in outcomes}
+    assert doctor.examine(rebuilt).findings == [], "the share alone tells all that there is"
     with working(config) as service:
         for disk in written.values():
             assert settled(volumes.get, service, disk.id) == "available"
@@ -146,3 +162,51 @@ def test_an_image_comes_in_and_goes_out(config: configuration.Config, written: d
         imaging.evict(service, ME, kept.id)
         assert settled(volumes.get, service, kept.id) == "gone"
     assert list(SERVER.iterdir()) == []
+
+
+def test_the_room_of_two_shares_decides_where_volumes_go(tmp_path: Path) -> None:
+    """One on the large file system that holds all exports, one of 48 MiB: by the room, thin, no byte over."""
+    point = Path("/run/nfsroot/room")
+    point.mkdir()
+    with Path("/run/room").open("wb") as disk:
+        disk.truncate(48 << 20)
+    (point.parent / "export" / "room").mkdir()
+    for command in (
+        ["mkfs.ext4", "-q", "-E", "nodiscard", "/run/room"],
+        ["mount", "-o", "loop", "/run/room", str(point)],
+        ["exportfs", "-o", "rw,insecure,no_subtree_check,sec=sys,fsid=8,no_root_squash", "*:/room"],
+    ):
+        subprocess.run(command, check=True)
+    shares = ("127.0.0.1:/export/room", "127.0.0.1:/room")
+    ratio = "max_over_subscription_ratio = 1.0\nreserved_percentage = 10"
+    config = configured(tmp_path, *shares, more=ratio)
+    with working(config) as service:
+        large, small = pools_of(service, *shares)
+        for pool, directory in ((large, point.parent), (small, point)):
+            seen = os.statvfs(directory)
+            beyond = seen.f_blocks * seen.f_frsize - pool.total_bytes  # NFS counts in blocks of its own
+            assert abs(beyond) < 1 << 20
+        limit = int(large.total_bytes * 0.9) // GIB * GIB
+        first = volumes.create(service, ME, volumes.NewVolume(virtual_bytes=limit))
+        assert settled(volumes.get, service, first) == "available"
+        assert [one.provisioned_bytes for one in pools_of(service, *shares)] == [limit, 0]
+        assert (point.parent / "export" / "room" / f"volume-{first}").stat().st_size == limit
+        with pytest.raises(InvalidInputError) as refused:
+            volumes.create(service, ME, volumes.NewVolume(virtual_bytes=GIB))
+        assert all(f"nas#{share}: " in str(refused.value) for share in shares), str(refused.value)
+        volumes.delete(service, ME, first)
+        assert settled(volumes.get, service, first) == "gone"
+        again = volumes.create(service, ME, volumes.NewVolume(virtual_bytes=GIB))
+        assert settled(volumes.get, service, again) == "available"
+
+
+def pools_of(service: Service, *names: str) -> list[Any]:
+    """Return what the catalog knows of pools, once it has heard of all."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        with service.database.read() as connection:
+            found = {pool.name: pool for pool in pools.all_pools(connection) if pool.total_bytes}
+        if found.keys() >= set(names):
+            return [found[name] for name in names]
+        assert time.monotonic() < end, found
+        time.sleep(0.02)

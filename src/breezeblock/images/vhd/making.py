@@ -6,6 +6,7 @@ parent), the BAT, XenServer's batmap if wanted, blocks, footer.
 
 import os
 import time
+from functools import lru_cache
 
 from msgspec.structs import replace
 
@@ -106,9 +107,14 @@ def _write(file: File, footer: Footer, header: Header, slot: bytes) -> None:
         else b""
     )
     seal = footer.pack()
-    front = (seal + header.pack()).ljust(SLOTS[0], b"\0") + slot
-    table = b"\xff" * padded(header.entries)
-    file.write(0, b"".join((front.ljust(header.bat_offset, b"\0"), table, tail, seal)))
+    file.write(0, (seal + header.pack()).ljust(SLOTS[0], b"\0") + slot)
+    file.write(header.bat_offset, _empty_table(padded(header.entries)))
+    file.write(header.bat_offset + padded(header.entries), tail + seal)
+
+
+@lru_cache(2)
+def _empty_table(length: int) -> bytes:
+    return b"\xff" * length
 
 
 def free_slot(image: Vhd, header: Header) -> int | None:

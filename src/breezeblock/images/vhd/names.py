@@ -4,6 +4,7 @@ Windows follows `W2ru`, a relative Windows path in UTF-16LE; XenServer follows `
 `W2ku` (absolute) is written: Windows 11 declares a disk damaged when one is there and wrong.
 """
 
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from breezeblock.images.file import File
@@ -28,20 +29,29 @@ def payload(name: str, offset: int) -> tuple[bytes, tuple[Locator, ...]]:
     )
 
 
-def paths(file: File, header: Header, file_bytes: int) -> tuple[str, ...]:
-    """Return the recorded paths of the parent, the ones to prefer first. Raises CorruptError."""
+def paths(file: File, header: Header, file_bytes: int, head: bytes = b"") -> tuple[str, ...]:
+    """Return the recorded paths of the parent, the ones to prefer first. Raises CorruptError.
+
+    `head`: the file's first bytes, as far as they were read already.
+    """
     found = []
     known = [one for one in header.locators if one.code in _ORDER]
-    for one in sorted(known, key=lambda one: _ORDER.index(one.code)):
-        if one.length > MAX_PAYLOAD or one.offset + one.length > file_bytes:
+    for one in sorted(known, key=_rank):
+        end = one.offset + one.length
+        if one.length > MAX_PAYLOAD or end > file_bytes:
             raise corrupt(file, f"a parent locator of {one.length} bytes at {one.offset}", one.offset)
-        raw = file.read(one.offset, one.length)
+        raw = head[one.offset : end] if end <= len(head) else file.read(one.offset, one.length)
         found.append(_decode(one.code, raw))
     if header.parent_name:
         found.append(header.parent_name)
     return tuple(dict.fromkeys(found))
 
 
+def _rank(one: Locator) -> int:
+    return _ORDER.index(one.code)
+
+
+@lru_cache(1024)
 def _decode(code: bytes, raw: bytes) -> str:
     if code == b"MacX":
         return unquote(raw.decode("utf-8", "replace").partition("\0")[0])

@@ -8,11 +8,12 @@ except that BAT entries count 512-byte sectors.
 import struct
 import zlib
 from enum import IntEnum
+from functools import lru_cache
 
 import msgspec
 
 from breezeblock.images.file import File
-from breezeblock.images.layer import corrupt
+from breezeblock.images.layer import WrongBytesError, corrupt
 
 SECTOR = 512
 COOKIE = b"conectix"
@@ -30,6 +31,8 @@ _FOOTER = struct.Struct(">8sIIQI4sI4sQQHBBII16sBB")
 _HEADER = struct.Struct(">8sQQIIII16sII512s")
 _LOCATOR = struct.Struct(">4sIIIQ")
 _LOCATORS = 8
+_KEPT = 1024
+"""So many records stay decoded: those of several chains."""
 
 
 class Type(IntEnum):
@@ -136,10 +139,19 @@ def checksum(raw: bytes, field: int | None = None) -> int:
 
 def parse_footer(file: File, raw: bytes, offset: int) -> Footer:
     """Check and read a footer that was found at `offset`. Raises CorruptError."""
+    try:
+        return footer_of(raw)
+    except WrongBytesError as error:
+        raise error.of(file, offset) from None
+
+
+@lru_cache(_KEPT)
+def footer_of(raw: bytes) -> Footer:
+    """Check and read a footer. Raises WrongBytesError."""
     if len(raw) < SECTOR or raw[:8] != COOKIE:
         poisoned = raw[:8] == b"v_poison"
         what = "the image was disabled by XenServer" if poisoned else "there is no VHD footer"
-        raise corrupt(file, what, offset)
+        raise WrongBytesError(what, 0)
     (
         _cookie,
         _features,
@@ -161,13 +173,13 @@ def parse_footer(file: File, raw: bytes, offset: int) -> Footer:
         hidden,
     ) = _FOOTER.unpack_from(raw)
     if checksum(raw, 64) != stored:
-        raise corrupt(file, "the footer's checksum is wrong", offset + 64)
+        raise WrongBytesError("the footer's checksum is wrong", 64)
     if version >> 16 != 1:
-        raise corrupt(file, f"VHD version {version:#x} is unknown", offset + 12)
+        raise WrongBytesError(f"VHD version {version:#x} is unknown", 12)
     if kind not in _TYPES:
-        raise corrupt(file, f"VHD type {kind} is none of 2, 3, 4", offset + 60)
+        raise WrongBytesError(f"VHD type {kind} is none of 2, 3, 4", 60)
     if current_bytes % SECTOR or not 0 < current_bytes <= MAX_VIRTUAL_BYTES:
-        raise corrupt(file, f"{current_bytes} virtual bytes are impossible", offset + 48)
+        raise WrongBytesError(f"{current_bytes} virtual bytes are impossible", 48)
     return Footer(
         type=Type(kind),
         current_bytes=current_bytes,
@@ -184,12 +196,31 @@ def parse_footer(file: File, raw: bytes, offset: int) -> Footer:
     )
 
 
-def parse_header(file: File, footer: Footer, file_bytes: int) -> Header:
-    """Check and read the dynamic header that the footer points to. Raises CorruptError."""
+def parse_header(file: File, footer: Footer, file_bytes: int, head: bytes = b"") -> Header:
+    """Check and read the dynamic header that the footer points to. Raises CorruptError.
+
+    `head`: the file's first bytes, as far as they were read already.
+    """
     at = footer.data_offset
     if at % SECTOR or not SECTOR <= at <= file_bytes - HEADER_BYTES:
         raise corrupt(file, f"the dynamic header at {at} is not inside the file", 16)
-    raw = file.read(at, HEADER_BYTES)
+    end = at + HEADER_BYTES
+    raw = head[at:end] if end <= len(head) else file.read(at, HEADER_BYTES)
+    try:
+        header = _header_of(raw)
+    except WrongBytesError as error:
+        raise error.of(file, at) from None
+    needed = -(-footer.current_bytes // header.block_bytes)
+    if not needed <= header.entries <= MAX_ENTRIES:
+        raise corrupt(file, f"{header.entries} BAT entries, but {needed} blocks", at + 28)
+    bat_offset = header.bat_offset
+    if bat_offset % SECTOR or not SECTOR <= bat_offset <= file_bytes - header.entries * 4:
+        raise corrupt(file, f"the BAT at {bat_offset} is not inside the file", at + 16)
+    return header
+
+
+@lru_cache(_KEPT)
+def _header_of(raw: bytes) -> Header:
     (
         cookie,
         _next,
@@ -201,18 +232,13 @@ def parse_header(file: File, footer: Footer, file_bytes: int) -> Header:
         *_rest,
     ) = _HEADER.unpack_from(raw)
     if cookie != HEADER_COOKIE:
-        raise corrupt(file, "there is no dynamic header", at)
+        raise WrongBytesError("there is no dynamic header", 0)
     if checksum(raw, 36) != stored:
-        raise corrupt(file, "the dynamic header's checksum is wrong", at + 36)
+        raise WrongBytesError("the dynamic header's checksum is wrong", 36)
     if version >> 16 != 1:
-        raise corrupt(file, f"header version {version:#x} is unknown", at + 24)
+        raise WrongBytesError(f"header version {version:#x} is unknown", 24)
     if block_bytes & (block_bytes - 1) or not 512 << 10 <= block_bytes <= 256 << 20:
-        raise corrupt(file, f"blocks of {block_bytes} bytes are impossible", at + 32)
-    needed = -(-footer.current_bytes // block_bytes)
-    if not needed <= entries <= MAX_ENTRIES:
-        raise corrupt(file, f"{entries} BAT entries, but {needed} blocks", at + 28)
-    if bat_offset % SECTOR or not SECTOR <= bat_offset <= file_bytes - entries * 4:
-        raise corrupt(file, f"the BAT at {bat_offset} is not inside the file", at + 16)
+        raise WrongBytesError(f"blocks of {block_bytes} bytes are impossible", 32)
     return Header(
         bat_offset=bat_offset,
         entries=entries,

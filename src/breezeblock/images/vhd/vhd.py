@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
-from breezeblock.errors import CorruptError
 from breezeblock.images.bitmap import bits, runs
 from breezeblock.images.file import File
-from breezeblock.images.layer import Extent, Kind, Layer, Parent, Problem, corrupt, joined
+from breezeblock.images.layer import Extent, Kind, Layer, Parent, Problem, WrongBytesError, corrupt, joined
 from breezeblock.images.vhd import checking, editing, names
 from breezeblock.images.vhd.blocks import Writer
-from breezeblock.images.vhd.records import SECTOR, Footer, Header, Type, parse_footer, parse_header
+from breezeblock.images.vhd.records import SECTOR, Footer, Header, Type, footer_of, parse_footer, parse_header
 from breezeblock.images.vhd.table import ABSENT, Table
+
+_HEAD_BYTES = 8192
 
 
 class Vhd(Layer):
@@ -18,10 +19,12 @@ class Vhd(Layer):
 
     format = "vhd"
 
-    def __init__(self, file: File, footer: Footer, header: Header | None) -> None:
+    def __init__(self, file: File, footer: Footer, header: Header | None, head: bytes = b"") -> None:
         super().__init__(file)
         self.footer = footer
         self.header = header
+        self._head = head
+        """The file's first bytes, as they were when it was opened."""
 
     @cached_property
     def table(self) -> Table:
@@ -36,7 +39,7 @@ class Vhd(Layer):
 
     def reload(self, footer: Footer, header: Header | None) -> None:
         """Go on with changed headers."""
-        self.footer, self.header = footer, header
+        self.footer, self.header, self._head = footer, header, b""
         for name in ("table", "_writer", "parent"):
             self.__dict__.pop(name, None)
 
@@ -59,7 +62,7 @@ class Vhd(Layer):
         """What a differencing image records; an id of zeros means a raw parent (XenServer)."""
         if self.header is None or not self._differencing:
             return None
-        paths = names.paths(self.file, self.header, self.file.size())
+        paths = names.paths(self.file, self.header, self.file.size(), self._head)
         if self.header.parent_id == bytes(16):
             return Parent(paths, "", "raw")
         return Parent(paths, self.header.parent_id.hex(), "vhd")
@@ -163,15 +166,17 @@ class Vhd(Layer):
 def open_layer(file: File) -> Vhd:
     """Read footer and header. Raises CorruptError."""
     size = file.size()
-    footer = read_footer(file, size)
+    # Most that opening needs lies together: the footer's copy, the header, the parent's names.
+    head = file.peek(0, _HEAD_BYTES)
+    footer = _footer_that_counts(file, size, head[:SECTOR])
     if footer.type is Type.FIXED:
         if footer.current_bytes > size - SECTOR:
             raise corrupt(file, f"the file is too short for {footer.current_bytes} virtual bytes", 48)
         return Vhd(file, footer, None)
-    return Vhd(file, footer, parse_header(file, footer, size))
+    return Vhd(file, footer, parse_header(file, footer, size, head), head)
 
 
-def read_footer(file: File, size: int) -> Footer:
+def _footer_that_counts(file: File, size: int, head: bytes) -> Footer:
     """Return the footer that counts.
 
     For a fixed image that is the one at the end: its first sector is the guest's, and is never taken for
@@ -182,18 +187,17 @@ def read_footer(file: File, size: int) -> Footer:
     tail = file.peek(end, SECTOR)
     if tail[:8] == b"v_poison":
         return parse_footer(file, tail, end)
-    last = _footer(file, tail, end)
+    last = _footer(tail)
     if last and last.type is Type.FIXED:
         return last
-    head = file.peek(0, SECTOR)
-    first = last if head == tail else _footer(file, head, 0)
+    first = last if head == tail else _footer(head)
     if first and first.type is not Type.FIXED:
         return first
     return last or parse_footer(file, tail, end)
 
 
-def _footer(file: File, raw: bytes, offset: int) -> Footer | None:
+def _footer(raw: bytes) -> Footer | None:
     try:
-        return parse_footer(file, raw, offset)
-    except CorruptError:
+        return footer_of(raw)
+    except WrongBytesError:
         return None

@@ -7,6 +7,7 @@ for its sector bitmap, which only differencing images use.
 import sys
 from array import array
 from collections.abc import Iterator
+from functools import lru_cache
 
 import msgspec
 
@@ -54,6 +55,7 @@ class Geometry(msgspec.Struct, frozen=True):
         return min((block + 1) * self.block_bytes, self.virtual_bytes)
 
 
+@lru_cache(256)
 def geometry(virtual_bytes: int, block_bytes: int, sector_bytes: int, *, differencing: bool) -> Geometry:
     """Return how a disk is divided."""
     ratio = SECTORS_PER_CHUNK * sector_bytes // block_bytes

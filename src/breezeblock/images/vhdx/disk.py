@@ -8,6 +8,8 @@ from breezeblock.images.file import File
 from breezeblock.images.layer import Extent, Layer, Parent, Problem, corrupt
 from breezeblock.images.vhdx import check, extents, grow, image, link
 from breezeblock.images.vhdx.edit import Edit
+from breezeblock.images.vhdx.layout import text_of
+from breezeblock.images.vhdx.metadata import Metadata
 from breezeblock.images.vhdx.place import Placement
 
 NAME = "vhdx"
@@ -21,13 +23,14 @@ class Vhdx(Layer):
     def __init__(self, file: File) -> None:
         super().__init__(file)
         self._image = image.load(file)
+        self._told: tuple[Metadata, Parent | None] | None = None
         self._edit: Edit | None = None
         self._placement: Placement | None = None
 
     @property
     def image(self) -> image.Image:
         """What the file says now."""
-        return self._edit.image if self._edit else self._image
+        return self._image if self._edit is None else self._edit.image
 
     @property
     def virtual_bytes(self) -> int:
@@ -42,13 +45,17 @@ class Vhdx(Layer):
     @property
     def identity(self) -> str:
         """The DataWriteGuid."""
-        return str(self.image.header.data_write)
+        return text_of(self.image.header.data_write)
 
     @property
     def parent(self) -> Parent | None:
         """What the parent locator says."""
-        locator = self.image.metadata.locator
-        return Parent(locator.paths, str(locator.linkage), NAME) if locator else None
+        metadata = self.image.metadata
+        if self._told is None or self._told[0] is not metadata:
+            locator = metadata.locator
+            told = Parent(locator.paths, text_of(locator.linkage), NAME) if locator else None
+            self._told = (metadata, told)
+        return self._told[1]
 
     @property
     def details(self) -> Mapping[str, object]:
@@ -60,8 +67,8 @@ class Vhdx(Layer):
             "block_bytes": found.block_bytes,
             "logical_sector_bytes": found.logical_sector,
             "physical_sector_bytes": found.physical_sector,
-            "disk_id": str(found.disk_id),
-            "data_write_guid": str(self.image.header.data_write),
+            "disk_id": text_of(found.disk_id),
+            "data_write_guid": self.identity,
             "log_to_replay": self.image.view.replay is not None,
         }
 

@@ -90,7 +90,7 @@ class Edit:
             file.write(offset, page)
         file.flush()
         current = header.update(file, current, log=NIL)
-        self.image = replace(self.image, header=current, view=View(file))
+        self.image = replace(self.image, header=current, view=View(file, None, file.size()))
 
     def reload(self) -> None:
         """Read everything anew, after tables changed."""

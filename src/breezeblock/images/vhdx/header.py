@@ -4,13 +4,14 @@ A header is written over the one that is not current, and flushed, so that one v
 time; then the same again, so that both slots know of a log that must be replayed.
 """
 
+from functools import lru_cache
 from uuid import UUID, uuid4
 
 import msgspec
 from msgspec.structs import replace
 
 from breezeblock.images.file import File
-from breezeblock.images.layer import corrupt
+from breezeblock.images.layer import WrongBytesError, corrupt
 from breezeblock.images.vhdx.layout import (
     HEADER,
     HEADER_BYTES,
@@ -50,39 +51,47 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         return seal(data)
 
 
-def read(file: File) -> Header:
+def read(file: File, file_bytes: int) -> Header:
     """Return the current header. Raises CorruptError."""
     if file.peek(0, len(SIGNATURE)) != SIGNATURE:
         raise corrupt(file, "there is no VHDX signature", 0)
     slots = [file.peek(offset, HEADER_BYTES) for offset in HEADER_OFFSETS]
-    valid = {
-        slot: int.from_bytes(data[8:16], "little")
-        for slot, data in enumerate(slots)
-        if len(data) == HEADER_BYTES and data[:4] == b"head" and is_sealed(data)
-    }
-    if not valid:
-        raise corrupt(file, "neither of the two headers is valid", HEADER_OFFSETS[0])
-    slot = max(valid, key=lambda slot: valid[slot])
-    if len(valid) == 2 and valid[0] == valid[1] and slots[0] != slots[1]:
-        raise corrupt(file, f"both headers say {valid[0]}, but differ", HEADER_OFFSETS[1])
-    current = _parse(file, slots[slot], slot, other_is_valid=len(valid) == 2)
-    _check(file, current, file.size())
+    first, second = map(_sequence, slots)
+    if first == second:
+        if first < 0:
+            raise corrupt(file, "neither of the two headers is valid", HEADER_OFFSETS[0])
+        if slots[0] != slots[1]:
+            raise corrupt(file, f"both headers say {first}, but differ", HEADER_OFFSETS[1])
+    slot = 0 if first >= second else 1
+    try:
+        current = _parse(slots[slot][: HEADER.size], slot, other_is_valid=min(first, second) >= 0)
+    except WrongBytesError as error:
+        raise error.of(file, HEADER_OFFSETS[slot]) from None
+    _check(file, current, file_bytes)
     return current
 
 
-def _parse(file: File, data: bytes, slot: int, *, other_is_valid: bool) -> Header:
-    offset = HEADER_OFFSETS[slot]
-    _, _, sequence, *guids, log_version, version, log_bytes, log_offset = HEADER.unpack_from(data)
-    file_write, data_write, log = (UUID(bytes_le=guid) for guid in guids)
+def _sequence(data: bytes) -> int:
+    """Return a header's sequence number, -1 for one that is not valid."""
+    valid = len(data) == HEADER_BYTES and data[:4] == b"head" and is_sealed(data)
+    return int.from_bytes(data[8:16], "little") if valid else -1
+
+
+@lru_cache(1024)
+def _parse(data: bytes, slot: int, *, other_is_valid: bool) -> Header:
+    """Decode a header. Raises WrongBytesError."""
+    fields = HEADER.unpack(data)
+    _, _, sequence, file_write, data_write, log_guid, log_version, version, log_bytes, log_offset = fields
+    log = UUID(bytes_le=log_guid)
     if version != 1:
-        raise corrupt(file, f"version {version} of VHDX is unknown", offset + 66)
+        raise WrongBytesError(f"version {version} of VHDX is unknown", 66)
     if log_version != 0 and log != NIL:
-        raise corrupt(file, f"version {log_version} of the log is unknown", offset + 64)
+        raise WrongBytesError(f"version {log_version} of the log is unknown", 64)
     return Header(
         slot=slot,
         sequence=sequence,
-        file_write=file_write,
-        data_write=data_write,
+        file_write=UUID(bytes_le=file_write),
+        data_write=UUID(bytes_le=data_write),
         log=log,
         log_offset=log_offset,
         log_bytes=log_bytes,

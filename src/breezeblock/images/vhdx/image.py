@@ -63,10 +63,11 @@ class Image(msgspec.Struct, frozen=True):
 
 def load(file: File) -> Image:
     """Read headers, log, region table and metadata. Raises CorruptError; writes nothing."""
-    if file.size() > MAX_FILE_BYTES:
-        raise corrupt(file, f"a file of {file.size()} bytes cannot be", MAX_FILE_BYTES)
-    current = header.read(file)
-    view = View(file, log.replay(file, current))
+    file_bytes = file.size()
+    if file_bytes > MAX_FILE_BYTES:
+        raise corrupt(file, f"a file of {file_bytes} bytes cannot be", MAX_FILE_BYTES)
+    current = header.read(file, file_bytes)
+    view = View(file, log.replay(file, current), file_bytes)
     table = regions.read(view, current)
     found = metadata.read(view, table.metadata)
     grid = bat.geometry(

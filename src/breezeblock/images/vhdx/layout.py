@@ -5,19 +5,33 @@ structure with the checksum's own four bytes (at byte 4) taken as zero. All size
 """
 
 from enum import IntEnum
+from functools import lru_cache
 from struct import Struct
 from uuid import UUID
 
 import google_crc32c
+
+_KEPT = 4096
+"""So many GUIDs stay written out: those of several chains."""
 
 
 def _guid(text: str) -> bytes:
     return UUID(text).bytes_le
 
 
-def guid_text(guid: bytes) -> str:
+def guid_text(raw: bytes) -> str:
+    """Return how people write an encoded GUID."""
+    return str(UUID(bytes_le=raw))
+
+
+def text_of(guid: UUID) -> str:
     """Return how people write a GUID."""
-    return str(UUID(bytes_le=guid))
+    return _text_of(guid.int)
+
+
+@lru_cache(_KEPT)
+def _text_of(number: int) -> str:
+    return str(UUID(int=number))
 
 
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
@@ -105,9 +119,12 @@ MIN_BLOCK_BYTES, MAX_BLOCK_BYTES = MIB, 256 * MIB
 SECTOR_SIZES = (512, 4096)
 
 
+_NO_CHECKSUM = bytes(4)
+
+
 def checksum(data: bytes | bytearray) -> int:
     """Return the CRC-32C of a structure whose checksum field is at byte 4."""
-    crc: int = google_crc32c.extend(google_crc32c.value(bytes(data[:4]) + bytes(4)), bytes(data[8:]))
+    crc: int = google_crc32c.extend(google_crc32c.value(bytes(data[:4]) + _NO_CHECKSUM), bytes(data[8:]))
     return crc
 
 

@@ -5,8 +5,7 @@ from uuid import UUID
 
 import msgspec
 
-from breezeblock.images.file import File
-from breezeblock.images.layer import corrupt
+from breezeblock.images.layer import WrongBytesError
 from breezeblock.images.vhdx.layout import (
     LOCATOR_ENTRY,
     LOCATOR_HEADER,
@@ -71,42 +70,41 @@ def encode(locator: Locator) -> bytes:
     return bytes(front + strings)
 
 
-def parse(file: File, data: bytes, offset: int) -> Locator:
-    """Read the item that lies at `offset` in the file. Raises CorruptError."""
+def parse(data: bytes) -> Locator:
+    """Decode the item. Raises WrongBytesError."""
     if len(data) < LOCATOR_HEADER.size:
-        raise corrupt(file, f"a parent locator of {len(data)} bytes cannot be", offset)
+        raise WrongBytesError(f"a parent locator of {len(data)} bytes cannot be", 0)
     kind, _, count = LOCATOR_HEADER.unpack_from(data)
     if kind != LOCATOR_TYPE:
-        raise corrupt(file, f"the parent locator's type {guid_text(kind)} is unknown", offset)
+        raise WrongBytesError(f"the parent locator's type {guid_text(kind)} is unknown", 0)
     if count > MAX_PAIRS or LOCATOR_HEADER.size + count * LOCATOR_ENTRY.size > len(data):
-        raise corrupt(file, f"a parent locator of {count} pairs cannot be", offset + 18)
+        raise WrongBytesError(f"a parent locator of {count} pairs cannot be", 18)
     pairs: dict[str, str] = {}
     for number in range(count):
         at = LOCATOR_HEADER.size + number * LOCATOR_ENTRY.size
         key_at, value_at, key_bytes, value_bytes = LOCATOR_ENTRY.unpack_from(data, at)
         key, value = (
-            _text(file, data, start, length, offset + at)
-            for start, length in ((key_at, key_bytes), (value_at, value_bytes))
+            _text(data, start, length, at) for start, length in ((key_at, key_bytes), (value_at, value_bytes))
         )
         if key in pairs:
-            raise corrupt(file, f"the parent locator has {key[:40]!a} twice", offset + at)
+            raise WrongBytesError(f"the parent locator has {key[:40]!a} twice", at)
         pairs[key] = value
-    linkage = _guid(file, pairs, LINKAGE, offset)
+    linkage = _guid(pairs, LINKAGE)
     if linkage is None:
-        raise corrupt(file, "the parent locator has no parent_linkage", offset)
-    return Locator(pairs, linkage, _guid(file, pairs, LINKAGE2, offset))
+        raise WrongBytesError("the parent locator has no parent_linkage", 0)
+    return Locator(pairs, linkage, _guid(pairs, LINKAGE2))
 
 
-def _text(file: File, data: bytes, start: int, length: int, offset: int) -> str:
+def _text(data: bytes, start: int, length: int, at: int) -> str:
     if length % 2 or start + length > len(data):
-        raise corrupt(file, f"a text of {length} bytes at {start} in the parent locator cannot be", offset)
+        raise WrongBytesError(f"a text of {length} bytes at {start} in the parent locator cannot be", at)
     return data[start : start + length].decode("utf-16-le", "surrogatepass")
 
 
-def _guid(file: File, pairs: dict[str, str], key: str, offset: int) -> UUID | None:
+def _guid(pairs: dict[str, str], key: str) -> UUID | None:
     value = pairs.get(key)
     if value is None or (key == LINKAGE2 and value == f"{{{NIL}}}"):
         return None
     if not _GUID.match(value):
-        raise corrupt(file, f"{key} is {value[:60]!a}, no GUID", offset)
+        raise WrongBytesError(f"{key} is {value[:60]!a}, no GUID", 0)
     return UUID(value)

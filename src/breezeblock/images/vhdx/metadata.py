@@ -1,13 +1,14 @@
 """The metadata region: what kind of disk the file holds ([MS-VHDX] 2.6)."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import pairwise
 from struct import Struct
 from uuid import UUID
 
 import msgspec
 
-from breezeblock.images.layer import corrupt
+from breezeblock.images.layer import WrongBytesError, corrupt
 from breezeblock.images.vhdx import locator as locators
 from breezeblock.images.vhdx.layout import (
     FILE_PARAMETERS,
@@ -73,36 +74,16 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(view: View, region: Region) -> Metadata:
     """Read the table and the known items. Raises CorruptError."""
-    items = _read_table(view, region)
-    found = {item.guid: item for item in items}
-    if INCOMPLETE_FILE in found:
-        raise corrupt(view.file, "its creation was never finished", region.offset)
-    values = _read_values(view, region, found)
-    block_bytes, flags = _PARAMETERS.unpack(values[FILE_PARAMETERS])
-    (virtual_bytes,) = _SIZE.unpack(values[VIRTUAL_DISK_SIZE])
-    logical, physical = (_SECTOR.unpack(values[guid])[0] for guid in (LOGICAL_SECTOR, PHYSICAL_SECTOR))
-    at = {guid: region.offset + found[guid].offset for guid in _LENGTHS}
-    if not MIN_BLOCK_BYTES <= block_bytes <= MAX_BLOCK_BYTES or block_bytes & (block_bytes - 1):
-        raise corrupt(view.file, f"blocks of {block_bytes} bytes cannot be", at[FILE_PARAMETERS])
-    for guid, sector in ((LOGICAL_SECTOR, logical), (PHYSICAL_SECTOR, physical)):
-        if sector not in SECTOR_SIZES:
-            raise corrupt(view.file, f"sectors of {sector} bytes cannot be", at[guid])
-    if not 0 < virtual_bytes <= MAX_VIRTUAL_BYTES or virtual_bytes % logical:
-        raise corrupt(view.file, f"a disk of {virtual_bytes} bytes cannot be", at[VIRTUAL_DISK_SIZE])
-    return Metadata(
-        virtual_bytes=virtual_bytes,
-        block_bytes=block_bytes,
-        fixed=bool(flags & LEAVE_ALLOCATED),
-        logical_sector=logical,
-        physical_sector=physical,
-        disk_id=UUID(bytes_le=values[VIRTUAL_DISK_ID]),
-        locator=_read_locator(view, region, found) if flags & HAS_PARENT else None,
-        items=items,
-    )
+    entries = _read_entries(view, region)
+    try:
+        table = _table(entries, region.length)
+        values = _read_values(view, region, table)
+        return _metadata(entries, region.length, values)
+    except WrongBytesError as error:
+        raise error.of(view.file, region.offset) from None
 
 
-def _read_table(view: View, region: Region) -> tuple[Item, ...]:
-    # Half a dozen items is what files have: their table and themselves come in two short reads.
+def _read_entries(view: View, region: Region) -> bytes:
     data = view.read(region.offset, PAGE)
     signature, _, count, _ = METADATA_HEADER.unpack_from(data)
     if signature != b"metadata":
@@ -110,55 +91,105 @@ def _read_table(view: View, region: Region) -> tuple[Item, ...]:
     if count > MAX_ITEMS:
         problem = f"{count} metadata items, at most {MAX_ITEMS} are possible"
         raise corrupt(view.file, problem, region.offset + 10)
-    if METADATA_HEADER.size + count * METADATA_ENTRY.size > PAGE:
+    used = METADATA_HEADER.size + count * METADATA_ENTRY.size
+    if used > PAGE:
         data = view.read(region.offset, METADATA_TABLE_BYTES)
+    return data[METADATA_HEADER.size : used]
+
+
+def _read_values(view: View, region: Region, table: "_Table") -> tuple[bytes, ...]:
+    """Return the contents of the known items."""
+    if table.slices:
+        data = view.read(region.offset + table.start, table.length)
+        return tuple(map(data.__getitem__, table.slices))
+    return tuple(view.read(region.offset + item.offset, item.length) for item in table.known)
+
+
+@lru_cache(1024)
+def _metadata(entries: bytes, region_bytes: int, contents: tuple[bytes, ...]) -> Metadata:
+    """Decode the known items' contents. Raises WrongBytesError."""
+    table = _table(entries, region_bytes)
+    values = dict(zip((item.guid for item in table.known), contents, strict=True))
+    at = {item.guid: item.offset for item in table.known}
+    block_bytes, flags = _PARAMETERS.unpack(values[FILE_PARAMETERS])
+    (virtual_bytes,) = _SIZE.unpack(values[VIRTUAL_DISK_SIZE])
+    logical, physical = (_SECTOR.unpack(values[guid])[0] for guid in (LOGICAL_SECTOR, PHYSICAL_SECTOR))
+    if not MIN_BLOCK_BYTES <= block_bytes <= MAX_BLOCK_BYTES or block_bytes & (block_bytes - 1):
+        raise WrongBytesError(f"blocks of {block_bytes} bytes cannot be", at[FILE_PARAMETERS])
+    for guid, sector in ((LOGICAL_SECTOR, logical), (PHYSICAL_SECTOR, physical)):
+        if sector not in SECTOR_SIZES:
+            raise WrongBytesError(f"sectors of {sector} bytes cannot be", at[guid])
+    if not 0 < virtual_bytes <= MAX_VIRTUAL_BYTES or virtual_bytes % logical:
+        raise WrongBytesError(f"a disk of {virtual_bytes} bytes cannot be", at[VIRTUAL_DISK_SIZE])
+    return Metadata(
+        virtual_bytes=virtual_bytes,
+        block_bytes=block_bytes,
+        fixed=bool(flags & LEAVE_ALLOCATED),
+        logical_sector=logical,
+        physical_sector=physical,
+        disk_id=UUID(bytes_le=values[VIRTUAL_DISK_ID]),
+        locator=_locator(values, at) if flags & HAS_PARENT else None,
+        items=table.items,
+    )
+
+
+def _locator(values: dict[bytes, bytes], at: dict[bytes, int]) -> Locator:
+    if PARENT_LOCATOR not in values:
+        raise WrongBytesError("there is a parent, but no parent locator", 0)
+    try:
+        return locators.parse(values[PARENT_LOCATOR])
+    except WrongBytesError as error:
+        raise WrongBytesError(error.problem, at[PARENT_LOCATOR] + error.at) from None
+
+
+class _Table(msgspec.Struct, frozen=True):
+    items: tuple[Item, ...]
+    known: tuple[Item, ...]
+    start: int
+    length: int
+    """Where all known items are."""
+    slices: tuple[slice, ...]
+    """Where each is in that; empty if they lie too far from each other to be read at once."""
+
+
+@lru_cache(256)
+def _table(entries: bytes, region_bytes: int) -> _Table:
+    """Decode the table's entries. Raises WrongBytesError."""
     items = []
-    for number in range(count):
+    for number, (guid, offset, length, flags, _) in enumerate(METADATA_ENTRY.iter_unpack(entries)):
         at = METADATA_HEADER.size + number * METADATA_ENTRY.size
-        guid, offset, length, flags, _ = METADATA_ENTRY.unpack_from(data, at)
-        item = Item(guid, offset, length, flags)
         empty = offset == length == 0
-        inside = METADATA_TABLE_BYTES <= offset <= region.length - length and 0 < length <= MAX_ITEM_BYTES
+        inside = METADATA_TABLE_BYTES <= offset <= region_bytes - length and 0 < length <= MAX_ITEM_BYTES
         if not empty and not inside:
-            problem = f"a metadata item of {length} bytes at {offset} cannot be"
-            raise corrupt(view.file, problem, region.offset + at)
-        if flags & REQUIRED and item.guid not in _KNOWN:
-            problem = f"the required metadata item {guid_text(guid)} is unknown"
-            raise corrupt(view.file, problem, region.offset + at)
-        items.append(item)
+            raise WrongBytesError(f"a metadata item of {length} bytes at {offset} cannot be", at)
+        if flags & REQUIRED and guid not in _KNOWN:
+            raise WrongBytesError(f"the required metadata item {guid_text(guid)} is unknown", at)
+        items.append(Item(guid, offset, length, flags))
+    found = {item.guid: item for item in items}
+    if len(found) < len(items):
+        raise WrongBytesError("a metadata item is there twice", 0)
     spans = sorted((item.offset, item.offset + item.length) for item in items if item.length)
-    if len({item.guid for item in items}) < len(items):
-        raise corrupt(view.file, "a metadata item is there twice", region.offset)
     for before, after in pairwise(spans):
         if after[0] < before[1]:
-            raise corrupt(view.file, f"two metadata items overlap at {after[0]}", region.offset + after[0])
-    return tuple(items)
+            raise WrongBytesError(f"two metadata items overlap at {after[0]}", after[0])
+    if INCOMPLETE_FILE in found:
+        raise WrongBytesError("its creation was never finished", 0)
+    _require_all(found)
+    known = tuple(found[guid] for guid in (*_LENGTHS, PARENT_LOCATOR) if guid in found)
+    start, end = min(item.offset for item in known), max(item.offset + item.length for item in known)
+    slices = (slice(item.offset - start, item.offset - start + item.length) for item in known)
+    return _Table(tuple(items), known, start, end - start, tuple(slices) if end - start <= PAGE else ())
 
 
-def _read_values(view: View, region: Region, found: dict[bytes, Item]) -> dict[bytes, bytes]:
-    """Return the contents of the items that every image has."""
+def _require_all(found: dict[bytes, Item]) -> None:
+    """See that the items are there that every image has."""
     for guid, length in _LENGTHS.items():
         item = found.get(guid)
         if item is None:
-            raise corrupt(view.file, f"the metadata item {guid_text(guid)} is missing", region.offset)
+            raise WrongBytesError(f"the metadata item {guid_text(guid)} is missing", 0)
         if item.length != length:
             problem = f"the metadata item {guid_text(guid)} has {item.length} bytes, not {length}"
-            raise corrupt(view.file, problem, region.offset + item.offset)
-    items = [found[guid] for guid in _LENGTHS]
-    start = min(item.offset for item in items)
-    end = max(item.offset + item.length for item in items)
-    if end - start <= PAGE:
-        data = view.read(region.offset + start, end - start)
-        return {item.guid: data[item.offset - start :][: item.length] for item in items}
-    return {item.guid: view.read(region.offset + item.offset, item.length) for item in items}
-
-
-def _read_locator(view: View, region: Region, found: dict[bytes, Item]) -> Locator:
-    item = found.get(PARENT_LOCATOR)
-    if item is None:
-        raise corrupt(view.file, "there is a parent, but no parent locator", region.offset)
-    start = region.offset + item.offset
-    return locators.parse(view.file, view.read(start, item.length), start)
+            raise WrongBytesError(problem, item.offset)
 
 
 def values(metadata: Metadata) -> dict[bytes, bytes]:

@@ -1,10 +1,11 @@
 """The region table: where the block allocation table and the metadata are ([MS-VHDX] 2.2.3)."""
 
+from functools import lru_cache
 from itertools import pairwise
 
 import msgspec
 
-from breezeblock.images.layer import corrupt
+from breezeblock.images.layer import WrongBytesError, corrupt
 from breezeblock.images.vhdx.header import Header
 from breezeblock.images.vhdx.layout import (
     BAT_REGION,
@@ -21,6 +22,8 @@ from breezeblock.images.vhdx.layout import (
     seal,
 )
 from breezeblock.images.vhdx.view import View
+
+_HEAD_BYTES = 256
 
 
 class Region(msgspec.Struct, frozen=True):
@@ -64,9 +67,19 @@ def encode(regions: tuple[Region, ...]) -> bytes:
 def read(view: View, header: Header) -> Regions:
     """Read the first copy that is valid. Raises CorruptError."""
     for offset in REGION_TABLE_OFFSETS:
-        data = _copy(view, offset)
+        # Few entries and zeros are what all files have. Where the checksum is right for that, the entries are
+        # what was written, and the other 64 KiB need not be read; `check` looks at those.
+        data: bytes | None = view.read(offset, _HEAD_BYTES)
+        if not _is_sealed_with_zeros(data):
+            data = _copy(view, offset)
         if data is not None:
-            return _check(view, header, _parse(view, data, offset), offset)
+            used = data[: REGION_HEADER.size + REGION_HEADER.unpack_from(data)[2] * REGION_ENTRY.size]
+            try:
+                found = _regions(used, header.log_offset, header.log_bytes)
+                _require_inside(found, view.file_bytes)
+            except WrongBytesError as error:
+                raise error.of(view.file, offset) from None
+            return found
     raise corrupt(view.file, "neither copy of the region table is valid", REGION_TABLE_OFFSETS[0])
 
 
@@ -77,44 +90,65 @@ def wrong_copies(view: View) -> list[int]:
     return [offset for offset, copy in zip(REGION_TABLE_OFFSETS, copies, strict=True) if copy != good]
 
 
+@lru_cache(64)
+def _is_sealed_with_zeros(head: bytes) -> bool:
+    return head[:4] == b"regi" and is_sealed(head.ljust(REGION_TABLE_BYTES, b"\0"))
+
+
 def _copy(view: View, offset: int) -> bytes | None:
     data = view.read(offset, REGION_TABLE_BYTES)
     return data if data[:4] == b"regi" and is_sealed(data) else None
 
 
-def _parse(view: View, data: bytes, offset: int) -> list[Region]:
+@lru_cache(1024)
+def _regions(data: bytes, log_offset: int, log_bytes: int) -> Regions:
+    """Decode a table's header and entries, of a file with a log there. Raises WrongBytesError."""
     count = REGION_HEADER.unpack_from(data)[2]
     if count > MAX_REGIONS:
-        raise corrupt(view.file, f"{count} regions, at most {MAX_REGIONS} are possible", offset + 8)
+        raise WrongBytesError(f"{count} regions, at most {MAX_REGIONS} are possible", 8)
+    return _check(_parse(data, count), log_offset, log_bytes)
+
+
+def _require_inside(found: Regions, file_bytes: int) -> None:
+    for number, region in enumerate(found.all):
+        if region.end > file_bytes:
+            raise _impossible(region, REGION_HEADER.size + number * REGION_ENTRY.size)
+
+
+def _impossible(region: Region, at: int) -> WrongBytesError:
+    return WrongBytesError(f"a region of {region.length} bytes at {region.offset} cannot be", at)
+
+
+def _parse(data: bytes, count: int) -> list[Region]:
     found = []
     for number in range(count):
         at = REGION_HEADER.size + number * REGION_ENTRY.size
         guid, start, length, required = REGION_ENTRY.unpack_from(data, at)
         region = Region(guid, start, length, bool(required & 1))
-        if start % MIB or length % MIB or start < MIB or not 0 < length <= view.file_bytes - start:
-            raise corrupt(view.file, f"a region of {length} bytes at {start} cannot be", offset + at)
+        if start % MIB or length % MIB or start < MIB or not length:
+            raise _impossible(region, at)
         if region.required and region.guid not in {BAT_REGION, METADATA_REGION}:
-            raise corrupt(view.file, f"the required region {guid_text(guid)} is unknown", offset + at)
+            raise WrongBytesError(f"the required region {guid_text(guid)} is unknown", at)
         found.append(region)
     return found
 
 
-def _check(view: View, header: Header, found: list[Region], offset: int) -> Regions:
+def _check(found: list[Region], log_offset: int, log_bytes: int) -> Regions:
     by_guid = {region.guid: region for region in found}
     if len(by_guid) < len(found):
-        raise corrupt(view.file, "two regions have the same GUID", offset)
+        raise WrongBytesError("two regions have the same GUID", 0)
     if BAT_REGION not in by_guid or METADATA_REGION not in by_guid:
-        raise corrupt(view.file, "the BAT or the metadata region is missing", offset)
+        raise WrongBytesError("the BAT or the metadata region is missing", 0)
     if by_guid[METADATA_REGION].length < METADATA_TABLE_BYTES:
-        raise corrupt(view.file, "the metadata region is too small for its table", offset)
+        raise WrongBytesError("the metadata region is too small for its table", 0)
     reserved = sorted(
         [
             (0, MIB),
-            (header.log_offset, header.log_offset + header.log_bytes),
+            (log_offset, log_offset + log_bytes),
             *((region.offset, region.end) for region in found),
         ]
     )
     for before, after in pairwise(reserved):
         if after[0] < before[1]:
-            raise corrupt(view.file, f"two regions overlap at {after[0]}", offset)
+            raise WrongBytesError(f"two regions overlap at {after[0]}", 0)
     return Regions(tuple(found), by_guid[BAT_REGION], by_guid[METADATA_REGION], tuple(reserved))

@@ -34,10 +34,10 @@ class Replay:
 class View:
     """Reads a file through what is still in its log."""
 
-    def __init__(self, file: File, replay: Replay | None = None) -> None:
+    def __init__(self, file: File, replay: Replay | None, file_bytes: int) -> None:
         self.file = file
         self.replay = replay
-        self.file_bytes = max(file.size(), replay.file_bytes if replay else 0)
+        self.file_bytes = max(file_bytes, replay.file_bytes if replay else 0)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes. Raises CorruptError where the file ends before them."""

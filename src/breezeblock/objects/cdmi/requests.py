@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from breezeblock.errors import InvalidInputError, NotFoundError
+from breezeblock.objects.stores import cdmi
 from breezeblock.objects.stores.directory import DirectoryStore
 from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, ExistsError
 
@@ -79,6 +80,11 @@ def _container(store: DirectoryStore, key: str, request: Request) -> Answer:
         return Answer(201)  # containers come into being with what lies in them
     if request.method != "GET":
         return Answer(405, {"Allow": "GET, PUT"})
+    if request.search == "metadata":
+        room = store.room_now()
+        used = room.total_bytes - room.free_bytes
+        told = {cdmi.USED: str(used), cdmi.AVAILABLE: str(room.free_bytes)}
+        return _json({"metadata": told}, "cdmi-container")
     children = store.children_now(key)
     wanted = re.fullmatch(r"children:(\d{1,9})-(\d{1,9})", request.search)
     if wanted:

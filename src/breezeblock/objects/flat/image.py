@@ -3,16 +3,28 @@
 import asyncio
 import errno
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from breezeblock.errors import ConflictError, UnavailableError
 from breezeblock.objects.flat.watch import lost
 from breezeblock.objects.nbd.device import DATA, Data, Extent, Soon
-from breezeblock.objects.stores.port import Item, Store
 
 CHUNK = 256 << 10
 _AHEAD = 4
 """Chunks that are fetched before they are asked for, once reads turn out to follow each other."""
+
+
+class Source(NamedTuple):
+    """What is read."""
+
+    name: str
+    length: int
+    """Bytes."""
+    fetch: Callable[[int, int], Awaitable[bytes]]
+    """Return so many bytes from a place on."""
+    check: Callable[[], Awaitable[None]]
+    """Raise ConflictError if it was changed: half of one image and half of another is worse than none."""
 
 
 class ImageDevice:
@@ -22,16 +34,16 @@ class ImageDevice:
     preferred_bytes = 4096
     read_only = True
 
-    def __init__(self, store: Store, item: Item, *, cache_bytes: int = 64 << 20) -> None:
-        self._store, self._item = store, item
-        self.length = item.length
+    def __init__(self, source: Source, *, cache_bytes: int = 64 << 20) -> None:
+        self._source = source
+        self.length = source.length
         self._room = max(2 * _AHEAD, cache_bytes // CHUNK)
         self._held: OrderedDict[int, bytes] = OrderedDict()
         self._coming: dict[int, asyncio.Task[bytes]] = {}
         self._next = 0
         """The chunk that a reader in sequence would want next."""
         self.failed: ConflictError | None = None
-        self._watch = asyncio.ensure_future(lost(self._unchanged))
+        self._watch = asyncio.ensure_future(lost(source.check))
         self._watch.add_done_callback(self._ended)
 
     def read(self, offset: int, length: int) -> Soon[Data | list[Data]]:
@@ -74,16 +86,11 @@ class ImageDevice:
 
     async def _fetch(self, number: int) -> bytes:
         first = number * CHUNK
-        data = await self._store.get(self._item.key, first, CHUNK)
+        data = await self._source.fetch(first, CHUNK)
         if len(data) != min(CHUNK, self.length - first):
-            await self._unchanged()
-            raise UnavailableError(f"{self._item.key}: bytes from {first} on are missing in the answer.")
+            await self._source.check()
+            raise UnavailableError(f"{self._source.name}: bytes from {first} on are missing in the answer.")
         return data
-
-    async def _unchanged(self) -> None:
-        # Half of one image and half of another is worse than none.
-        if await self._store.head(self._item.key) != self._item:
-            raise ConflictError(f"{self._item.key} was changed since it was attached.")
 
     def write(self, offset: int, data: memoryview, *, fua: bool = False) -> Soon[None]:
         """Refuse."""

@@ -1,7 +1,7 @@
-"""Who may write a volume: an object that says so, where the store has no leases.
+"""Who may write a volume: an object that says so, and a lease where the store has such.
 
-It keeps honest hosts apart. It is no fence: what a host that lost its lock had sent before may still arrive.
-So a lock is only broken by who knows that its holder is dead.
+The object keeps honest hosts apart. It is no fence: what a host that lost its lock had sent before may still
+arrive. So it is only broken by who knows that its holder is dead. A lease is a fence.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import msgspec
 
 from breezeblock.errors import ConflictError, NotFoundError
 from breezeblock.objects.flat.watch import CHECK_S
-from breezeblock.objects.stores.port import ExistsError, Store
+from breezeblock.objects.stores.port import ExistsError, Leases, Store
 
 _SETTLE_S = 0.5
 """Where creating is not atomic, of two who created at one moment the later one is seen by both after this."""
@@ -36,8 +36,8 @@ class TakenError(ConflictError):
 class Lock:
     """The right to write one volume."""
 
-    def __init__(self, store: Store, key: str, holder: str) -> None:
-        self._store, self._key = store, key
+    def __init__(self, store: Store, key: str, holder: str, guarded: str) -> None:
+        self._store, self._key, self._guarded = store, key, guarded
         self._own = Holder(
             holder=holder,
             token=secrets.token_hex(16),
@@ -61,6 +61,8 @@ class Lock:
             if not self._store.traits.create_only:
                 await asyncio.sleep(_SETTLE_S)
         await self.check()
+        if isinstance(self._store, Leases):
+            await self._store.acquire(self._guarded, steal=True)
 
     async def check(self) -> None:
         """Raise TakenError if it was lost."""
@@ -72,6 +74,8 @@ class Lock:
         """Give it back; if it was lost, there is nothing to give."""
         with contextlib.suppress(TakenError):
             await self.check()
+            if isinstance(self._store, Leases):
+                await self._store.release(self._guarded)
             await self._store.delete(self._key)
 
 

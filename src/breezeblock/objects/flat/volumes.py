@@ -1,14 +1,16 @@
 """Volumes in the layout *flat*: every verb can be killed anywhere and run again."""
 
 import contextlib
+from functools import partial
 
-from breezeblock.errors import ConflictError
-from breezeblock.objects.flat import lock
+from breezeblock.errors import ConflictError, NotFoundError
+from breezeblock.objects.flat import lock, snapshots
 from breezeblock.objects.flat.device import FlatDevice, stretch
-from breezeblock.objects.flat.image import ImageDevice
+from breezeblock.objects.flat.image import ImageDevice, Source
 from breezeblock.objects.flat.lock import Lock
+from breezeblock.objects.flat.snapshots import key
 from breezeblock.objects.log.volumes import check
-from breezeblock.objects.stores.port import ExistsError, Sized, Store, everything
+from breezeblock.objects.stores.port import ExistsError, Leases, Sized, Store, everything
 
 
 async def create(store: Store, volume: str, length: int) -> None:
@@ -19,26 +21,29 @@ async def create(store: Store, volume: str, length: int) -> None:
     check(volume, length)
     with contextlib.suppress(ExistsError):
         if isinstance(store, Sized) and store.traits.fixed_length:
-            await store.resize(_key(volume), length, create=True)
+            await store.resize(key(volume), length, create=True)
         else:
-            await store.put(_key(volume), b"", create=True)
-    there = (await store.head(_key(volume))).length
+            await store.put(key(volume), b"", create=True)
+    there = (await store.head(key(volume))).length
     if there not in {0, length}:
         raise ConflictError(f"The store has a volume {volume} of {there} bytes.")
-    await stretch(store, _key(volume), length)
+    await stretch(store, key(volume), length)
 
 
 async def extend(store: Store, volume: str, length: int) -> None:
     """Make a volume that nobody has attached longer; done if it is long enough."""
     check(volume, length)
     await _free(store, volume)
-    await stretch(store, _key(volume), length)
+    await stretch(store, key(volume), length)
 
 
 async def delete(store: Store, volume: str) -> None:
-    """Remove a volume; absent counts as success. Raises ConflictError if somebody has it attached."""
+    """Remove a volume; absent counts as success. Raises ConflictError if it is attached, or has snapshots."""
     await _free(store, volume)
-    await store.delete(_key(volume))
+    names = await snapshots.names(store, volume)
+    if names:
+        raise ConflictError(f"{volume} has snapshots: {', '.join(names[:5])}.", remedy="Delete them first.")
+    await store.delete(key(volume))
 
 
 async def volumes(store: Store) -> list[str]:
@@ -52,19 +57,30 @@ async def attach(store: Store, volume: str, holder: str, *, steal: bool = False)
     Raises NotFoundError, ConflictError if another host has it. With `steal` its lock is broken: it stops
     within seconds if it lives, but what it sent before may still arrive.
     """
-    length = (await store.head(_key(volume))).length
-    held = Lock(store, _lock(volume), holder)
+    length = (await store.head(key(volume))).length
+    held = Lock(store, _lock(volume), holder, key(volume))
     await held.take(steal=steal)
-    return FlatDevice(store, _key(volume), length, held)
+    return FlatDevice(store, key(volume), length, held)
 
 
-async def attach_image(store: Store, key: str, *, cache_bytes: int = 64 << 20) -> ImageDevice:
+async def attach_image(store: Store, name: str, *, cache_bytes: int = 64 << 20) -> ImageDevice:
     """Open an object for reading; it must not change meanwhile. Raises NotFoundError."""
-    return ImageDevice(store, await store.head(key), cache_bytes=cache_bytes)
+    item = await store.head(name)
+
+    async def check_unchanged() -> None:
+        if await store.head(name) != item:
+            raise ConflictError(f"{name} was changed since it was attached.")
+
+    source = Source(name, item.length, partial(store.get, name), check_unchanged)
+    return ImageDevice(source, cache_bytes=cache_bytes)
 
 
 async def unlock(store: Store, volume: str) -> None:
     """Take away the lock of a host that is dead for certain."""
+    if isinstance(store, Leases):
+        with contextlib.suppress(NotFoundError):
+            await store.acquire(key(volume), steal=True)
+            await store.release(key(volume))
     await store.delete(_lock(volume))
 
 
@@ -74,10 +90,6 @@ async def _free(store: Store, volume: str) -> None:
         raise ConflictError(
             f"Volume {volume} is attached by {found.holder} since {found.since}.", remedy="Detach it first."
         )
-
-
-def _key(volume: str) -> str:
-    return f"flat/{volume}"
 
 
 def _lock(volume: str) -> str:

@@ -63,27 +63,39 @@ async def clone(store: Store, source: str, snapshot: str, volume: str, length: i
 
     Raises NotFoundError if there is no such snapshot, or it was deleted meanwhile: then delete the volume.
     """
-    held = await _snapshot(store, source, snapshot)
-    check(volume, max(length, held.length))
-    if len(held.sources) >= form.MAX_SOURCES:
+    await _begin(store, _derived(await held(store, source, snapshot), volume, length))
+    # If the snapshot is still there, a collection has never found both of them missing.
+    await held(store, source, snapshot)
+
+
+async def clone_now(store: Store, source: str, hold: str, volume: str, length: int = 0) -> None:
+    """Make a volume that begins as what has arrived of another one by now, at least as long.
+
+    The other one has a hold of that name meanwhile, which stays if this is killed.
+    """
+    await _begin(store, _derived(await take_hold(store, source, hold), volume, length))
+    await store.head(form.tentative_key(source, hold))  # as above
+    await end_hold(store, source, hold)
+
+
+def _derived(begin: form.Root, volume: str, length: int) -> form.Root:
+    check(volume, max(length, begin.length))
+    if len(begin.sources) >= form.MAX_SOURCES:
         raise UnsupportedError(
             f"{volume} would have more than {form.MAX_SOURCES} ancestors.", remedy="Copy it instead."
         )
-    root = msgspec.structs.replace(
-        held,
+    return msgspec.structs.replace(
+        begin,
         volume=volume,
         epoch=0,
         number=0,
-        length=max(length, held.length),
-        sources=[*held.sources, volume],
-        own=len(held.sources),
+        length=max(length, begin.length),
+        sources=[*begin.sources, volume],
+        own=len(begin.sources),
         next=0,
         token=bytes(16),
-        reason=f"clone of {source} {snapshot}",
+        reason=f"clone of {begin.volume}, {begin.reason}",
     )
-    await _begin(store, root)
-    # If the snapshot is still there, a collection has never found both of them missing.
-    await _snapshot(store, source, snapshot)
 
 
 async def _begin(store: Store, root: form.Root) -> None:
@@ -165,23 +177,47 @@ async def snapshot_detached(store: Store, volume: str, name: str) -> None:
     _check_name(name)
     if name in await snapshots(store, volume):
         return
-    reader, tentative = Reader(store, 1 << 20), form.tentative_key(volume, name)
+    root = msgspec.structs.replace(await take_hold(store, volume, name), reason=f"snapshot {name}")
+    with contextlib.suppress(ExistsError):
+        await store.put(form.snapshot_key(volume, name), form.pack_root(root), create=True)
+    await end_hold(store, volume, name)
+
+
+async def take_hold(store: Store, volume: str, name: str) -> form.Root:
+    """Keep what has arrived of a volume by now from collections, and return it as a root of its own."""
     while True:
         root = await opening.newest(store, volume)
-        opened = await opening.load(reader, root, 4096, live=True)
-        tails = list(root.tails)
-        if opened.next > root.next:
-            tails.append((root.own, root.next, opened.next))
-        held = msgspec.structs.replace(
-            root, tails=tails, length=opened.length, last=opened.last, reason=f"snapshot {name}"
-        )
-        await store.put(tentative, form.pack_root(held))
+        now = await frozen(store, root, name)
+        await store.put(form.tentative_key(volume, name), form.pack_root(now))
         # From now on a collection keeps what it names; until now, if the root is still the newest.
         if await opening.newest(store, volume) == root:
-            break
-    with contextlib.suppress(ExistsError):
-        await store.put(form.snapshot_key(volume, name), form.pack_root(held), create=True)
-    await store.delete(tentative)
+            return now
+
+
+async def end_hold(store: Store, volume: str, name: str) -> None:
+    """End a hold; none = done."""
+    await store.delete(form.tentative_key(volume, name))
+
+
+async def frozen(store: Store, root: form.Root, reason: str = "") -> form.Root:
+    """Return a volume's newest root with what has arrived since. Nothing is claimed."""
+    opened = await opening.load(Reader(store, 1 << 20), root, 4096, live=True)
+    tails = list(root.tails)
+    if opened.next > root.next:
+        tails.append((root.own, root.next, opened.next))
+    return msgspec.structs.replace(
+        root, tails=tails, length=opened.length, last=opened.last, reason=reason or root.reason
+    )
+
+
+async def view(store: Store, root: form.Root, memory: Memory | None = None) -> LogDevice:
+    """Open a snapshot, or what is held, for reading. Nobody is fenced off."""
+    memory = memory or Memory()
+    reader = Reader(store, memory.cache_bytes)
+    opened = await opening.load(reader, root, memory.leaves, live=False)
+    device = LogDevice(Writer(store, opened), reader, ahead_bytes=memory.ahead_bytes)
+    device.read_only = True
+    return device
 
 
 async def snapshots(store: Store, volume: str) -> list[str]:
@@ -197,22 +233,26 @@ async def delete_snapshot(store: Store, volume: str, name: str) -> None:
 
 
 async def revert(store: Store, volume: str, name: str) -> None:
-    """Let a volume that nobody has attached be what its snapshot is. Whoever had it is fenced off."""
-    held = await _snapshot(store, volume, name)
+    """Let a volume that nobody has attached read as its snapshot; it keeps its length.
+
+    Whoever had it is fenced off.
+    """
+    old = await held(store, volume, name)
     reader = Reader(store, 1 << 20)
     opened = await opening.load(reader, await opening.newest(store, volume), 4096, live=True)
     await opening.claim(store, reader, opened, opening.new_token())
     root = msgspec.structs.replace(
-        held,
+        old,
         epoch=opened.epoch,
         number=1,
+        length=max(opened.length, old.length),
         next=opened.next,
         reason=f"revert to {name}",
         last=opened.last,
         token=opened.token,
     )
     await store.put(form.root_key(volume, root.epoch, root.number), form.pack_root(root))
-    await _snapshot(store, volume, name)
+    await held(store, volume, name)
 
 
 async def extend(store: Store, volume: str, length: int) -> None:
@@ -244,7 +284,8 @@ async def volumes(store: Store) -> list[str]:
     )
 
 
-async def _snapshot(store: Store, volume: str, name: str) -> form.Root:
+async def held(store: Store, volume: str, name: str) -> form.Root:
+    """Return a snapshot. Raises NotFoundError, CorruptError."""
     _check_name(name)
     key = form.snapshot_key(volume, name)
     try:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
 
-from breezeblock.errors import BreezeblockError, ForbiddenError, UnavailableError
+from breezeblock.errors import BreezeblockError, ConfigError, ForbiddenError, UnavailableError
 from breezeblock.objects.mirrors.pace import Latency
 from breezeblock.objects.mirrors.policy import Policy
 from breezeblock.objects.mirrors.status import EndpointStatus, State
@@ -21,6 +21,8 @@ class Endpoint:
     def __init__(self, url: str, make: Callable[[str], Store], policy: Policy) -> None:
         self.url, self._make, self._policy = url, make, policy
         self.store = make(url)
+        self._now = asyncio.get_running_loop().time
+        """No other clock is read: a loop whose clock jumps makes all of this repeatable."""
         self.state: State = "joining"
         self.trouble: BreezeblockError | None = None
         """The last failure."""
@@ -31,7 +33,7 @@ class Endpoint:
         self.bytes_read, self.bytes_written = 0, 0
         self.rest_until = 0.0
         """It said that it wants to be left alone until then."""
-        self._since = _now()
+        self._since = self._now()
         self._limit = float(policy.concurrent_first)
         self._shrunk_at = 0.0
         self._row = 0
@@ -40,16 +42,16 @@ class Endpoint:
     @property
     def free(self) -> bool:
         """Whether one more request may be sent now."""
-        return self.state == "up" and self.requests < int(self._limit) and self.rest_until <= _now()
+        return self.state == "up" and self.requests < int(self._limit) and self.rest_until <= self._now()
 
     def cost(self, kind: Kind) -> float:
         """Return what one more request of this kind will take, in seconds, in proportion to the others'."""
-        return self._latency[kind].expected(_now()) * (self.requests + 1)
+        return self._latency[kind].expected(self._now()) * (self.requests + 1)
 
     def turn(self, state: State) -> None:
         """Change the state. What comes up again is as quick as any until it shows otherwise."""
         if state != self.state:
-            self.state, self._since, self._row = state, _now(), 0
+            self.state, self._since, self._row = state, self._now(), 0
             if state == "up":
                 self._latency = _unknown()
 
@@ -58,7 +60,8 @@ class Endpoint:
         self.failed += 1
         self.trouble = error
         if self.state != "leaving":
-            self.turn("refused" if error.permanent and not isinstance(error, ForbiddenError) else "down")
+            ours = isinstance(error, ForbiddenError | ConfigError)
+            self.turn("refused" if error.permanent and not ours else "down")
 
     async def ask(self, kind: Kind, amount: int, call: Callable[[Store], Awaitable[_T]]) -> _T:
         """Ask for something that moves so many bytes; with fresh credentials if they were refused.
@@ -72,29 +75,30 @@ class Endpoint:
             try:
                 return await self._attempt(store, kind, amount, call)
             except ForbiddenError:
-                await self.renew(store)
+                pass
             try:
+                await self.renew(store)
                 return await self._attempt(self.store, kind, amount, call)
-            except ForbiddenError as error:
+            except (ForbiddenError, ConfigError) as error:
                 self.down(error)
-                raise
+                raise ForbiddenError(error.message, remedy=error.remedy) from error
         finally:
             self.requests -= 1
 
     async def _attempt(
         self, store: Store, kind: Kind, amount: int, call: Callable[[Store], Awaitable[_T]]
     ) -> _T:
-        begun, limit_s = _now(), self._policy.attempt_s + amount / self._policy.slowest_bytes
+        begun, limit_s = self._now(), self._policy.attempt_s + amount / self._policy.slowest_bytes
         try:
             async with asyncio.timeout(limit_s):
                 result = await call(store)
         except asyncio.CancelledError:
             # Another endpoint was quicker: this one takes at least so long.
-            self._latency[kind].add(_now() - begun, _now())
+            self._latency[kind].add(self._now() - begun, self._now())
             raise
         except TimeoutError:
             error = UnavailableError(f"{self.url} did not answer within {limit_s:.1f} s.")
-            self._latency[kind].add(limit_s, _now())
+            self._latency[kind].add(limit_s, self._now())
             self._shrink()
             self._fail(error)
             raise error from None
@@ -103,7 +107,7 @@ class Endpoint:
             if busy.retry_after_s is None:
                 self._fail(busy)
             else:
-                self.rest_until = _now() + min(busy.retry_after_s, self._policy.rest_most_s)
+                self.rest_until = self._now() + min(busy.retry_after_s, self._policy.rest_most_s)
             raise
         except UnavailableError as failure:
             self._fail(failure)
@@ -118,7 +122,7 @@ class Endpoint:
 
     def _answered(self, kind: Kind, begun: float) -> None:
         self._row, self.pause_s = 0, self._policy.down_first_s
-        self._latency[kind].add(_now() - begun, _now())
+        self._latency[kind].add(self._now() - begun, self._now())
         self._limit = min(float(self._policy.concurrent_most), self._limit + 1 / self._limit)
 
     def _fail(self, error: BreezeblockError) -> None:
@@ -130,18 +134,21 @@ class Endpoint:
 
     def _shrink(self) -> None:
         """Halve what may be under way, once for all that were sent together."""
-        if _now() - self._shrunk_at > 0.1:
-            self._limit, self._shrunk_at = max(1.0, self._limit / 2), _now()
+        if self._now() - self._shrunk_at > 0.1:
+            self._limit, self._shrunk_at = max(1.0, self._limit / 2), self._now()
 
     async def renew(self, seen: Store) -> None:
-        """Make the store anew, unless somebody did since: credentials are read again."""
+        """Make the store anew, unless somebody did since: credentials are read again.
+
+        Raises ForbiddenError, ConfigError if they cannot be read.
+        """
         if seen is self.store:
             self.store = self._make(self.url)
             await seen.close()
 
     def status(self) -> EndpointStatus:
         """Tell how it is."""
-        now = _now()
+        now = self._now()
         return EndpointStatus(
             url=self.url,
             state=self.state,
@@ -162,8 +169,3 @@ class Endpoint:
 
 def _unknown() -> dict[Kind, Latency]:
     return {"read": Latency(), "write": Latency(), "other": Latency()}
-
-
-def _now() -> float:
-    """Return the event loop's time: a loop with a clock of its own makes all of this repeatable."""
-    return asyncio.get_running_loop().time()

@@ -40,6 +40,7 @@ class Group:
         self.endpoints = {url: Endpoint(url, make, policy) for url in urls}
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
         self._moved = asyncio.Event()
+        self._now = asyncio.get_running_loop().time
 
     async def open(self) -> None:
         """Return when one endpoint is up. Raises what keeps the last one away, if none will be soon."""
@@ -47,7 +48,7 @@ class Group:
             self._look_after(endpoint)
         while not self.up():
             if all(one.state in {"down", "refused"} for one in self.endpoints.values()):
-                raise self._no_path()
+                raise self.no_path()
             await self._moved.wait()
 
     async def settled(self) -> None:
@@ -101,18 +102,19 @@ class Group:
         Raises UnavailableError if those that are up stay busy for too long; what keeps the endpoints away
         if none is up and the policy is not to wait.
         """
-        loop, pathless = asyncio.get_running_loop(), 0.0
-        until = loop.time() + left_s
+        if found := self.pick(kind, tried):
+            return found, 0.0
+        pathless, until = 0.0, self._now() + left_s
         while not (found := self.pick(kind, tried) or self.pick(kind, set())):
-            up, now = self.up(), loop.time()
+            up, now = self.up(), self._now()
             if up and now >= until:
                 raise UnavailableError("All endpoints of the pool were busy for too long.")
             if not up and self.policy.on_no_path == "error":
-                raise self._no_path()
+                raise self.no_path()
             await self._change(min([until, *(one.rest_until for one in up if one.rest_until > now)]), up)
             if not up:
-                pathless += loop.time() - now
-                until += loop.time() - now
+                pathless += self._now() - now
+                until += self._now() - now
         return found, pathless
 
     async def _change(self, until: float, up: list[Endpoint]) -> None:
@@ -138,7 +140,7 @@ class Group:
 
     async def believable(self, endpoint: Endpoint) -> bool:
         """Tell whether it still shows the pool: a directory that was unmounted has no objects either."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         if now - endpoint.proved_at < _BELIEVED_S or await self._passed(endpoint):
             return True
         self._look_after(endpoint)
@@ -167,14 +169,15 @@ class Group:
                 pause = endpoint.pause_s
                 endpoint.pause_s = min(self.policy.down_most_s, 2 * pause)
                 await asyncio.sleep(self.dice.uniform(pause / 2, pause))
-                await endpoint.renew(endpoint.store)
-            if await self._passed(endpoint):
+            if await self._passed(endpoint, renew=endpoint.state != "joining"):
                 endpoint.turn("up")
             self._stir()
 
-    async def _passed(self, endpoint: Endpoint) -> bool:
+    async def _passed(self, endpoint: Endpoint, *, renew: bool = False) -> bool:
         limit_s = self.policy.attempt_s
         try:
+            if renew:
+                await endpoint.renew(endpoint.store)
             async with asyncio.timeout(limit_s):
                 await self._gate.prove(endpoint.store)
             if not endpoint.qualified:
@@ -189,20 +192,23 @@ class Group:
         except OSError as error:
             endpoint.down(UnavailableError(f"{endpoint.url}: {error}."))
         else:
-            endpoint.proved_at = asyncio.get_running_loop().time()
+            endpoint.proved_at = self._now()
             return True
         return False
 
     async def _leave(self, endpoint: Endpoint) -> None:
-        while endpoint.requests:
-            await self._moved.wait()
-        await endpoint.store.close()
+        try:
+            while endpoint.requests:
+                await self._moved.wait()
+        finally:
+            await endpoint.store.close()
 
     def _stir(self) -> None:
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
-    def _no_path(self) -> BreezeblockError:
+    def no_path(self) -> BreezeblockError:
+        """Return what keeps the endpoints away."""
         kinds = {type(one.trouble) for one in self.endpoints.values() if one.trouble}
         text = "; ".join(f"{one.url}: {one.trouble or one.state}" for one in self.endpoints.values())
         kind = kinds.pop() if len(kinds) == 1 else UnavailableError

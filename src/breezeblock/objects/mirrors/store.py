@@ -21,6 +21,8 @@ from breezeblock.objects.mirrors.status import MirrorsStatus
 from breezeblock.objects.stores.port import ChangedError, ExistsError, Item, Page, Sized, Store, Traits
 
 _T = TypeVar("_T")
+_WHOLE_BYTES, _LISTING_BYTES = 8 << 20, 32 << 20
+"""What time is allowed for where it is not known how much will come."""
 
 
 class Mirrors:
@@ -43,6 +45,7 @@ class Mirrors:
         self._dice = dice or random.Random()  # noqa: S311 - nothing secret depends on it
         self._group = Group(urls, make, gate, policy, self._dice)
         self._late, self._budget = Late(), Budget(policy.hedge_share)
+        self._now = asyncio.get_running_loop().time
         self._hedges: set[asyncio.Task[bytes]] = set()
 
     async def open(self) -> None:
@@ -72,6 +75,11 @@ class Mirrors:
         )
 
     @property
+    def trouble(self) -> str:
+        """Tell what keeps all endpoints away; empty while one is up."""
+        return "" if self._group.up() else str(self._group.no_path())
+
+    @property
     def traits(self) -> Traits:
         """What the endpoints' protocol promises."""
         return next(iter(self._group.endpoints.values())).store.traits
@@ -80,7 +88,8 @@ class Mirrors:
 
     async def get(self, key: str, first: int = 0, length: int | None = None) -> bytes:
         """Return bytes of an object."""
-        return await self._run("read", length or 0, lambda store: store.get(key, first, length), self._hedged)
+        amount = _WHOLE_BYTES if length is None else length
+        return await self._run("read", amount, lambda store: store.get(key, first, length), self._hedged)
 
     async def get_judged(self, key: str, first: int, length: int | None, judge: Callable[[bytes], _T]) -> _T:
         """Return what is made of bytes. Raises CorruptError if no endpoint gives sound ones.
@@ -95,7 +104,7 @@ class Mirrors:
         for endpoint in self._group.up():
             try:
                 data = await self._ask(
-                    endpoint, "read", length or 0, lambda store: store.get(key, first, length)
+                    endpoint, "read", length or _WHOLE_BYTES, lambda store: store.get(key, first, length)
                 )
                 made = judge(data)
             except CorruptError:
@@ -137,7 +146,7 @@ class Mirrors:
 
     async def page(self, prefix: str, after: str = "") -> Page:
         """List objects."""
-        return await self._run("other", 0, lambda store: store.page(prefix, after))
+        return await self._run("other", _LISTING_BYTES, lambda store: store.page(prefix, after))
 
     async def close(self) -> None:
         """End all tasks and connections."""
@@ -155,10 +164,10 @@ class Mirrors:
         ask: "Callable[[Endpoint, Kind, int, Callable[[Store], Awaitable[_T]]], Awaitable[_T]] | None" = None,
     ) -> _T:
         """Do it at some endpoint; raises the last error when the deadline is over."""
-        loop, policy = asyncio.get_running_loop(), self._policy
+        policy = self._policy
         left, rounds, tried = policy.deadline_s, 0, set[Endpoint]()
         while True:
-            begun = loop.time()
+            begun = self._now()
             endpoint, pathless = await self._group.path(kind, tried, left)
             try:
                 return await (ask or self._ask)(endpoint, kind, amount, call)
@@ -176,7 +185,7 @@ class Mirrors:
                 rounds += 1
                 most = min(policy.retry_most_s, policy.retry_first_s * 2**rounds)
                 await asyncio.sleep(self._dice.uniform(0, most))
-            left -= loop.time() - begun - pathless
+            left -= self._now() - begun - pathless
             if left <= 0:
                 raise error
 
@@ -194,12 +203,11 @@ class Mirrors:
         self, endpoint: Endpoint, kind: Kind, amount: int, call: Callable[[Store], Awaitable[bytes]]
     ) -> bytes:
         """Ask; if the answer is late, ask another one too, and take what comes first."""
-        loop = asyncio.get_running_loop()
         self._budget.earn()
-        begun = loop.time()
+        begun = self._now()
         if len(self._group.endpoints) == 1 or self._late.count < self._policy.hedge_after:
             result = await self._ask(endpoint, kind, amount, call)
-            self._late.add(loop.time() - begun)
+            self._late.add(self._now() - begun)
             return result
         tasks = [self._begin(endpoint, kind, amount, call)]
         try:
@@ -214,7 +222,7 @@ class Mirrors:
                 tasks = [task for task in tasks if not task.done()] or tasks[:1]
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._late.add(loop.time() - begun)
+            self._late.add(self._now() - begun)
             for task in tasks:
                 task.cancel()
 
@@ -236,7 +244,10 @@ class SizedMirrors(Mirrors):
     """The same for stores whose objects have a length that can be set."""
 
     async def resize(self, key: str, length: int, *, create: bool = False) -> None:
-        """Give an object a length; with `create`, ExistsError if it is there."""
+        """Give an object a length; with `create`, ExistsError if it is there.
+
+        One that has this length, or none yet, is one's own if an answer was lost.
+        """
         attempts = 0
 
         async def once(store: Store) -> None:
@@ -245,7 +256,7 @@ class SizedMirrors(Mirrors):
             try:
                 await _sized(store).resize(key, length, create=create)
             except ExistsError:
-                if attempts == 1:
+                if attempts == 1 or (await store.head(key)).length not in {0, length}:
                     raise
                 await _sized(store).resize(key, length)
 

@@ -115,7 +115,7 @@ def _work(task: Task, ready: mmap.mmap, keeper: int) -> int:
         return 1
 
     def begun() -> None:
-        if not task.resume:
+        if not ready[0]:
             _tell(Answer())
         ready[0] = 1
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import msgspec
@@ -39,19 +39,21 @@ _SILENT = Answer(
 )
 
 
-def start(task: Task, *, timeout_s: float = START_S) -> int:
+def start(task: Task, *, timeout_s: float = START_S, log: Path | None = None) -> int:
     """Start a process that serves the volume; return its id when it can be used. It outlives us.
 
-    Its log goes where ours does. Raises what the attaching raised, ConflictError if the volume is served
-    here already, and UnavailableError if it takes longer than that.
+    Its log is added to that file, or goes where ours does. Raises what the attaching raised, ConflictError
+    if the volume is served here already, and UnavailableError if it takes longer than that.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "breezeblock.objects.serving"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd="/",
-        start_new_session=True,
-    )
+    with log.open("ab") if log else nullcontext() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "breezeblock.objects.serving"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd="/",
+            start_new_session=True,
+        )
     assert process.stdin is not None  # noqa: S101 - for the type checker
     assert process.stdout is not None  # noqa: S101
     with process.stdout as answers:

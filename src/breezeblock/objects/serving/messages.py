@@ -64,7 +64,10 @@ class Compact(msgspec.Struct, frozen=True, tag_field="do", tag="compact"):
 
 
 class Endpoints(msgspec.Struct, frozen=True, tag_field="do", tag="endpoints"):
-    """Use these endpoints of the pool from now on, and leave those."""
+    """Use more endpoints of the pool, and some no more. What is so already is no error.
+
+    For as long as this process lives, and its worker is not killed: the task says what holds from then on.
+    """
 
     add: list[str] = []
     remove: list[str] = []
@@ -99,7 +102,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     journal_bytes: int
     cached_bytes: int
     trouble: str
-    """What uploads wait for; empty when all is well."""
+    """Why the last upload did not succeed at once, or what keeps the store away; empty when all is well."""
     failed: str
     """What ended the writer; empty while it works."""
     mirrors: MirrorsStatus

@@ -9,7 +9,7 @@ from contextlib import suppress
 import msgspec
 import structlog
 
-from breezeblock.errors import BreezeblockError
+from breezeblock.errors import BreezeblockError, NotFoundError
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.compacting import compact
 from breezeblock.objects.log.device import LogDevice
@@ -181,7 +181,8 @@ class _Served:
                 for url in add:
                     self._store.add(url)
                 for url in remove:
-                    self._store.remove(url)
+                    with suppress(NotFoundError):
+                        self._store.remove(url)
             case Compact(segments):
                 await compact(self._device, segments)
             case Detach():
@@ -190,9 +191,7 @@ class _Served:
         return Answer()
 
     def _view(self) -> View:
-        device, writer, mirrors = self._device, self._device.writer, self._store.status()
-        # A store whose endpoints are all away keeps what is asked of it waiting, and says nothing.
-        away = [f"{one.url}: {one.trouble or one.state}" for one in mirrors.endpoints if one.state != "up"]
+        device, writer = self._device, self._device.writer
         return View(
             volume=self._task.volume,
             pid=os.getpid(),
@@ -206,7 +205,7 @@ class _Served:
             uploaded_bytes=writer.uploaded_bytes,
             journal_bytes=device.journal_bytes,
             cached_bytes=device.cached_bytes,
-            trouble=writer.trouble or ("; ".join(away) if mirrors.waiting else ""),
+            trouble=writer.trouble or self._store.trouble,
             failed=str(writer.failed or ""),
-            mirrors=mirrors,
+            mirrors=self._store.status(),
         )

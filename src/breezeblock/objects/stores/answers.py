@@ -1,5 +1,6 @@
 """What a store's HTTP status means to us: the one place."""
 
+import datetime as dt
 from email.utils import parsedate_to_datetime
 
 from breezeblock.errors import (
@@ -13,6 +14,8 @@ from breezeblock.errors import (
 from breezeblock.objects.http.client import Reply
 from breezeblock.objects.stores.port import ChangedError, ExistsError
 
+CLOCKS_AGREE = dt.timedelta(minutes=1)
+"""Differences below this are not why a signature is refused."""
 _LATER = {408, 409, 423, 425, 500, 502, 504}
 
 
@@ -58,6 +61,14 @@ def _pause(headers: dict[str, str]) -> float | None:
         return max(0.0, (then - now).total_seconds())
     except (ValueError, TypeError):
         return None
+
+
+def clock_ahead(reply: Reply) -> dt.timedelta:
+    """Return how far the server's clock is ahead of ours; nothing if it does not tell."""
+    try:
+        return parsedate_to_datetime(reply.headers.get("date", "")) - dt.datetime.now(dt.UTC)
+    except (ValueError, TypeError):
+        return dt.timedelta(0)
 
 
 def part(reply: Reply, key: str, first: int, length: int) -> bytes:

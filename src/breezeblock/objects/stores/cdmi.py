@@ -12,16 +12,21 @@ import msgspec
 
 from breezeblock.errors import NotFoundError, UnavailableError
 from breezeblock.objects.stores.answers import expect
-from breezeblock.objects.stores.port import Item, Page, Traits
+from breezeblock.objects.stores.port import Item, Page, Room, Traits
 from breezeblock.objects.stores.web import WebStore
 
 VERSIONS = "1.0.2,1.1"
 _CONTAINER = "application/cdmi-container"
 MAX_LISTING_BYTES = 64 << 20
+USED, AVAILABLE = "quota-used-bytes", "quota-available-bytes"
 
 
 class _Children(msgspec.Struct):
     children: list[str] = []
+
+
+class _Described(msgspec.Struct):
+    metadata: dict[str, str] = {}
 
 
 class CdmiStore(WebStore):
@@ -99,6 +104,20 @@ class CdmiStore(WebStore):
                 elif key.startswith(prefix):
                     items.append(Item(key, -1))
         return Page(items)
+
+    async def room(self) -> Room | None:
+        """Ask the container, which need not know: the standard has no such metadata.
+
+        The names are those that WebDAV has for it (RFC 4331).
+        """
+        headers = {**self.headers, "Accept": _CONTAINER, "X-CDMI-Specification-Version": VERSIONS}
+        reply = await self.client.request("GET", f"{self.client.path}/?metadata", headers)
+        try:
+            found = msgspec.json.decode(expect(reply, "GET of the metadata", 200).body, type=_Described)
+            used, free = (int(found.metadata[name]) for name in (USED, AVAILABLE))
+        except (msgspec.DecodeError, KeyError, ValueError):
+            return None
+        return Room(used + free, free)
 
     async def _children(self, folder: str) -> list[str]:
         path = f"{self.client.path}/{folder}".rstrip("/") + "/"

@@ -19,10 +19,11 @@ from breezeblock.objects.stores.port import (
     ExistsError,
     Item,
     Page,
+    Room,
     Traits,
     checked,
 )
-from breezeblock.shares import files
+from breezeblock.shares import files, space
 
 _TEMPORARIES = ".tmp"
 
@@ -68,6 +69,10 @@ class DirectoryStore:
     async def clear(self, key: str, offset: int, length: int) -> None:
         """Make a hole."""
         await asyncio.to_thread(self.clear_now, key, offset, length)
+
+    async def room(self) -> Room:
+        """Ask the file system."""
+        return await asyncio.to_thread(self.room_now)
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -126,6 +131,12 @@ class DirectoryStore:
         """Tell an object's length."""
         with files.storage_errors(key), self._opened(key) as fd:
             return Item(key, os.fstat(fd).st_size)
+
+    def room_now(self) -> Room:
+        """Ask the file system."""
+        with files.storage_errors("The store"):
+            found = space.of(self.root)
+        return Room(found.total_bytes, found.free_bytes)
 
     def walk_now(self, prefix: str) -> Iterator[Item]:
         """Return what begins with a prefix, whose folders are parts of a key: it must not leave the root."""

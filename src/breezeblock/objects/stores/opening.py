@@ -11,8 +11,9 @@ import msgspec
 
 from breezeblock.errors import ConfigError, ConflictError, ForbiddenError, UnavailableError
 from breezeblock.objects import pool
-from breezeblock.objects.mirrors import Gate, Mirrors, Policy, SizedMirrors
-from breezeblock.objects.stores import s3
+from breezeblock.objects.mirrors import BlobMirrors, Gate, Mirrors, Policy, SizedMirrors
+from breezeblock.objects.stores import credentials
+from breezeblock.objects.stores.azure import AzureStore
 from breezeblock.objects.stores.cdmi import CdmiStore
 from breezeblock.objects.stores.directory import DirectoryStore
 from breezeblock.objects.stores.port import Store
@@ -21,17 +22,21 @@ from breezeblock.objects.stores.sigv4 import Credentials
 from breezeblock.objects.stores.web import WebStore
 from breezeblock.objects.stores.webdav import WebDavStore
 
+_ON_DISK = Policy(attempt_s=120, deadline_s=600)
+"""What a thread has begun cannot be called back: it is waited for longer than a connection would be."""
+_KINDS = {"cdmi": SizedMirrors, "directory": SizedMirrors, "azure": BlobMirrors}
+
 
 class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where a pool's objects are, and as whom to ask for them. It travels as JSON, secrets included."""
 
-    kind: Literal["cdmi", "s3", "webdav", "web", "directory"]
+    kind: Literal["cdmi", "s3", "azure", "webdav", "web", "directory"]
     urls: list[str]
     """Endpoints of one and the same store. For `directory`: one path, or `file://` URL."""
     user: str = ""
-    """For S3 the access key; empty: the usual environment variables."""
+    """For S3 the access key; empty: the usual environment variables. For Azure the account."""
     password: str = ""
-    """For S3 the secret key."""
+    """For S3 the secret key, for Azure the account's key in Base64."""
     token: str = ""
     """For S3 a session's token."""
     credentials_file: str = ""
@@ -61,17 +66,19 @@ async def open_store(
     Each shows the pool's identity and is probed before it is used. Raises ConflictError for a place that is
     not the pool (`make_pool` makes one), UnavailableError, ForbiddenError, UnsupportedError.
     """
-    policy = policy or Policy(on_no_path=config.on_no_path)
+    if policy is None:
+        policy = _ON_DISK if config.kind == "directory" else Policy()
+        policy = msgspec.structs.replace(policy, on_no_path=config.on_no_path)
     uuid = config.pool
     if config.kind != "web" and not uuid:
         found = await _identity(config, policy)
         if found is None:
             raise ConflictError(f"{config.urls[0]} shows no pool.", remedy="Make it first, if it is new.")
         uuid = found.uuid
-    kind = SizedMirrors if config.kind in {"cdmi", "directory"} else Mirrors
-    store = kind(
+    leases: dict[str, str] = {}
+    store = _KINDS.get(config.kind, Mirrors)(
         config.urls,
-        lambda url: endpoint(config, url),
+        lambda url: endpoint(config, url, leases),
         _gate(config, uuid),
         pool=uuid,
         policy=policy,
@@ -156,20 +163,22 @@ def _gate(config: StoreConfig, uuid: str) -> Gate:
     return Gate(prove, qualify)
 
 
-def endpoint(config: StoreConfig, url: str) -> Store:
-    """Return the store as seen through one of its endpoints. Raises ConfigError."""
+def endpoint(config: StoreConfig, url: str, leases: dict[str, str] | None = None) -> Store:
+    """Return the store as seen through one of its endpoints, which share their leases. Raises ConfigError."""
     context = _trusting(config.ca_file) if config.ca_file else None
     held = _login(config)
     login = {"user": held.access_key, "password": held.secret_key}
     match config.kind:
         case "cdmi":
             return CdmiStore(url, dialect=config.dialect, context=context, **login)
+        case "azure":
+            return AzureStore(url, leases=leases, context=context, **login)
         case "webdav":
             return WebDavStore(url, context=context, **login)
         case "web":
             return WebStore(url, context=context, **login)
         case "s3":
-            find = (lambda: held) if held.access_key else s3.from_environment
+            find = (lambda: held) if held.access_key else credentials.found
             return S3Store(url, region=config.region, credentials=find, context=context)
         case "directory":
             return DirectoryStore(_directory(url))

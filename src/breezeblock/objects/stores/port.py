@@ -134,6 +134,21 @@ class Sized(Protocol):
         """Let bytes read as zeros and give their room back where that is possible."""
 
 
+class Room(msgspec.Struct, frozen=True):
+    """How much a store holds, in bytes."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """Stores that may know how much they hold."""
+
+    async def room(self) -> Room | None:
+        """Return what the store tells of its room; None if this one tells nothing."""
+
+
 @runtime_checkable
 class Snapshots(Protocol):
     """Stores that take snapshots of an object themselves, in constant time."""

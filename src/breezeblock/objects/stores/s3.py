@@ -2,31 +2,18 @@
 
 import datetime as dt
 import hashlib
-import os
 import ssl
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 
 from breezeblock.errors import ConfigError, UnsupportedError
 from breezeblock.objects.http.client import Client, Reply
 from breezeblock.objects.stores import sigv4
-from breezeblock.objects.stores.answers import expect, part
+from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part
+from breezeblock.objects.stores.credentials import found
 from breezeblock.objects.stores.elements import records
 from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Item, Page, Traits, checked
 
 MAX_LISTING_BYTES = 4 << 20
-
-
-def from_environment() -> sigv4.Credentials:
-    """Return the credentials that the usual variables name. Raises ConfigError."""
-    found = [
-        os.environ.get(f"AWS_{name}", "") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
-    ]
-    if not found[0] or not found[1]:
-        raise ConfigError(
-            "There are no credentials for S3.", remedy="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-        )
-    return sigv4.Credentials(*found)
 
 
 class S3Store:
@@ -39,7 +26,7 @@ class S3Store:
         url: str,
         *,
         region: str = "us-east-1",
-        credentials: Callable[[], sigv4.Credentials] = from_environment,
+        credentials: Callable[[], sigv4.Credentials] = found,
         context: ssl.SSLContext | None = None,
     ) -> None:
         self.client = Client(url, context=context)
@@ -134,18 +121,13 @@ class S3Store:
             now = dt.datetime.now(dt.UTC) + self._ahead
             signed = sigv4.sign(self._credentials, self._region, method, path, search, full, payload, now)
             reply = await self.client.request(method, target, signed, body, limit=limit)
+            if reply.status == 400 and (method == "HEAD" or b"<Code>ExpiredToken<" in reply.body):
+                reply = reply._replace(status=401)
             if reply.status not in {401, 403} or last:
                 break
             # Credentials that rotate, or a clock that is wrong: look once more, and sign anew.
-            fresh, ahead = self._find(), _ahead(reply)
-            if fresh == self._credentials and abs(ahead - self._ahead) < dt.timedelta(minutes=1):
+            fresh, ahead = self._find(), clock_ahead(reply)
+            if fresh == self._credentials and abs(ahead - self._ahead) < CLOCKS_AGREE:
                 break
             self._credentials, self._ahead = fresh, ahead
         return reply
-
-
-def _ahead(reply: Reply) -> dt.timedelta:
-    try:
-        return parsedate_to_datetime(reply.headers.get("date", "")) - dt.datetime.now(dt.UTC)
-    except (TypeError, ValueError):
-        return dt.timedelta(0)

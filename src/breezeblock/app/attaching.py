@@ -1,0 +1,110 @@
+"""What this host does about volumes that it serves to itself: settings and secrets become tasks."""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from breezeblock.backends import registry
+from breezeblock.backends.rest_config import RestConfig
+from breezeblock.backends.rest_pools import Pools
+from breezeblock.config import Config, split_policy
+from breezeblock.connect.linux import STATE, LinuxConnector
+from breezeblock.connect.served import ServedConnector
+from breezeblock.errors import ConfigError, InvalidInputError, UnsupportedError
+from breezeblock.objects.serving import Task
+
+LOOK_S = 5.0
+log = structlog.get_logger(__name__)
+
+
+def connector(
+    config: Config, state: Path = STATE, *, kernel: LinuxConnector | None = None, discard: bool = False
+) -> ServedConnector:
+    """Return the connector for volumes that this configuration's back ends keep in object stores."""
+    return ServedConnector(lambda data: task(config, data, discard=discard), state, kernel=kernel)
+
+
+def task(config: Config, data: Mapping[str, Any], *, discard: bool = False) -> Task:
+    """Say how this host serves a volume. Sockets and journals lie where the host's own settings say.
+
+    Raises UnsupportedError for volumes that are used in another way, ConfigError for a back end or pool that
+    is not configured here.
+    """
+    name, pool, volume = (str(data.get(key, "")) for key in ("backend", "pool", "export"))
+    if not (name and pool and volume):
+        raise UnsupportedError("The volume is not one that hosts serve to themselves.")
+    if len(volume) != 32 or set(volume) - set("0123456789abcdef"):
+        raise InvalidInputError(f"{volume[:80]!a} is no volume of an object store.")
+    settings = rest_config(config, name)
+    run, journals = Path(settings.run_dir), Path(settings.journal_dir)
+    for directory in (run, journals):
+        _own(directory)
+    pools = Pools(name, settings, Path(config.service.state_dir))
+    store = pools.store(pool, wait=True)
+    return Task(
+        store=msgspec.structs.replace(store, pool=str(data.get("pool_uuid", "")) or store.pool),
+        volume=volume,
+        socket=run / volume,
+        journal=journals / volume,
+        durability="store" if data.get("durability") == "store" else "local",
+        discard=discard,
+    )
+
+
+def _own(directory: Path) -> None:
+    """Make a directory. Raises ConfigError if others could put something into it."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat()
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be made: {error.strerror}.") from error
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & 0o022:
+        raise ConfigError(
+            f"{directory} is somebody else's, or others may write there.",
+            remedy="Give it to the user that attaches, with mode 0700, or name another directory.",
+        )
+
+
+def rest_config(config: Config, name: str) -> RestConfig:
+    """Return the settings of a back end of object stores. Raises ConfigError."""
+    section = config.backends.get(name)
+    if section is None:
+        raise ConfigError(
+            f"The back end {name} is not configured on this host.",
+            remedy=f"Put [backends.{name}] into its configuration, and its secrets into its vault.",
+        )
+    where = f"[backends.{name}]"
+    settings = registry.read_config(split_policy(section, where)[1], where)
+    if not isinstance(settings, RestConfig):
+        raise UnsupportedError(f"The back end {name} keeps no volumes in object stores.")
+    return settings
+
+
+def keep(served: ServedConnector, kernel: LinuxConnector, stopped: Callable[[], bool]) -> None:
+    """Bring back, until `stopped`, what belongs on this host: processes that serve, then devices."""
+    ending = threading.Event()
+
+    def look() -> None:
+        while not ending.wait(LOOK_S):
+            tell(served)
+
+    tell(served)
+    watching = threading.Thread(target=look, name="served", daemon=True)
+    watching.start()
+    try:
+        kernel.keep(stopped)
+    finally:
+        ending.set()
+
+
+def tell(served: ServedConnector) -> int:
+    """Bring back what is not served; log, and count, what cannot be."""
+    failures = served.restore()
+    for failure in failures:
+        log.warning("attach.not_served", why=str(failure))
+    return len(failures)

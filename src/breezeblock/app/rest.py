@@ -1,0 +1,231 @@
+"""Pools of object stores without the service: volumes by names of one's own, endpoints, what is here.
+
+The verbs are those of /sys/class/srb. A name is an object `name/NAME` that holds the volume's id. Volumes
+that the service made have none, and go by `volume-UUID`.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from breezeblock.app import attaching
+from breezeblock.backends import rest_reports as reports
+from breezeblock.backends.rest_collecting import Collector
+from breezeblock.backends.rest_config import RestConfig, find_pool
+from breezeblock.backends.rest_pools import Pools
+from breezeblock.config import Config
+from breezeblock.errors import (
+    ConfigError,
+    ConflictError,
+    DuplicateError,
+    InvalidInputError,
+    NotFoundError,
+    UnsupportedError,
+)
+from breezeblock.objects import serving
+from breezeblock.objects.log import opening, volumes
+from breezeblock.objects.mirrors.status import MirrorsStatus
+from breezeblock.objects.stores.opening import open_store
+from breezeblock.objects.stores.port import ExistsError, Store, everything
+
+_T = TypeVar("_T")
+_NAMES = "name/"
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume of a pool."""
+
+    name: str
+    id: str
+    length: int
+    """Bytes."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """A pool's endpoints, and the volumes that this host serves."""
+
+    endpoints: MirrorsStatus
+    attached: list[serving.View]
+
+
+class Rest:
+    """One pool, as this host's configuration has it."""
+
+    def __init__(self, config: Config, backend: str = "", pool: str = "") -> None:
+        """Find the pool; names may be left out where there is only one. Raises ConfigError."""
+        self.config = config
+        self.backend = _only(_backends(config), backend, "back end")
+        self.settings: RestConfig = attaching.rest_config(config, self.backend)
+        self.pool = _only(list(self.settings.pools), pool, "pool")
+        self._pools = Pools(self.backend, self.settings, Path(config.service.state_dir))
+
+    def create(self, name: str, length: int) -> None:
+        """Make a volume. Raises DuplicateError if there is one of that name; a half-made one is completed."""
+
+        async def work(store: Store) -> None:
+            volume = secrets.token_hex(16)
+            try:
+                await store.put(_key(name), volume.encode(), create=True)
+            except ExistsError:
+                volume = await _find(store, name)
+                if await reports.published(store, volume):
+                    raise DuplicateError(f"There is a volume {name}.") from None
+            await volumes.create(store, volume, length)
+
+        volumes.check("0" * 32, length)
+        self._run(work)
+
+    def extend(self, name: str, length: int) -> None:
+        """Make a volume longer, also while this host uses it. Raises InvalidInputError if it is as long."""
+
+        async def now(store: Store) -> tuple[str, int]:
+            volume = await _find(store, name)
+            return volume, await _length(store, volume)
+
+        volume, before = self._run(now)
+        if length <= before:
+            raise InvalidInputError(f"{name} has {before} bytes; {length} is not more.")
+        volumes.check(volume, length)
+        try:
+            serving.call(self._socket(volume), serving.Grow(length))
+        except NotFoundError:
+            self._run(lambda store: volumes.extend(store, volume, length))
+
+    def destroy(self, name: str) -> None:
+        """Remove a volume with its snapshots. Raises ConflictError while this host uses it."""
+        volume = self._run(lambda store: _find(store, name))
+        if serving.running(self._socket(volume)):
+            raise ConflictError(f"{name} is attached to this host.", remedy="Detach it first.")
+
+        async def work(store: Store) -> None:
+            await reports.remove(store, volume)
+            if not name.startswith("volume-"):
+                await store.delete(_key(name))
+
+        self._run(work)
+
+    def volumes(self) -> list[Listed]:
+        """Return all volumes, by name."""
+
+        async def work(store: Store) -> list[Listed]:
+            ids = set(await volumes.volumes(store))
+            names = {}
+            for item in await everything(store, _NAMES):
+                volume = (await store.get(item.key)).decode()
+                names[volume] = item.key.removeprefix(_NAMES)
+            found = []
+            for volume in sorted(ids):
+                with suppress(NotFoundError):  # deleted meanwhile
+                    name = names.get(volume) or reports.reference(str(UUID(volume)))
+                    found.append(Listed(name=name, id=volume, length=await _length(store, volume)))
+            return sorted(found, key=lambda one: one.name)
+
+        return self._run(work)
+
+    def data(self, name: str) -> dict[str, Any]:
+        """Return what a host is told of a volume that it is to serve to itself."""
+        volume = self._run(lambda store: _find(store, name))
+        return {
+            "volume_id": name,
+            "export": volume,
+            "backend": self.backend,
+            "pool": self.pool,
+            "pool_uuid": self._pools.uuid(self.pool),
+            "durability": find_pool(self.backend, self.settings, self.pool).durability,
+        }
+
+    def collect(self) -> None:
+        """Remove what the last look found to be nobody's, and look again."""
+        Collector(self.backend, self._pools).collect(self.pool)
+
+    def add_url(self, url: str) -> None:
+        """Use one more endpoint, which has to show this pool; volumes in use here use it at once."""
+        config = msgspec.structs.replace(self._pools.made(self.pool), urls=[url], on_no_path="error")
+
+        async def proven() -> None:
+            await (await open_store(config)).close()
+
+        asyncio.run(proven())
+        self._pools.add_url(self.pool, url)
+        self._tell(serving.Endpoints(add=[url]))
+
+    def remove_url(self, url: str) -> None:
+        """Use an endpoint no more. Raises NotFoundError, ConflictError for the last or a configured one."""
+        self._pools.remove_url(self.pool, url)
+        self._tell(serving.Endpoints(remove=[url]))
+
+    def status(self) -> Status:
+        """Look at every endpoint, and at what this host serves."""
+
+        async def look() -> MirrorsStatus:
+            store = await open_store(self._pools.made(self.pool))
+            try:
+                await store.settled()
+                return store.status()
+            finally:
+                await store.close()
+
+        seen = [serving.running(path) for path in self._sockets()]
+        return Status(endpoints=asyncio.run(look()), attached=[one for one in seen if one is not None])
+
+    def _run(self, work: Callable[[Store], Awaitable[_T]]) -> _T:
+        return self._pools.run(self.pool, work)
+
+    def _socket(self, volume: str) -> Path:
+        return Path(self.settings.run_dir, volume)
+
+    def _sockets(self) -> list[Path]:
+        run = Path(self.settings.run_dir)
+        return [path for path in sorted(run.glob("?" * 32)) if path.is_socket()]
+
+    def _tell(self, request: serving.Request) -> None:
+        uuid = self._pools.uuid(self.pool)
+        for path in self._sockets():
+            view = serving.running(path)
+            if view is not None and view.mirrors.pool == uuid:
+                serving.call(path, request)
+
+
+def _backends(config: Config) -> list[str]:
+    return [name for name, section in config.backends.items() if section.get("kind") == "rest"]
+
+
+def _only(known: list[str], asked: str, what: str) -> str:
+    if asked in known:
+        return asked
+    if not asked and len(known) == 1:
+        return known[0]
+    listed = ", ".join(known) or "none"
+    raise ConfigError(
+        f"There is no {what} {asked} of object stores." if asked else f"Which {what} of object stores?",
+        remedy=f"Configured here: {listed}.",
+    )
+
+
+def _key(name: str) -> str:
+    if name.startswith("volume-"):
+        raise UnsupportedError(f"{name}: names that begin with volume- are the service's.")
+    return f"{_NAMES}{name}"
+
+
+async def _find(store: Store, name: str) -> str:
+    """Return a volume's id. Raises NotFoundError."""
+    if name.startswith("volume-"):
+        with suppress(ValueError):
+            volume = UUID(name.removeprefix("volume-")).hex
+            if await reports.published(store, volume):
+                return volume
+    else:
+        with suppress(NotFoundError):
+            return (await store.get(_key(name))).decode()
+    raise NotFoundError(f"There is no volume {name}.", remedy="`breezeblock rest volumes` lists them.")
+
+
+async def _length(store: Store, volume: str) -> int:
+    return (await volumes.frozen(store, await opening.newest(store, volume))).length

@@ -1,0 +1,110 @@
+"""Settings of the `rest` back end."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from breezeblock import vault
+from breezeblock.backends.local import AbsolutePath, PoolName
+from breezeblock.errors import ConfigError
+from breezeblock.objects.stores.opening import StoreConfig
+
+Url = Annotated[str, Meta(min_length=1, max_length=2048)]
+SecretName = Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127})?$")]
+SocketDirectory = Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f]*$", max_length=48)]
+"""Short: a socket's path has at most 107 bytes, and ours have long names."""
+LOOPBACK = ("http://127.", "http://localhost:", "http://localhost/", "http://[::1]")
+
+
+class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[backends.NAME.pools.POOL]`: one object store, or a part of one."""
+
+    store: Literal["cdmi", "s3", "directory"]
+    """What it speaks. Volumes are kept in the layout *log*, so it must create objects atomically."""
+    urls: Annotated[list[Url], Meta(min_length=1, max_length=64)]
+    """Its endpoints, all of the same store. For `directory`: one absolute path."""
+    user: Annotated[str, Meta(max_length=255)] = ""
+    """Who the service is to the store; for S3 the access key."""
+    secret: SecretName = ""
+    """Name of the password, or secret key, in the vault: `breezeblock secret set NAME`."""
+    credentials_file: AbsolutePath | None = None
+    """In place of both: a file of user, password and, for S3, a session's token, a line each. It is read
+    again when the store refuses what it said."""
+    dialect: Literal["standard", "scality"] = "standard"
+    """Of CDMI: how parts of objects are written."""
+    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}$")] = "us-east-1"
+    """Of S3."""
+    ca_file: AbsolutePath | None = None
+    """Certificates to trust in place of the system's."""
+    uuid: Annotated[str, Meta(pattern=r"^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$")] = ""
+    """The pool's identity, which every endpoint must show. Empty: the one that was found, or made, at the
+    first start and is remembered in the state directory."""
+    clone: Literal["linked", "full"] = "linked"
+    """How volumes are made from others of the same pool, where their type does not say."""
+    durability: Literal["local", "store"] = "local"
+    """Where a guest's flush puts what was written, where the type does not say: into the journal on its
+    host's disk, or into the store."""
+
+    def __post_init__(self) -> None:
+        if bool(self.user) != bool(self.secret):
+            raise ValueError("`user` needs `secret`, and `secret` a `user`")
+        if self.user and self.credentials_file:
+            raise ValueError("at most one of `user` and `credentials_file` is needed")
+        named = self.user or self.credentials_file
+        for url in self.urls if named and self.store == "cdmi" else ():
+            if url.startswith("http:") and not url.startswith(LOOPBACK):
+                raise ValueError(f"{url}: without TLS the password would be readable; use https")
+        if self.store == "directory" and (len(self.urls) > 1 or not self.urls[0].startswith("/")):
+            raise ValueError("a directory is one absolute path")
+
+
+class RestConfig(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="rest"
+):
+    """`[backends.NAME]` with `kind = "rest"`; docs/backends/rest.md explains each key."""
+
+    pools: Annotated[dict[PoolName, RestPool], Meta(min_length=1)]
+    """Pool name to store."""
+    run_dir: SocketDirectory = "/run/breezeblock"
+    """On hosts that use volumes: where their sockets are."""
+    journal_dir: AbsolutePath = "/var/lib/breezeblock/journals"
+    """On hosts that use volumes: where their journals are, best on a fast disk of its own."""
+    collect_interval_s: Annotated[float, Meta(ge=0, le=30 * 86400)] = 3600.0
+    """How often each pool is looked through for objects that nobody needs any more. What one look finds, the
+    next one removes. 0 = never: `breezeblock rest collect` does it."""
+
+    def __post_init__(self) -> None:
+        places = [(pool.store, url.rstrip("/")) for pool in self.pools.values() for url in pool.urls]
+        if len(set(places)) < len(places):
+            raise ValueError("`pools` names one store twice; one store is one pool")
+
+
+def store_config(pool: RestPool, uuid: str, state_dir: Path, *, wait: bool = False) -> StoreConfig:
+    """Return where a pool is, its password looked up anew; with `wait`, a lost store is waited for.
+
+    Raises ConfigError, NotFoundError for a secret that cannot be had.
+    """
+    return StoreConfig(
+        kind=pool.store,
+        urls=pool.urls,
+        user=pool.user,
+        password=vault.at(state_dir).get(pool.secret) if pool.secret else "",
+        credentials_file=pool.credentials_file or "",
+        dialect=pool.dialect,
+        region=pool.region,
+        ca_file=pool.ca_file or "",
+        pool=uuid,
+        on_no_path="queue" if wait else "error",
+    )
+
+
+def find_pool(name: str, config: RestConfig, pool: str) -> RestPool:
+    """Return a pool's settings. Raises ConfigError."""
+    if pool not in config.pools:
+        raise ConfigError(
+            f"Back end {name} has no pool {pool}; its pools are {', '.join(config.pools)}.",
+            remedy="Put the pool back into the configuration; its volumes cannot be reached without it.",
+        )
+    return config.pools[pool]

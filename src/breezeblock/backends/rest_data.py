@@ -1,0 +1,166 @@
+"""The bytes of volumes in object stores, for copies and images."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from inspect import isawaitable
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+from breezeblock import images
+from breezeblock.attempt import Attempt
+from breezeblock.backends import drafts
+from breezeblock.backends.contract import Data
+from breezeblock.backends.copying import copy_data
+from breezeblock.backends.sparse import FileData
+from breezeblock.errors import InvalidInputError
+from breezeblock.images import inspection
+from breezeblock.objects.log import volumes
+from breezeblock.objects.log.device import LogDevice
+from breezeblock.objects.log.format import LEAF_BYTES, LEAF_PAGES, PAGE
+from breezeblock.objects.nbd.device import DATA
+from breezeblock.objects.nbd.device import Data as Bytes
+from breezeblock.objects.stores.opening import StoreConfig, open_store
+
+_T = TypeVar("_T")
+HOLDING = "copy-"
+"""How the names begin of holds that last as long as a copy."""
+_EXTENTS = 4096
+_PIECE = 4 << 20
+
+
+class DeviceData:
+    """A device as `contract.Data`; its loop runs while a call lasts."""
+
+    def __init__(self, runner: asyncio.Runner, device: LogDevice) -> None:
+        self.virtual_bytes = device.length
+        self._runner, self._device = runner, device
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes."""
+        self._within(offset, length)
+        return b"".join(self._run(self._read(at, size)) for at, size in _pieces(offset, length))
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write all of `data`."""
+        self._within(offset, len(data))
+        if self._device.read_only:
+            raise InvalidInputError("What was opened for reading cannot be written.")
+        view = memoryview(data)
+        for at, size in _pieces(offset, len(data)):
+            self._run(self._write(at, view[at - offset : at - offset + size]))
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make a range read as zeros, whole pages as holes."""
+        self._within(offset, length)
+        self._run(self._zero(offset, length))
+
+    def flush(self) -> None:
+        """Return when the store has everything."""
+        self._run(self._flush())
+
+    def extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
+        """Yield (offset, length, is data) in order, covering the range."""
+        self._within(offset, length)
+        end = offset + length
+        while offset < end:
+            # Leaf by leaf: the device takes one that is not in memory for full.
+            stop = min(end, offset // LEAF_BYTES * LEAF_BYTES + LEAF_BYTES)
+            for size, is_data in self._run(self._extents(offset, stop - offset)):
+                amount = min(size, stop - offset)
+                if amount:
+                    yield offset, amount, is_data
+                offset += amount
+
+    async def _read(self, offset: int, length: int) -> bytes:
+        got: Bytes | list[Bytes] = await _settled(self._device.read(offset, length))
+        return b"".join(got) if isinstance(got, list) else bytes(got)
+
+    async def _write(self, offset: int, data: memoryview) -> None:
+        await _settled(self._device.write(offset, data))
+
+    async def _zero(self, offset: int, length: int) -> None:
+        await _settled(self._device.zero(offset, length))
+
+    async def _flush(self) -> None:
+        await _settled(self._device.flush())
+
+    async def _extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
+        writer = self._device.writer
+        leaf = offset // PAGE // LEAF_PAGES
+        while writer.pages.at(leaf) is None:
+            await writer.leaf(leaf)
+        found = await _settled(self._device.extents(offset, length, _EXTENTS))
+        return [(extent.length, extent.state == DATA) for extent in found]
+
+    def _run(self, work: "Awaitable[_T]") -> _T:
+        return self._runner.run(work)  # type: ignore[arg-type] # all of ours are coroutines
+
+    def _within(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.virtual_bytes:
+            raise InvalidInputError(f"Bytes {offset}+{length} are outside the {self.virtual_bytes} there.")
+
+
+async def _settled(answer: "_T | Awaitable[_T]") -> _T:
+    return await answer if isawaitable(answer) else answer
+
+
+def _pieces(offset: int, length: int) -> Iterator[tuple[int, int]]:
+    for at in range(offset, offset + length, _PIECE):
+        yield at, min(_PIECE, offset + length - at)
+
+
+@contextmanager
+def opened(
+    config: StoreConfig, volume: str, snapshot: str = "", *, writable: bool = False
+) -> Iterator[DeviceData]:
+    """Open a volume, or a snapshot of it. For writing, whoever had it is fenced off.
+
+    What is read of a volume itself is what has arrived by now: it is held, against collections, meanwhile.
+    """
+    hold = "" if writable or snapshot else f"{HOLDING}{uuid4()}"
+    with asyncio.Runner() as runner:
+        store = runner.run(open_store(config))
+        try:
+            if writable:
+                device = runner.run(volumes.attach(store, volume))
+            else:
+                taken = (
+                    volumes.take_hold(store, volume, hold) if hold else volumes.held(store, volume, snapshot)
+                )
+                device = runner.run(volumes.view(store, runner.run(taken)))
+            yield DeviceData(runner, device)
+            runner.run(device.close())  # after a failure nothing more is to be written
+        finally:
+            if hold:
+                runner.run(volumes.end_hold(store, volume, hold))
+            runner.run(store.close())
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def load(path: Path, image_format: str, target: Data, attempt: Attempt) -> None:
+    """Let a volume read as a checked image, and as zeros beyond it."""
+    with drafts.beside(path) as draft:
+        if image_format != "raw":
+            images.convert(path, draft, "raw", image_format, attempt=attempt)
+            path = draft
+        with drafts.opened(path, os.O_RDONLY) as fd:
+            copy_data(FileData(fd, os.fstat(fd).st_size), target, attempt)
+
+
+def save(source: Data, path: Path, image_format: str, attempt: Attempt) -> None:
+    """Write a volume as an image, replacing what an earlier attempt left."""
+    if image_format not in inspection.FORMATS:
+        raise InvalidInputError(f"Image format {image_format[:40]!a} cannot be written.")
+    with drafts.beside(path) as draft:
+        path.unlink(missing_ok=True)
+        target = path if image_format == "raw" else draft
+        with drafts.opened(target, os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
+            os.ftruncate(fd, source.virtual_bytes)
+            copy_data(source, FileData(fd, source.virtual_bytes), attempt)
+        if target != path:
+            images.convert(draft, path, image_format, "raw", attempt=attempt)

@@ -1,0 +1,177 @@
+"""The pools of a `rest` back end: each an object store, opened anew for each verb on its own thread."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+import msgspec
+import structlog
+
+from breezeblock.backends.contract import Finding, Health, Pool
+from breezeblock.backends.rest_config import RestConfig, RestPool, find_pool, store_config
+from breezeblock.backends.usage import Samples, Usage, full_in_s
+from breezeblock.errors import BreezeblockError, ConfigError, ConflictError, NotFoundError
+from breezeblock.objects.mirrors.status import EndpointStatus
+from breezeblock.objects.stores.opening import StoreConfig, endpoint, make_pool, open_store
+from breezeblock.objects.stores.port import Measured, Room, Store
+from breezeblock.shares import files
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+
+
+class Pools:
+    """Pool names to stores."""
+
+    def __init__(self, backend: str, config: RestConfig, state_dir: Path) -> None:
+        self.config = config
+        self._backend, self._state_dir = backend, state_dir
+        self._usage = Usage(state_dir / f"{backend}.usage.json")
+
+    def store(self, pool: str, *, wait: bool = False) -> StoreConfig:
+        """Return where a pool is, secrets included. Raises ConfigError, NotFoundError for a secret."""
+        settings = msgspec.structs.replace(self._settings(pool), urls=self.urls(pool))
+        return store_config(settings, self.uuid(pool), self._state_dir, wait=wait)
+
+    def urls(self, pool: str) -> list[str]:
+        """Return a pool's endpoints: the configured ones, and those added on this host."""
+        configured = self._settings(pool).urls
+        return [*configured, *(url for url in self._noted(pool, ".urls") if url not in configured)]
+
+    def uuid(self, pool: str) -> str:
+        """Return a pool's identity; empty while it was never reached."""
+        return self._settings(pool).uuid or next(iter(self._noted(pool)), "")
+
+    def add_url(self, pool: str, url: str) -> None:
+        """Use one more endpoint on this host; there already = done."""
+        if url not in self.urls(pool):
+            self._note(pool, [*self._noted(pool, ".urls"), url], ".urls")
+
+    def remove_url(self, pool: str, url: str) -> None:
+        """Use an endpoint no more. Raises NotFoundError, ConflictError for one of the configuration."""
+        added = self._noted(pool, ".urls")
+        if url in self._settings(pool).urls:
+            raise ConflictError(
+                f"{url} is in the configuration of pool {pool}.", remedy="Remove it there, on every host."
+            )
+        if url not in added:
+            raise NotFoundError(f"Pool {pool} has no endpoint {url}.")
+        self._note(pool, [one for one in added if one != url], ".urls")
+
+    def run(self, pool: str, work: Callable[[Store], Awaitable[_T]]) -> _T:
+        """Do something with a pool's store, and return its result."""
+        config = self.made(pool)
+
+        async def run() -> _T:
+            store = await open_store(config)
+            try:
+                return await work(store)
+            finally:
+                await store.close()
+
+        return asyncio.run(run())
+
+    def describe(self) -> list[Pool]:
+        """Look at every pool."""
+        seen: list[Pool] = []
+        for pool in self.config.pools:
+            try:
+                seen.append(self._look(pool))
+            except BreezeblockError as error:
+                reason = f"{error.message} {error.remedy}".strip()
+                seen.append(Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=reason))
+        used = {
+            one.name: one.total_bytes - one.free_bytes
+            for one in seen
+            if one.total_bytes is not None and one.free_bytes is not None
+        }
+        samples = self._usage.note(used)
+        return [_with_outlook(one, samples.get(one.name, [])) for one in seen]
+
+    def _look(self, pool: str) -> Pool:
+        config = self.made(pool)
+
+        async def look() -> Pool:
+            store = await open_store(config)
+            try:
+                if len(config.urls) > 1:
+                    await store.settled()
+                endpoints = store.status().endpoints
+            finally:
+                await store.close()
+            room = await _room(config)
+            return Pool(
+                name=pool,
+                total_bytes=room.total_bytes if room else None,
+                free_bytes=room.free_bytes if room else None,
+                findings=tuple(_lost(pool, one) for one in endpoints if one.state in {"down", "refused"}),
+            )
+
+        return asyncio.run(look())
+
+    def made(self, pool: str) -> StoreConfig:
+        """Return where a pool is; at its very first use make the pool, and remember which one it is."""
+        config = self.store(pool)
+        if config.pool:
+            return config
+        identity = asyncio.run(make_pool(config))
+        self._note(pool, [identity.uuid])
+        _log.info("rest_pool_known", backend=self._backend, pool=pool, uuid=identity.uuid)
+        return msgspec.structs.replace(config, pool=identity.uuid)
+
+    def _settings(self, pool: str) -> RestPool:
+        return find_pool(self._backend, self.config, pool)
+
+    def _noted(self, pool: str, what: str = "") -> list[str]:
+        """Return the lines of what this host knows of a pool."""
+        note = self._path(pool, what)
+        try:
+            return note.read_text().split()
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{note} says what is known of pool {pool} and cannot be read: {error}.",
+                remedy="Remove it, or write the pool's `uuid` into the configuration.",
+            ) from error
+
+    def _note(self, pool: str, lines: list[str], what: str = "") -> None:
+        note = self._path(pool, what)
+        with files.storage_errors(str(note)):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            temp = note.with_name(f".tmp-{uuid4().hex}")
+            temp.write_text("".join(f"{line}\n" for line in lines))
+            temp.rename(note)
+
+    def _path(self, pool: str, what: str) -> Path:
+        return self._state_dir / "pools" / f"{self._backend}.{pool}{what}"
+
+
+def _lost(pool: str, endpoint: EndpointStatus) -> Finding:
+    return Finding(
+        subject=f"pool {pool}, endpoint {endpoint.url}",
+        problem=f"it is {endpoint.state}: {endpoint.trouble}",
+        remedy="The others are used meanwhile. Mend it, or take it out of the pool's urls.",
+        severity="warning",
+    )
+
+
+def _with_outlook(pool: Pool, samples: Samples) -> Pool:
+    if pool.total_bytes is None:
+        return pool
+    return msgspec.structs.replace(pool, health=Health(full_in_s=full_in_s(samples, pool.total_bytes)))
+
+
+async def _room(config: StoreConfig) -> Room | None:
+    """Return what the first endpoint that answers tells of its room; None if it tells nothing."""
+    for url in config.urls:
+        store = endpoint(config, url)
+        try:
+            return await store.room() if isinstance(store, Measured) else None
+        except BreezeblockError:
+            continue
+        finally:
+            await store.close()
+    return None

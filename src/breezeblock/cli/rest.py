@@ -1,0 +1,199 @@
+"""`breezeblock rest`: pools of object stores by themselves, with the verbs of /sys/class/srb."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from breezeblock.cli import options
+from breezeblock.cli.attaching import NoDevice, State
+
+if TYPE_CHECKING:
+    from breezeblock.app.rest import Rest
+    from breezeblock.connect.served import ServedConnector
+
+app = typer.Typer(
+    name="rest",
+    no_args_is_help=True,
+    help="Pools of object stores by themselves: volumes by names of one's own. No service is asked.",
+)
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="The volume's name, or volume-UUID.", show_default=False),
+]
+Size = Annotated[
+    str,
+    typer.Argument(metavar="SIZE", help="Bytes, or with k, M, G, T: 1024 times each.", show_default=False),
+]
+Urls = Annotated[
+    str, typer.Argument(metavar="URL[,URL…]", help="Endpoints of the pool's store.", show_default=False)
+]
+Backend = Annotated[
+    str, typer.Option("--backend", help="The back end, where there are several.", show_default=False)
+]
+Pool = Annotated[str, typer.Option("--pool", help="Its pool, where there are several.", show_default=False)]
+
+
+@app.command()
+def create(
+    name: Name, size: Size, backend: Backend = "", pool: Pool = "", config: options.Config = None
+) -> None:
+    """Make a volume."""
+    _rest(config, backend, pool).create(name, _bytes(size))
+
+
+@app.command()
+def extend(
+    name: Name, size: Size, backend: Backend = "", pool: Pool = "", config: options.Config = None
+) -> None:
+    """Make a volume longer, also while it is attached here; its device grows with it."""
+    rest = _rest(config, backend, pool)
+    rest.extend(name, _bytes(size))
+    _connector(rest, None, device=True).grown(rest.data(name))
+
+
+@app.command()
+def destroy(
+    name: Name,
+    backend: Backend = "",
+    pool: Pool = "",
+    yes: options.Yes = False,
+    config: options.Config = None,
+) -> None:
+    """Remove a volume with its snapshots; clones keep what they share."""
+    options.confirm(f"Destroy {name}?", yes=yes)
+    _rest(config, backend, pool).destroy(name)
+
+
+@app.command()
+def attach(
+    name: Name,
+    state: State = None,
+    no_device: NoDevice = False,
+    backend: Backend = "",
+    pool: Pool = "",
+    config: options.Config = None,
+) -> None:
+    """Make a volume a device of this host; print the device."""
+    import sys
+
+    rest = _rest(config, backend, pool)
+    attached = _connector(rest, state, device=not no_device).attach(rest.data(name))
+    sys.stdout.write(f"{attached.device}\n")
+
+
+@app.command()
+def detach(
+    name: Name,
+    state: State = None,
+    no_device: NoDevice = False,
+    backend: Backend = "",
+    pool: Pool = "",
+    config: options.Config = None,
+) -> None:
+    """Write everything back and take the device away; nothing stays on this host."""
+    rest = _rest(config, backend, pool)
+    _connector(rest, state, device=not no_device).detach(rest.data(name))
+
+
+@app.command()
+def volumes(
+    backend: Backend = "", pool: Pool = "", config: options.Config = None, as_json: options.Json = False
+) -> None:
+    """List the volumes, one a line; the service's by their ids."""
+    import sys
+
+    from breezeblock.cli import output
+
+    found = _rest(config, backend, pool).volumes()
+    if as_json:
+        output.as_json(found)
+    else:
+        sys.stdout.write("".join(f"{one.name}\n" for one in found))
+
+
+@app.command()
+def add_urls(urls: Urls, backend: Backend = "", pool: Pool = "", config: options.Config = None) -> None:
+    """Use further endpoints on this host, at once; each has to show the pool's identity first."""
+    rest = _rest(config, backend, pool)
+    for url in urls.split(","):
+        rest.add_url(url)
+
+
+@app.command()
+def remove_urls(urls: Urls, backend: Backend = "", pool: Pool = "", config: options.Config = None) -> None:
+    """Use endpoints no more that were added on this host."""
+    rest = _rest(config, backend, pool)
+    for url in urls.split(","):
+        rest.remove_url(url)
+
+
+@app.command()
+def status(
+    backend: Backend = "", pool: Pool = "", config: options.Config = None, as_json: options.Json = False
+) -> None:
+    """Show the pool's endpoints, and the volumes that this host serves."""
+    from breezeblock.cli import output, sizes
+
+    found = _rest(config, backend, pool).status()
+    if as_json:
+        output.as_json(found)
+        return
+    output.say(f"Pool {found.endpoints.pool}")
+    output.table(
+        ("Endpoint", "State", "Connections", "Read", "Write", "Trouble"),
+        (
+            (
+                one.url,
+                one.state,
+                one.connections,
+                f"{one.read_ms:.1f} ms",
+                f"{one.write_ms:.1f} ms",
+                one.trouble,
+            )
+            for one in found.endpoints.endpoints
+        ),
+    )
+    output.table(
+        ("Volume", "Length", "Clients", "Waiting", "Journal", "Trouble"),
+        (
+            (
+                one.volume,
+                sizes.human(one.length),
+                one.connections,
+                f"{one.waiting_segments} for {one.waiting_age_s:.1f} s",
+                sizes.human(one.journal_bytes),
+                one.failed or one.trouble,
+            )
+            for one in found.attached
+        ),
+        empty="Nothing is attached here.",
+    )
+
+
+@app.command()
+def collect(backend: Backend = "", pool: Pool = "", config: options.Config = None) -> None:
+    """Remove what the last look found to be nobody's, and look again. The service does it by itself."""
+    _rest(config, backend, pool).collect()
+
+
+def _rest(config: Path | None, backend: str, pool: str) -> "Rest":
+    from breezeblock.app.rest import Rest
+    from breezeblock.cli import server
+
+    return Rest(server.load(config), backend, pool)
+
+
+def _connector(rest: "Rest", state: Path | None, *, device: bool) -> "ServedConnector":
+    from breezeblock.app import attaching
+    from breezeblock.connect import linux
+
+    where = state or linux.STATE
+    kernel = linux.LinuxConnector(where) if device else None
+    return attaching.connector(rest.config, where, kernel=kernel)
+
+
+def _bytes(text: str) -> int:
+    from breezeblock.cli import sizes
+
+    return sizes.of_bytes(f"{text}B" if text.isdecimal() else text)

@@ -1,0 +1,70 @@
+"""What belongs on this host, written down: a file for each, replaced whole and durably."""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Records(Generic[T]):
+    """Records of one kind in a directory of their own, by name; names may be anything."""
+
+    def __init__(self, directory: Path, kind: type[T]) -> None:
+        self._directory, self._kind = directory, kind
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let one process of this host at a time change what they are about."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self._directory / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def all(self) -> list[T]:
+        """Return every record."""
+        if not self._directory.is_dir():
+            return []
+        return [self._decoded(path) for path in sorted(self._directory.glob("*.json"))]
+
+    def get(self, name: str) -> T | None:
+        """Return a record, None if there is none of that name."""
+        try:
+            return self._decoded(self._path(name))
+        except FileNotFoundError:
+            return None
+
+    def put(self, name: str, record: T) -> None:
+        """Write a record down, in place of an earlier one."""
+        path = self._path(name)
+        new = path.with_suffix(".new")
+        with new.open("wb") as file:
+            file.write(msgspec.json.encode(record))
+            file.flush()
+            os.fsync(file.fileno())
+        new.rename(path)
+        self._sync()
+
+    def forget(self, name: str) -> None:
+        """Remove a record; absent = done."""
+        self._path(name).unlink(missing_ok=True)
+        self._sync()
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
+
+    def _decoded(self, path: Path) -> T:
+        return msgspec.json.decode(path.read_bytes(), type=self._kind)
+
+    def _sync(self) -> None:
+        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

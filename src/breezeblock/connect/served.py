@@ -1,0 +1,137 @@
+"""Volumes of object stores on this host: a process serves each over NBD, the kernel makes it a device.
+
+What is served is recorded, without secrets, before its process starts, and forgotten when the store has
+everything. So a volume comes back after a restart of the host (`restore`), its journal with it; unless
+another host had it since, for that one is not to be fenced off by a machine that merely woke up.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from breezeblock.connect import Attached
+from breezeblock.connect.linux import HERE, STATE, LinuxConnector, connection_data
+from breezeblock.connect.records import Records
+from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
+from breezeblock.objects import serving
+from breezeblock.objects.nbd.client import Place
+
+_DRAIN_S = 3600.0
+"""How long a detach may take to put everything into the store."""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A volume that belongs on this host."""
+
+    data: dict[str, Any]
+    """Of its connection info."""
+
+
+class ServedConnector:
+    """Serves volumes to this host. Every verb may be killed anywhere and run again."""
+
+    drivers: tuple[str, ...] = ("nbd",)
+
+    def __init__(
+        self,
+        task: Callable[[Mapping[str, Any]], serving.Task],
+        state: Path = STATE,
+        *,
+        kernel: LinuxConnector | None = None,
+    ) -> None:
+        """Prepare. `task` turns connection info into what is to be done here, secrets included.
+
+        Without a `kernel` volumes end at their sockets, for QEMU or libvirt to open.
+        """
+        self._task, self._kernel = task, kernel
+        self._records = Records(state / "served", Record)
+
+    def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
+        """Serve the volume, and make it a device. Raises ConflictError if its journal comes too late."""
+        task = self._task(data)
+        with self._records.alone():
+            known = self._records.get(task.volume)
+            self._records.put(task.volume, Record(dict(data)))
+            try:
+                if not serving.running(task.socket):
+                    serving.start(task, log=_log(task))
+            except BreezeblockError:
+                if known is None and not _journals(task):
+                    self._records.forget(task.volume)
+                    _log(task).unlink(missing_ok=True)
+                raise
+        if self._kernel is None:
+            return Attached(consumer=consumer, device=uri(task), read_only=read_only)
+        return self._kernel.attach(connection_data(uri(task)), consumer, read_only=read_only)
+
+    def detach(self, data: Mapping[str, Any], consumer: str = HERE, *, force: bool = False) -> None:
+        """Take the device away, put everything into the store, and leave nothing here."""
+        task = self._task(data)
+        if self._kernel is not None:
+            self._kernel.detach(connection_data(uri(task)), consumer, force=force)
+        with self._records.alone():
+            if _journals(task) and not serving.running(task.socket):
+                serving.start(
+                    task, log=_log(task)
+                )  # its process was killed: what the journal holds belongs into the store
+            with suppress(NotFoundError):
+                serving.call(task.socket, serving.Detach(), timeout_s=_DRAIN_S)
+            self._records.forget(task.volume)
+            _log(task).unlink(missing_ok=True)
+
+    def find(self, data: Mapping[str, Any], consumer: str = HERE) -> Attached | None:
+        """Say how the volume is attached here; None = not at all."""
+        task = self._task(data)
+        if not serving.running(task.socket):
+            return None
+        if self._kernel is None:
+            return Attached(consumer=consumer, device=uri(task))
+        return self._kernel.find(connection_data(uri(task)), consumer)
+
+    def grown(self, data: Mapping[str, Any], consumer: str = HERE) -> None:
+        """Let the device have the length that the volume has now; no device = done."""
+        where = connection_data(uri(self._task(data)))
+        if self._kernel is not None and self._kernel.find(where, consumer):
+            self._kernel.extend(where, consumer)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the connection info of all that belongs here."""
+        return [record.data for record in self._records.all()]
+
+    def restore(self) -> list[BreezeblockError]:
+        """Start what belongs here and is not served; return why it could not be."""
+        failures: list[BreezeblockError] = []
+        with self._records.alone():
+            for record in self._records.all():
+                try:
+                    task = self._task(record.data)
+                    if not serving.running(task.socket):
+                        serving.start(_resumed(task), log=_log(task))
+                except BreezeblockError as error:
+                    failures.append(error)
+        return failures
+
+
+def uri(task: serving.Task) -> str:
+    """Return where a task's volume is served: QEMU and libvirt take it as it is."""
+    return str(Place(str(task.socket), task.volume))
+
+
+def _log(task: serving.Task) -> Path:
+    return task.socket.with_name(f"{task.socket.name}.log")
+
+
+def _journals(task: serving.Task) -> bool:
+    return any(task.journal.glob("*.log"))
+
+
+def _resumed(task: serving.Task) -> serving.Task:
+    if not _journals(task):
+        raise ConflictError(
+            f"Volume {task.volume} belongs to this host, but its journal is gone.",
+            remedy="If no other host has the volume: attach it again.",
+        )
+    return msgspec.structs.replace(task, resume=True)
