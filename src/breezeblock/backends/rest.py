@@ -86,6 +86,7 @@ class RestBackend(Unable):
             storage_protocol="nbd",
             extend=True,
             snapshots=True,
+            online_snapshots=True,
             revert="any",
             clone=True,
             create_from_snapshot=True,
