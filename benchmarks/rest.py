@@ -126,7 +126,16 @@ def s3backer(directory: Path, latency_ms: float, seconds: float, peer: str) -> d
         argv = [
             *("s3backer", "-f", f"--baseURL={url}/", "--accessId=key", "--accessKey=secret", "--directIO"),
             *(f"--blockSize={block_bytes}", f"--size={1024 * MIB}", "--prefix=blocks", "--timeout=60"),
-            *("--md5CacheSize=0", "--force", "--quiet", *more, "bucket", str(mount)),
+            *(
+                "--md5CacheSize=0",
+                "--md5CacheTime=0",
+                "--minWriteDelay=0",
+                "--force",
+                "--quiet",
+                *more,
+                "bucket",
+                str(mount),
+            ),
         ]
         for name in WORK:
             with started(*argv, ready=mount / "file"):

@@ -4,19 +4,18 @@ import asyncio
 import contextlib
 import random
 import time
-from array import array
 
 import msgspec
 
 from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
 from breezeblock.objects.log import format as form
+from breezeblock.objects.log import leaves
 from breezeblock.objects.log.opening import Opened
-from breezeblock.objects.log.pages import Frozen, packed
-from breezeblock.objects.stores.port import ExistsError, Store, judged
+from breezeblock.objects.log.pages import packed
+from breezeblock.objects.stores.port import ExistsError, Store
 
 CHECKPOINT_SEGMENTS = 256
 """So many segments after a root the map is stored anew: what an opening must read again stays bounded."""
-_LEAVES_AT_ONCE = 4
 _MOST_WEIGHT = 2.0
 RETRY_FIRST_S, RETRY_MOST_S = 0.1, 10.0
 
@@ -201,11 +200,7 @@ class Writer:
                 self.stored = self._landed.pop(self.arrived)
                 del self.waiting[self.arrived]
                 self.arrived += 1
-            weight = self.pages.weight
-            self._pressed = weight >= _MOST_WEIGHT
-            many = self.arrived - self.root.next >= CHECKPOINT_SEGMENTS
-            if (many or weight >= 1) and self._checkpointing is None:
-                self._checkpointing = asyncio.ensure_future(self._checkpoint_soon())
+            self._weigh()
         except BreezeblockError as error:
             self.fail(error)
         finally:
@@ -287,11 +282,7 @@ class Writer:
         """Have a leaf in memory."""
         ref = self.pages.refs.get(number)
         if ref is not None:
-            self.pages.fetched(number, ref, await self._stored_leaf(ref))
-
-    async def _stored_leaf(self, ref: tuple[int, int]) -> "array[int]":
-        key = form.leaf_key(self.root.sources[ref[0]], ref[1])
-        return await judged(self.store, key, lambda data: form.unpack_leaf(data, key))
+            self.pages.fetched(number, ref, await leaves.fetch(self.store, self.root, ref))
 
     async def checkpoint(self, reason: str = "checkpoint") -> form.Root:
         """Store the map as it is now, and a root that names it."""
@@ -301,7 +292,7 @@ class Writer:
             tail, last, length = self.seal(), self.sequence, self.length
             refs, frozen = dict(self.pages.refs), self.pages.freeze()
             try:
-                stored = await self._store_leaves(frozen, refs)
+                stored = await leaves.store(self.store, self.root, frozen, refs, self._new_ref)
                 await self.arrival(tail)
                 refs = {number: ref for number, ref in refs.items() if number not in frozen} | stored
                 root = form.Root(
@@ -329,39 +320,29 @@ class Writer:
             self._stir()
             return root
 
-    async def _store_leaves(
-        self, frozen: dict[int, Frozen], refs: dict[int, tuple[int, int]]
-    ) -> dict[int, tuple[int, int]]:
-        """Store leaves, some at a time, and return where; those that are nothing but holes are left out."""
-        stored: dict[int, tuple[int, int]] = {}
-        room = asyncio.Semaphore(_LEAVES_AT_ONCE)
+    def _new_ref(self) -> int:
+        """Return a ref for a leaf: they go upwards, and the epoch makes them this writer's own."""
+        self._leaves += 1
+        return self.epoch << 24 | self._leaves
 
-        async def store(number: int, one: Frozen) -> None:
-            async with room:
-                base = one.base
-                if base is None and number in refs:
-                    base = await self._stored_leaf(refs[number])
-                body = await asyncio.to_thread(form.pack_changed, base, one.changes)
-                if body:
-                    self._leaves += 1
-                    ref = self.epoch << 24 | self._leaves
-                    await self.store.put(form.leaf_key(self.volume, ref), body)
-                    stored[number] = (self.own, ref)
-
-        async with asyncio.TaskGroup() as group:
-            for number, one in frozen.items():
-                group.create_task(store(number, one))
-        return stored
+    def _weigh(self) -> None:
+        """See that the map is stored when enough of it has changed."""
+        weight = self.pages.weight
+        self._pressed = weight >= _MOST_WEIGHT
+        many = self.arrived - self.root.next >= CHECKPOINT_SEGMENTS
+        if (many or weight >= 1) and self._checkpointing is None and not self.failed:
+            self._checkpointing = asyncio.ensure_future(self._checkpoint_soon())
 
     async def _checkpoint_soon(self) -> None:
         try:
             await self.checkpoint()
         except BreezeblockError as error:
-            self.trouble = str(error)  # the next segments try again; nothing is lost meanwhile
+            self.trouble = str(error)  # nothing is lost meanwhile
+            await asyncio.sleep(RETRY_MOST_S)
         finally:
             self._checkpointing = None
-            self._pressed = self.pages.weight >= _MOST_WEIGHT
-            self._stir()
+        self._weigh()
+        self._stir()
 
     async def hold(self, key: str, reason: str) -> None:
         """Store the volume as it is now as a root of its own, unless there is one under that key.
