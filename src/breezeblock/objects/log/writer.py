@@ -16,6 +16,8 @@ from breezeblock.objects.stores.port import ExistsError, Store
 
 CHECKPOINT_SEGMENTS = 256
 """So many segments after a root the map is stored anew: what an opening must read again stays bounded."""
+CHECKPOINT_EXTENTS, LEAF_EXTENTS = 1 << 15, 1 << 13
+"""So many extents after it, too, unless too many leaves would have to be stored for them."""
 _MOST_WEIGHT = 2.0
 RETRY_FIRST_S, RETRY_MOST_S = 0.1, 10.0
 
@@ -69,6 +71,8 @@ class Writer:
         """Why the last upload did not succeed at once; empty when all is well."""
         self._roots = opened.root.number if opened.root.epoch == self.epoch else 0
         self._leaves = 0
+        self._extents = 0
+        """That have arrived since the root: an opening applies them."""
         self._pressed = False
         """More of the map has changed than may be kept: writers wait for the checkpoint."""
         self._checkpointing: asyncio.Task[None] | None = None
@@ -198,7 +202,7 @@ class Writer:
             self._landed[segment.number] = segment.last
             while self.arrived in self._landed:
                 self.stored = self._landed.pop(self.arrived)
-                del self.waiting[self.arrived]
+                self._extents += len(self.waiting.pop(self.arrived).extents)
                 self.arrived += 1
             self._weigh()
         except BreezeblockError as error:
@@ -312,7 +316,7 @@ class Writer:
                 key = form.root_key(self.volume, root.epoch, root.number)
                 async with self._publishing:
                     await self.store.put(key, form.pack_root(root))
-                    self._roots, self.root = root.number, root
+                    self._roots, self.root, self._extents = root.number, root, 0
             except BaseException:
                 self.pages.thaw(frozen)
                 raise
@@ -330,6 +334,7 @@ class Writer:
         weight = self.pages.weight
         self._pressed = weight >= _MOST_WEIGHT
         many = self.arrived - self.root.next >= CHECKPOINT_SEGMENTS
+        many = many or self._extents >= max(CHECKPOINT_EXTENTS, LEAF_EXTENTS * self.pages.dirty)
         if (many or weight >= 1) and self._checkpointing is None and not self.failed:
             self._checkpointing = asyncio.ensure_future(self._checkpoint_soon())
 
