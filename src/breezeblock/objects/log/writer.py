@@ -7,7 +7,7 @@ import time
 
 import msgspec
 
-from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
+from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log import leaves
 from breezeblock.objects.log.opening import Opened
@@ -207,6 +207,8 @@ class Writer:
             self._weigh()
         except BreezeblockError as error:
             self.fail(error)
+        except Exception as error:  # noqa: BLE001 - an upload that ends unheard would stall the volume for ever
+            self.fail(UnavailableError(f"Segment {segment.number} of {self.volume}: {error!r}."))
         finally:
             self._uploads.pop(segment.number, None)
             self._stir()
