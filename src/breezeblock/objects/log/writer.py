@@ -103,7 +103,7 @@ class Writer:
             amount = min(count - at, form.SEGMENT_PAGES - segment.pages)
             segment.page(segment.pages, amount)[:] = data[at * form.PAGE : (at + amount) * form.PAGE]
             self.pages.set(first + at, amount, packed(self.own, segment.number, segment.pages))
-            _extend(segment.extents, form.Extent(first + at, amount, segment.pages))
+            form.add_extent(segment.extents, form.Extent(first + at, amount, segment.pages))
             segment.pages += amount
             at += amount
             segment.last = self.sequence if at == count else torn
@@ -315,9 +315,8 @@ class Writer:
                     token=self.token,
                     reason=reason,
                 )
-                key = form.root_key(self.volume, root.epoch, root.number)
                 async with self._publishing:
-                    await self.store.put(key, form.pack_root(root))
+                    await self._publish(root)
                     self._roots, self.root, self._extents = root.number, root, 0
             except BaseException:
                 self.pages.thaw(frozen)
@@ -325,6 +324,23 @@ class Writer:
             self.pages.settle(frozen, stored)
             self._stir()
             return root
+
+    async def _publish(self, root: form.Root) -> None:
+        """Store a root for certain: if its answer is lost, it may be the newest, and must be ours."""
+        key, pause = form.root_key(self.volume, root.epoch, root.number), RETRY_FIRST_S
+        while True:
+            try:
+                await self.store.put(key, form.pack_root(root))
+            except BreezeblockError as error:
+                if error.permanent:
+                    raise
+                self.trouble = str(error)
+            else:
+                self.trouble = ""
+                return
+            await asyncio.sleep(pause)
+            self.check()
+            pause = min(RETRY_MOST_S, pause * 2)
 
     def _new_ref(self) -> int:
         """Return a ref for a leaf: they go upwards, and the epoch makes them this writer's own."""
@@ -374,13 +390,3 @@ class Writer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _extend(extents: list[form.Extent], new: form.Extent) -> None:
-    """Add an extent, as part of the last one where it continues it."""
-    if extents:
-        start, amount, place = extents[-1]
-        if place >= 0 and start + amount == new.start and place + amount == new.place:
-            extents[-1] = form.Extent(start, amount + new.amount, place)
-            return
-    extents.append(new)
