@@ -236,6 +236,11 @@ class PageMap:
         self.trim_memory()
 
     @property
+    def dirty(self) -> int:
+        """How many leaves were changed since they were stored."""
+        return sum(leaf.dirty for leaf in self.leaves.values())
+
+    @property
     def weight(self) -> float:
         """How much of what may be kept unstored is: at 1, it is time to store it."""
         solid = sum(leaf.solid for leaf in self.leaves.values())

@@ -7,7 +7,7 @@ import time
 
 import msgspec
 
-from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
+from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log import leaves
 from breezeblock.objects.log.opening import Opened
@@ -16,6 +16,8 @@ from breezeblock.objects.stores.port import ExistsError, Store
 
 CHECKPOINT_SEGMENTS = 256
 """So many segments after a root the map is stored anew: what an opening must read again stays bounded."""
+CHECKPOINT_EXTENTS, LEAF_EXTENTS = 1 << 15, 1 << 13
+"""So many extents after it, too, unless too many leaves would have to be stored for them."""
 _MOST_WEIGHT = 2.0
 RETRY_FIRST_S, RETRY_MOST_S = 0.1, 10.0
 
@@ -69,6 +71,8 @@ class Writer:
         """Why the last upload did not succeed at once; empty when all is well."""
         self._roots = opened.root.number if opened.root.epoch == self.epoch else 0
         self._leaves = 0
+        self._extents = 0
+        """That have arrived since the root: an opening applies them."""
         self._pressed = False
         """More of the map has changed than may be kept: writers wait for the checkpoint."""
         self._checkpointing: asyncio.Task[None] | None = None
@@ -99,7 +103,7 @@ class Writer:
             amount = min(count - at, form.SEGMENT_PAGES - segment.pages)
             segment.page(segment.pages, amount)[:] = data[at * form.PAGE : (at + amount) * form.PAGE]
             self.pages.set(first + at, amount, packed(self.own, segment.number, segment.pages))
-            _extend(segment.extents, form.Extent(first + at, amount, segment.pages))
+            form.add_extent(segment.extents, form.Extent(first + at, amount, segment.pages))
             segment.pages += amount
             at += amount
             segment.last = self.sequence if at == count else torn
@@ -198,11 +202,13 @@ class Writer:
             self._landed[segment.number] = segment.last
             while self.arrived in self._landed:
                 self.stored = self._landed.pop(self.arrived)
-                del self.waiting[self.arrived]
+                self._extents += len(self.waiting.pop(self.arrived).extents)
                 self.arrived += 1
             self._weigh()
         except BreezeblockError as error:
             self.fail(error)
+        except Exception as error:  # noqa: BLE001 - an upload that ends unheard would stall the volume for ever
+            self.fail(UnavailableError(f"Segment {segment.number} of {self.volume}: {error!r}."))
         finally:
             self._uploads.pop(segment.number, None)
             self._stir()
@@ -309,16 +315,32 @@ class Writer:
                     token=self.token,
                     reason=reason,
                 )
-                key = form.root_key(self.volume, root.epoch, root.number)
                 async with self._publishing:
-                    await self.store.put(key, form.pack_root(root))
-                    self._roots, self.root = root.number, root
+                    await self._publish(root)
+                    self._roots, self.root, self._extents = root.number, root, 0
             except BaseException:
                 self.pages.thaw(frozen)
                 raise
             self.pages.settle(frozen, stored)
             self._stir()
             return root
+
+    async def _publish(self, root: form.Root) -> None:
+        """Store a root for certain: if its answer is lost, it may be the newest, and must be ours."""
+        key, pause = form.root_key(self.volume, root.epoch, root.number), RETRY_FIRST_S
+        while True:
+            try:
+                await self.store.put(key, form.pack_root(root))
+            except BreezeblockError as error:
+                if error.permanent:
+                    raise
+                self.trouble = str(error)
+            else:
+                self.trouble = ""
+                return
+            await asyncio.sleep(pause)
+            self.check()
+            pause = min(RETRY_MOST_S, pause * 2)
 
     def _new_ref(self) -> int:
         """Return a ref for a leaf: they go upwards, and the epoch makes them this writer's own."""
@@ -330,6 +352,7 @@ class Writer:
         weight = self.pages.weight
         self._pressed = weight >= _MOST_WEIGHT
         many = self.arrived - self.root.next >= CHECKPOINT_SEGMENTS
+        many = many or self._extents >= max(CHECKPOINT_EXTENTS, LEAF_EXTENTS * self.pages.dirty)
         if (many or weight >= 1) and self._checkpointing is None and not self.failed:
             self._checkpointing = asyncio.ensure_future(self._checkpoint_soon())
 
@@ -367,13 +390,3 @@ class Writer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _extend(extents: list[form.Extent], new: form.Extent) -> None:
-    """Add an extent, as part of the last one where it continues it."""
-    if extents:
-        start, amount, place = extents[-1]
-        if place >= 0 and start + amount == new.start and place + amount == new.place:
-            extents[-1] = form.Extent(start, amount + new.amount, place)
-            return
-    extents.append(new)
