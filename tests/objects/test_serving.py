@@ -11,15 +11,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import uvloop
 from nbd_lab import tool
 from serving_lab import MIB, VOLUME, Lab, attached, eventually, gone, lab_at
 
 from breezeblock.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from breezeblock.objects import serving
+from breezeblock.objects.cdmi import CdmiServer
 from breezeblock.objects.log import volumes
 from breezeblock.objects.nbd import client
 from breezeblock.objects.serving import Detach, Endpoints, Flush, Grow, Snapshot
 from breezeblock.objects.serving.messages import control_path
+from breezeblock.objects.stores.cdmi import CdmiStore
 
 
 @pytest.fixture
@@ -272,3 +275,18 @@ def content(lab: Lab, offset: int, length: int) -> bytes:
         return b"".join(got) if isinstance(got, list) else bytes(got)
 
     return lab.store(read)
+
+
+def test_stores_over_http_work_on_the_loop_that_serves(tmp_path: Path) -> None:
+    """Its transports are no asyncio ones."""
+
+    async def run() -> bytes:
+        server = CdmiServer(tmp_path)
+        store = CdmiStore(f"http://127.0.0.1:{await server.start('127.0.0.1', 0)}")
+        await store.put("a/key", b"body" * 50_000)
+        body = await store.get("a/key", 4, 199_996)
+        await store.close()
+        await server.stop()
+        return body
+
+    assert uvloop.run(run()) == b"body" * 49_999
