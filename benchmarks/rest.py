@@ -75,6 +75,9 @@ def fio(directory: Path, target: list[str], name: str, seconds: float, size: int
     pattern, block, depth, more = WORK[name]
     output = directory / "fio.json"
     spread = [f"--numjobs={depth}", "--group_reporting", "--ioengine=psync", "--thread"]
+    if block == "1M" and "--ioengine=nbd" not in target:  # each job its own part
+        size //= depth
+        spread.append(f"--offset_increment={size}")
     command = [
         *(
             "fio",
@@ -89,8 +92,6 @@ def fio(directory: Path, target: list[str], name: str, seconds: float, size: int
         *("--randrepeat=0", "--norandommap", "--time_based", f"--runtime={seconds}", *more),
         *("--output-format=json", f"--output={output}", f"--aux-path={directory}"),
     ]
-    if "--ioengine=nbd" not in target and block == "1M" and depth > 1:
-        command.append(f"--offset_increment={size // depth}")
     done = subprocess.run(command, capture_output=True, text=True, cwd=directory, timeout=300, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
@@ -126,7 +127,16 @@ def s3backer(directory: Path, latency_ms: float, seconds: float, peer: str) -> d
         argv = [
             *("s3backer", "-f", f"--baseURL={url}/", "--accessId=key", "--accessKey=secret", "--directIO"),
             *(f"--blockSize={block_bytes}", f"--size={1024 * MIB}", "--prefix=blocks", "--timeout=60"),
-            *("--md5CacheSize=0", "--force", "--quiet", *more, "bucket", str(mount)),
+            *(
+                "--md5CacheSize=0",
+                "--md5CacheTime=0",
+                "--minWriteDelay=0",
+                "--force",
+                "--quiet",
+                *more,
+                "bucket",
+                str(mount),
+            ),
         ]
         for name in WORK:
             with started(*argv, ready=mount / "file"):

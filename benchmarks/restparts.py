@@ -130,7 +130,9 @@ def _processor(directory: Path) -> list[str]:
     worker = serving.running(directory / "sock")
     assert worker is not None
     found = []
-    for pattern in ("randwrite", "randread"):
+    fill = ["fio", "--name=fill", *target(directory), "--rw=write", "--bs=1M", "--size=32M"]
+    subprocess.run([*fill, f"--aux-path={directory}"], check=True, capture_output=True)
+    for pattern in ("randread", "randwrite"):
         before = _cpu_s(worker.pid)
         output = directory / "cpu.json"
         subprocess.run(

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from breezeblock import vault
 from breezeblock.app import compose, quickstart
+from breezeblock.catalog import types
 from breezeblock.engine.lease import Lease
 from breezeblock.errors import ConfigError, UnavailableError
 from breezeblock.identity import users
@@ -53,6 +55,29 @@ def test_everything_is_made_and_both_users_can_sign_in(tmp_path: Path) -> None:
     assert ready.config.api.port == PORT
     assert _auth(ready.data, "breezeblock")["auth_url"] == f"http://127.0.0.1:{PORT}/identity"
     assert ready.config.backends["local"]["path"] == str(ready.data / "pool")
+    assert _object_store(ready) == ["rest"]
+
+
+def _object_store(ready: quickstart.Ready) -> list[str]:
+    """Return the types for the object store, whose password is there, and in no file in clear."""
+    state = Path(ready.config.service.state_dir)
+    password = vault.at(state).get(ready.config.cdmi.secret)
+    assert not any(password.encode() in path.read_bytes() for path in ready.data.rglob("*") if path.is_file())
+    database = compose.open_database(ready.config)
+    try:
+        with database.read() as connection:
+            return [name for name in types.names(connection) if name != "__DEFAULT__"]
+    finally:
+        database.dispose()
+
+
+def test_two_services_get_two_object_stores(tmp_path: Path) -> None:
+    one, two = (quickstart.prepare(tmp_path / name, PORT) for name in ("one", "two"))
+    assert one.config.cdmi.directory != two.config.cdmi.directory
+    for ready in (one, two):
+        (url,) = ready.config.backends["rest"]["pools"]["rest"]["urls"]
+        assert url == f"http://127.0.0.1:{ready.config.cdmi.port}/rest"
+        assert ready.config.backends["rest"]["only_by_type"] is True
 
 
 def test_a_second_start_changes_nothing(tmp_path: Path) -> None:
@@ -196,6 +221,7 @@ def test_a_start_killed_anywhere_is_completed_by_the_next(tmp_path: Path) -> Non
         assert _can_sign_in(ready, "breezeblock"), step
         assert _can_sign_in(ready, "breezeblock-admin"), step
         assert not list(data.glob(".*.tmp")), step
+        assert _object_store(ready) == ["rest"], step
 
 
 START = """

@@ -16,6 +16,7 @@ import pytest
 from breezeblock.images import raw
 
 PAGE = 4096
+ZEROS = bytes(65536)
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def sparse(path: Path, data: bytes | bytearray) -> None:
     with path.open("wb") as file:
         for start in range(0, len(data), 65536):
             piece = data[start : start + 65536]
-            if any(piece):
+            if piece != ZEROS[: len(piece)]:
                 file.seek(start)
                 file.write(piece)
         file.truncate(len(data))

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from breezeblock.objects.cdmi import CdmiServer
 from breezeblock.objects.cdmi.server import Limits
 from breezeblock.objects.http.client import Client
@@ -125,5 +127,20 @@ def test_a_listing_looks_at_one_container_only(tmp_path: Path) -> None:
         store = CdmiStore(f"http://127.0.0.1:{port}", user="u", password="p")
         assert [one.key for one in await everything(store, "a/")] == ["a/b/c/deep", "a/b/other", "a/top"]
         await store.close()
+
+    served(tmp_path, use)
+
+
+def test_a_request_that_fails_in_a_new_way_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(server: CdmiServer, port: int) -> None:
+        monkeypatch.setattr(server.store, "head_now", lambda _key: 1 // 0)
+        pipe = await asyncio.open_connection("127.0.0.1", port)
+        text = b"GET /x HTTP/1.1\r\nAuthorization: Basic dTpw\r\n\r\n"
+        assert b" 500 " in await asked(pipe, text)
+        monkeypatch.undo()
+        assert b" 404 " in await asked(pipe, text)
+        pipe[1].close()
 
     served(tmp_path, use)

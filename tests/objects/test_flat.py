@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import pytest
 import zoo
@@ -23,8 +24,9 @@ from breezeblock.objects.nbd.device import Data
 from breezeblock.objects.stores.azure import AzureStore
 from breezeblock.objects.stores.memory import MemoryStore
 from breezeblock.objects.stores.opening import StoreConfig, make_pool, open_store
-from breezeblock.objects.stores.port import Traits
+from breezeblock.objects.stores.port import Item, Traits
 
+_T = TypeVar("_T")
 VOLUME, LENGTH = "c" * 32, 1 << 20
 
 
@@ -217,6 +219,81 @@ def test_a_host_that_was_killed_gets_its_volume_again_and_one_that_lost_it_stops
         store.objects[f"lock/{VOLUME}"] = b"no lock of ours"
         with pytest.raises(ConflictError, match="unknown"):
             await volumes.attach(store, VOLUME, "host-a")
+
+    run(main())
+
+
+class CutError(Exception):
+    pass
+
+
+class Dying(MemoryStore):
+    """Whoever calls it dies before or behind its nth call."""
+
+    def __init__(self, at: int, *, behind: bool) -> None:
+        super().__init__()
+        self.left, self.behind = at, behind
+
+    async def _do(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        self.left -= 1
+        if not self.left and not self.behind:
+            raise CutError
+        result = await work()
+        if not self.left:
+            raise CutError
+        return result
+
+    async def get(self, key: str, first: int = 0, length: int | None = None) -> bytes:
+        return await self._do(lambda: MemoryStore.get(self, key, first, length))
+
+    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+        await self._do(lambda: MemoryStore.put(self, key, body, create=create, match=match))
+
+    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+        await self._do(lambda: MemoryStore.put_range(self, key, offset, body))
+
+    async def delete(self, key: str) -> None:
+        await self._do(lambda: MemoryStore.delete(self, key))
+
+    async def head(self, key: str) -> Item:
+        return await self._do(lambda: MemoryStore.head(self, key))
+
+
+async def life(store: MemoryStore) -> None:
+    """All that happens to a volume, each verb run again from its beginning where it was cut."""
+    await again(lambda: volumes.create(store, VOLUME, 8192))
+    device = await again(lambda: volumes.attach(store, VOLUME, "host"))
+    await again(lambda: soon(device.write(100, memoryview(b"abc"))))
+    await again(lambda: soon(device.zero(101, 1)))
+    await again(lambda: device.grow(12288))
+    await again(device.close)
+    await again(lambda: volumes.unlock(store, VOLUME))
+    await again(lambda: volumes.extend(store, VOLUME, 16384))
+    device = await again(lambda: volumes.attach(store, VOLUME, "other"))
+    assert await again(lambda: content(device)) == bytes(100) + b"a\0c" + bytes(16384 - 103)
+    await again(device.close)
+    await again(lambda: volumes.unlock(store, VOLUME))
+    await again(lambda: volumes.delete(store, VOLUME))
+    assert not store.objects
+
+
+async def again(verb: Callable[[], Awaitable[_T]]) -> _T:
+    try:
+        return await verb()
+    except CutError:
+        return await verb()
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_every_verb_can_be_cut_at_every_call_of_the_store(*, behind: bool) -> None:
+    async def main() -> None:
+        for at in range(1, 100):
+            store = Dying(at, behind=behind)
+            await life(store)
+            if store.left > 0:
+                assert at > 20, "it was cut at each call, and this time at none"
+                return
+        raise AssertionError("a life has fewer calls than that")
 
     run(main())
 

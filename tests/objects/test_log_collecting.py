@@ -146,7 +146,7 @@ class World:
             await self.devices.pop(name).close()
 
 
-@settings(max_examples=5 * SCALE, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3 * SCALE, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 1 << 32))
 def test_no_live_page_is_lost_and_in_the_end_only_what_lives_is_there(seed: int) -> None:
     async def run() -> None:
@@ -173,7 +173,7 @@ def test_no_live_page_is_lost_and_in_the_end_only_what_lives_is_there(seed: int)
     asyncio.run(run())
 
 
-@settings(max_examples=6 * SCALE, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4 * SCALE, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 1 << 32))
 def test_collections_beside_everything_else_and_killed_anywhere(seed: int) -> None:
     async def run() -> None:

@@ -247,3 +247,26 @@ def test_uploads_are_tried_again_until_the_store_is_back() -> None:
         await device.close()
 
     asyncio.run(run())
+
+
+def test_an_upload_that_ends_unheard_of_does_not_stall_the_volume() -> None:
+    class Broken(MemoryStore):
+        broken = False
+
+        async def put(self, key: str, body: Any, *, create: bool = False, match: str = "") -> None:
+            if self.broken:
+                raise ValueError("a bug")
+            await super().put(key, body, create=create)
+
+    async def run() -> None:
+        store = Broken()
+        await volumes.create(store, ONE, MIB)
+        device = await volumes.attach(store, ONE)
+        store.broken = True
+        await fill(device, 0, MIB, b"a")
+        with pytest.raises(UnavailableError, match="a bug"):
+            await soon(device.flush())
+        with pytest.raises(UnavailableError, match="a bug"):
+            await device.close()
+
+    asyncio.run(run())

@@ -1,9 +1,12 @@
 """Mirrors on a clock that jumps: every rule by itself, always in the same order."""
 
 import asyncio
+import random
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mirrors_lab import Flaky, Lab, now, run
 
 from breezeblock.errors import (
@@ -14,7 +17,8 @@ from breezeblock.errors import (
     NotFoundError,
     UnavailableError,
 )
-from breezeblock.objects.stores.answers import BusyError
+from breezeblock.objects.http.client import Reply
+from breezeblock.objects.stores.answers import BusyError, expect
 from breezeblock.objects.stores.port import ExistsError, judged
 
 
@@ -310,3 +314,77 @@ def test_endpoints_come_and_go_at_run_time() -> None:
         await lab.mirrors.close()
 
     run(main())
+
+
+def mishaps(dice: random.Random, chance: float) -> Callable[[str], BreezeblockError | None]:
+    def mishap(verb: str) -> BreezeblockError | None:
+        if dice.random() >= chance:
+            return None
+        busy = BusyError("by plan", retry_after_s=dice.choice([None, 2]))
+        return dice.choice([UnavailableError("by plan"), ForbiddenError("by plan"), busy])
+
+    return mishap
+
+
+def judged_race(results: list[BaseException | None], body: bytes | None) -> None:
+    for host, result in enumerate(results):
+        if result is None:
+            assert body == b"%d" % host, "who is told that he won did"
+        elif isinstance(result, ExistsError):
+            assert body is not None, "who is told that he lost met an object"
+        else:
+            assert isinstance(result, UnavailableError | ForbiddenError), result
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1 << 32), st.sampled_from([0.05, 0.3, 0.6]))
+def test_whatever_fails_each_operation_ends_and_of_two_creators_one_wins(seed: int, chance: float) -> None:
+    """Two hosts create the same keys while requests fail, are lost after their effect, or hang."""
+    dice = random.Random(seed)
+
+    async def main() -> None:
+        hosts = [Lab(3, seed=dice.randrange(1 << 30), attempt_s=1.0) for _ in range(2)]
+        ends = [end for lab in hosts for end in lab.ends.values()]
+        for lab in hosts:
+            await lab.mirrors.open()
+        for end in ends:
+            end.inner = hosts[0].inner
+            end.before = end.after = mishaps(dice, chance)
+            end.delay_s = dice.choice([0.001, 0.01, 0.3] + [5] * (end.name != "e0"))
+        for key in ("k1", "k2", "k3"):
+            puts = [lab.mirrors.put(key, b"%d" % host, create=True) for host, lab in enumerate(hosts)]
+            results = await asyncio.gather(*puts, return_exceptions=True)
+            judged_race(results, hosts[0].inner.objects.get(key))
+        for end in ends:
+            end.before = end.after = fails(times=0)
+            end.delay_s = 0.01
+        await asyncio.sleep(61)
+        for lab in hosts:
+            assert lab.states() == ["up"] * 3
+            assert not lab.mirrors.status().waiting
+            await lab.mirrors.close()
+
+    run(asyncio.wait_for(main(), 3600))
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "pause"),
+    [
+        (503, {"retry-after": "7"}, 7.0),
+        (503, {}, None),
+        (429, {}, 1.0),
+        (503, {"retry-after": "soon"}, None),
+        (503, {"retry-after": "9" * 400}, 999999999.0),
+        (
+            503,
+            {"retry-after": "Sat, 01 Jan 2000 00:01:30 GMT", "date": "Sat, 01 Jan 2000 00:00:00 GMT"},
+            90.0,
+        ),
+    ],
+)
+def test_servers_say_how_long_they_want_to_be_left_alone(
+    status: int, headers: dict[str, str], pause: float | None
+) -> None:
+    with pytest.raises(BusyError) as busy:
+        expect(Reply(status, headers, b""), "GET", 200)
+    assert busy.value.retry_after_s == pause

@@ -84,7 +84,7 @@ def test_detaching_leaves_everything_in_the_store_and_nothing_here(lab: Lab) -> 
         lab.ask(Flush())
         view = lab.view()
         assert (view.length, view.written, view.stored, view.trouble) == (80 * MIB, 2, 2, "")
-        with pytest.raises(ConflictError, match="in use by another process"):
+        with pytest.raises(ConflictError, match="Another process serves"):
             serving.start(lab.task())
         with pytest.raises(InvalidInputError, match="no snapshot"):
             lab.ask(Snapshot("../x"))
@@ -231,7 +231,8 @@ def test_nonsense_on_the_control_socket_is_refused(served: Lab) -> None:
         talk.connect(str(path))
         threading.Thread(target=_flood, args=(talk,)).start()
         talk.settimeout(20)
-        assert talk.recv(1) == b""
+        with suppress(ConnectionResetError):
+            assert talk.recv(1) == b""
     assert path.stat().st_mode & 0o777 == 0o600
     assert served.view().length == 64 * MIB
 

@@ -21,7 +21,7 @@ def simulator() -> Iterator[Simulator]:
 
 
 UNIT = 64 << 10
-STRIDES = {"lvmoiscsi": 4, "nfs": 24, "netapp": 24, "iscsi": 5}
+STRIDES = {"lvmoiscsi": 6, "nfs": 24, "netapp": 24, "iscsi": 5}
 """The verbs run the same lines over each engine with snapshots, and writing VHDs takes longest.
 
 BREEZEBLOCK_KILL_STRIDE=1 kills before every line."""

@@ -287,6 +287,28 @@ def test_a_volume_in_a_vm_grows_where_the_driver_can(tmp_path: Path) -> None:
             backend.stop()
 
 
+def test_a_pool_offers_what_its_driver_has(tmp_path: Path) -> None:
+    with simulated("--http", "--lacking", "VDI_SNAPSHOT VDI_CLONE VDI_RESIZE") as simulator:
+        Admin(simulator).make_sr("nfs", "poor")
+        backend = open_backend("xen", read_config(section(simulator, tmp_path, "nfs", "poor"), "t"), tmp_path)
+        backend.start()
+        (pool,) = backend.stats()
+        able = pool.capabilities
+        assert able
+        assert (able.snapshots, able.clone, able.extend, able.revert) == (False, False, False, "none")
+        assert able.facts["snapshot_support"] == able.facts["linked_clone_support"] == "False"
+        volume = Volume(id=str(uuid4()), virtual_bytes=4 * MIB, pool="gold")
+        backend.create(volume, attempt())
+        simulator.do("calls", reset=True)
+        one = Snapshot(id=str(uuid4()), volume_id=volume.id, virtual_bytes=4 * MIB)
+        with pytest.raises(UnsupportedError, match="does not allow snapshot"):
+            backend.snapshot(volume, one, attempt())
+        with pytest.raises(UnsupportedError, match="does not allow resize"):
+            backend.extend(volume, 8 * MIB, attempt())
+        assert not {"Async.VDI.snapshot", "Async.VDI.resize"} & simulator.do("calls").keys()
+        backend.stop()
+
+
 def test_a_volume_out_of_sight_is_not_taken_for_deleted(simulator: Simulator, tmp_path: Path) -> None:
     admin = Admin(simulator)
     uuid = admin.make_sr("nfs", "sight")

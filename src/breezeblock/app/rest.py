@@ -16,7 +16,6 @@ import msgspec
 
 from breezeblock.app import attaching
 from breezeblock.backends import rest_reports as reports
-from breezeblock.backends.rest_collecting import Collector
 from breezeblock.backends.rest_config import RestConfig, find_pool
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.config import Config
@@ -30,6 +29,7 @@ from breezeblock.errors import (
 )
 from breezeblock.objects import serving
 from breezeblock.objects.log import opening, volumes
+from breezeblock.objects.log.collecting import Collected, collect
 from breezeblock.objects.mirrors.status import MirrorsStatus
 from breezeblock.objects.stores.opening import open_store
 from breezeblock.objects.stores.port import ExistsError, Store, everything
@@ -140,9 +140,9 @@ class Rest:
             "durability": find_pool(self.backend, self.settings, self.pool).durability,
         }
 
-    def collect(self) -> None:
+    def collect(self) -> Collected:
         """Remove what the last look found to be nobody's, and look again."""
-        Collector(self.backend, self._pools).collect(self.pool)
+        return self._run(collect)
 
     def add_url(self, url: str) -> None:
         """Use one more endpoint, which has to show this pool; volumes in use here use it at once."""

@@ -8,6 +8,7 @@ A volume that a process of this host serves is asked of that process, so that wh
 is not left out. A volume in use on another host is what has arrived of it.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -51,6 +52,7 @@ from breezeblock.objects import serving
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.format import PAGE
 from breezeblock.objects.nbd.client import Place
+from breezeblock.objects.serving.messages import lock_path
 from breezeblock.objects.stores.port import Store, everything
 
 MAX_BYTES = 1 << 50
@@ -85,6 +87,7 @@ class RestBackend(Unable):
             storage_protocol="nbd",
             extend=True,
             snapshots=True,
+            online_snapshots=True,
             revert="any",
             clone=True,
             create_from_snapshot=True,
@@ -254,16 +257,19 @@ class RestBackend(Unable):
         return Path(self._config.run_dir, _key(volume))
 
     def _asked(self, volume: Volume, request: serving.Request) -> bool:
-        """Ask the process of this host that serves a volume; False if there is none."""
+        """Ask the process of this host that serves a volume; False if there is none that we may ask."""
+        socket = self._socket(volume)
+        if not os.access(lock_path(socket), os.R_OK | os.W_OK):
+            return False
         try:
-            serving.call(self._socket(volume), request)
+            serving.call(socket, request)
         except NotFoundError:
             return False
         return True
 
     def _idle(self, volume: Volume) -> None:
         """Raise ConflictError if a process of this host serves the volume."""
-        if serving.running(self._socket(volume)):
+        if self._asked(volume, serving.Status()):
             raise ConflictError(
                 f"Volume {volume.id} is attached to this host.", remedy="Detach it: breezeblock detach."
             )

@@ -21,12 +21,12 @@ LOOPBACK = ("http://127.", "http://localhost:", "http://localhost/", "http://[::
 class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[backends.NAME.pools.POOL]`: one object store, or a part of one."""
 
-    store: Literal["cdmi", "s3", "directory"]
+    store: Literal["cdmi", "s3", "azure", "directory"]
     """What it speaks. Volumes are kept in the layout *log*, so it must create objects atomically."""
     urls: Annotated[list[Url], Meta(min_length=1, max_length=64)]
     """Its endpoints, all of the same store. For `directory`: one absolute path."""
     user: Annotated[str, Meta(max_length=255)] = ""
-    """Who the service is to the store; for S3 the access key."""
+    """Who the service is to the store; for S3 the access key, for Azure the account."""
     secret: SecretName = ""
     """Name of the password, or secret key, in the vault: `breezeblock secret set NAME`."""
     credentials_file: AbsolutePath | None = None

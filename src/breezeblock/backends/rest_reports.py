@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Literal
 from uuid import UUID
 
 from breezeblock.backends.contract import Finding, Found, Snapshot, Volume
@@ -123,15 +122,15 @@ def inventory(pool: str, items: list[Item]) -> Iterator[Found]:
 
 def _volume(pool: str, name: str, items: list[Item], makers: list[str]) -> Iterator[Found]:
     parts = {item.key.split("/")[2] for item in items}
-    kind: Literal["volume", "temporary", "kept"] = "volume" if "root" in parts else "kept"
     volume_id = str(UUID(name))
-    yield Found(
-        pool=pool,
-        name=".".join([reference(volume_id), *makers]),
-        volume_id=volume_id,
-        kind="temporary" if makers else kind,
-        allocated_bytes=sum(max(0, item.length) for item in items),
-    )
+    shown = ".".join([reference(volume_id), *makers])
+    held = sum(max(0, item.length) for item in items)
+    if makers:
+        yield Found(pool=pool, name=shown, volume_id=volume_id, kind="temporary", allocated_bytes=held)
+    elif "root" in parts:
+        yield Found(pool=pool, name=shown, volume_id=volume_id, kind="volume", allocated_bytes=held)
+    else:  # deleted: what is left is shared, or goes with the next collections, and needs nobody's care
+        yield Found(pool=pool, name=shown, volume_id=None, kind="kept", allocated_bytes=held)
     for item in items:
         part, _, rest = item.key.split("/", 2)[2].partition("/")
         if part == "snap" or (part == "new" and rest.startswith(_HOLDS)):

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal
 
+from msgspec.structs import replace
+
 from breezeblock.backends.contract import Capabilities, Health, Pool, Volume
 from breezeblock.backends.usage import Usage, full_in_s
 from breezeblock.backends.xenserver_config import XenPool
@@ -45,14 +47,16 @@ class Pools:
             raise NotFoundError(f"Back end {self._backend} has no pool {pool!r}.")
         return self.kinds[pool]
 
-    def capabilities(self, *pools: str, at_most: int = 0) -> Capabilities:
+    def capabilities(self, *pools: str, driver: srkinds.SrKind | None = None) -> Capabilities:
         """Return what at least one of these pools can do; of a single one also what its SR is.
 
-        `at_most`: bytes of the largest disk, where the SR's driver was asked.
+        `driver`: the kind of the only pool as its hosts' driver has it, where that is known.
         """
-        kinds = [self.kinds[pool] for pool in pools]
+        kinds = [driver] if driver else [self.kinds[pool] for pool in pools]
         snapshots = any(kind.snapshots for kind in kinds)
-        clone = any(self.kinds[one].clones or self.config[one].clone == "full" for one in pools)
+        clone = any(
+            kind.clones or self.config[one].clone == "full" for kind, one in zip(kinds, pools, strict=True)
+        )
         facts = {}
         if len(kinds) == 1:
             facts = {
@@ -72,7 +76,7 @@ class Pools:
             create_from_snapshot=snapshots,
             adopt=True,
             images=True,
-            max_virtual_bytes=max(at_most, *(kind.max_bytes for kind in kinds)),
+            max_virtual_bytes=max(kind.max_bytes for kind in kinds),
             options=OPTIONS,
             facts=facts,
         )
@@ -183,7 +187,7 @@ class Pools:
                     free_bytes=room(sr),
                     health=health,
                     findings=warnings(f"pool {pool} (SR {sr.name_label})", health, room(sr)),
-                    capabilities=self.capabilities(pool, at_most=largest(view, self.kinds[pool], sr)),
+                    capabilities=self.capabilities(pool, driver=_offered(view, self.kinds[pool], sr)),
                 )
             )
         return pools
@@ -211,6 +215,18 @@ class Pools:
             if value not in OPTIONS.get(key, ()):
                 raise InvalidInputError(f"Back end {self._backend} has no option {key} = {value!r}.")
         check(volume, volume.virtual_bytes)
+
+
+def _offered(view: View, kind: srkinds.SrKind, sr: Sr) -> srkinds.SrKind:
+    """Return a kind as the hosts' driver of it has it, which may lack what others of it have."""
+    features = view.features(sr)
+    return replace(
+        kind,
+        snapshots=kind.snapshots and "VDI_SNAPSHOT" in features,
+        clones=kind.clones and "VDI_CLONE" in features,
+        extends=kind.extends and not features.isdisjoint({"VDI_RESIZE", "VDI_RESIZE_ONLINE"}),
+        max_bytes=largest(view, kind, sr),
+    )
 
 
 def _must_not_be_elsewhere(view: View, volume: Volume) -> None:

@@ -174,7 +174,10 @@ def status(
 @app.command()
 def collect(backend: Backend = "", pool: Pool = "", config: options.Config = None) -> None:
     """Remove what the last look found to be nobody's, and look again. The service does it by itself."""
-    _rest(config, backend, pool).collect()
+    from breezeblock.cli import output
+
+    done = _rest(config, backend, pool).collect()
+    output.say(f"Removed {done.removed} objects; {done.waiting} go with the next look if nobody needs them.")
 
 
 @app.command()

@@ -110,9 +110,10 @@ class XenServerConnector:
     def _moved(self, uuid: str, vm: Vm) -> tuple[str, Vbd] | None:
         """Return our connection of a disk that is gone: it was moved, and the machine has what it became."""
         for ref in vm.VBDs:
-            vbd = self._vbd(ref)
-            if vbd.other_config.get(OWNER) == uuid:
-                return ref, vbd
+            with suppress(XenNotFoundError):
+                vbd = self._vbd(ref)
+                if vbd.other_config.get(OWNER) == uuid:
+                    return ref, vbd
         return None
 
     def _vbd(self, ref: str) -> Vbd:

@@ -14,6 +14,9 @@ from pathlib import Path
 from breezeblock.errors import CorruptError
 from breezeblock.images import raw
 
+# O_NONBLOCK: opening a FIFO must not wait for its other end.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOREIGN = {errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR, errno.ENOTDIR}
 
 
@@ -134,10 +137,8 @@ def open_file(path: Path, *, write: bool = False) -> File:
 
 def open_named(path: str, name: str, *, write: bool = False) -> File:
     """As `open_file`, for who opens many: `name` is the path's last part."""
-    flags = os.O_RDWR if write else os.O_RDONLY
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for its other end.
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, _WRITE if write else _READ)
     except OSError as error:
         if error.errno in _FOREIGN:
             raise _foreign(path) from error

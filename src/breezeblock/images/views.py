@@ -83,7 +83,7 @@ def _info(layer: Layer) -> Info:
         file_bytes=status.st_size,
         allocated_bytes=status.st_blocks * 512,
         identity=layer.identity,
-        parent=next(iter(recorded.paths), "") if recorded else None,
+        parent=None if recorded is None else recorded.paths[0] if recorded.paths else "",
         parent_format=recorded.format if recorded else None,
         details=layer.details,
     )

@@ -118,15 +118,18 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True):
 
     configuration: dict[str, str] = {}
     extra_info: dict[str, str] = {}
-    sr: Any = None
+    sr: list[dict[str, Any]] | dict[str, Any] | None = None
     """What is there already; an option, which some hosts write as a list of none or one."""
 
     def shown(self) -> dict[str, str]:
         """Return it as an older driver's XML would have it: tag to text."""
-        held = self.sr[0] if isinstance(self.sr, list) and self.sr else self.sr or {}
-        uuid = held.get("uuid") or ""
-        there = {"UUID": uuid[0] if isinstance(uuid, list) else uuid} if uuid else {}
-        return self.configuration | self.extra_info | there
+        there = self.sr if isinstance(self.sr, list) else [self.sr or {}]
+        uuids = [("UUID", one) for held in there for one in _option(held.get("uuid"))]
+        return self.configuration | self.extra_info | dict(uuids)
+
+
+def _option(value: object) -> list[str]:
+    return [str(one) for one in (value if isinstance(value, list) else [value]) if one]
 
 
 class Vm(Record, frozen=True, kw_only=True):

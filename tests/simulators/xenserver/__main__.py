@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--http", action="store_true", help="no TLS")
     parser.add_argument("--nbd", action="store_true", help="disks can be read by NBD, over TLS")
     parser.add_argument("--qcow2", action="store_true", help="drivers have QCOW2, as newer hosts' do")
+    parser.add_argument("--lacking", default="", help="SM features that no driver has, with spaces")
     parser.add_argument("--cluster", action="store_true", help="the hosts are a cluster, as gfs2 needs it")
     parser.add_argument("--without", default="", help="types of SR that there is no driver for, with spaces")
     parser.add_argument("--xml-only", action="store_true", help="no JSON-RPC, as old hosts")
@@ -51,6 +52,7 @@ def main() -> None:
         coalesce_delay_s=given.coalesce_delay,
         session_timeout_s=given.session_timeout,
         extra_features=given.features,
+        lacking=given.lacking.split(),
         round_bytes=given.round,
         folder=folder / "data",
         qcow2=given.qcow2,

@@ -49,6 +49,8 @@ class Settings:
     coalesce_delay_s: float = 0.2
     session_timeout_s: float = 86400.0
     extra_features: str = ""
+    lacking: list[str] = field(default_factory=list)
+    """Features that no driver has."""
     round_bytes: int = 0
     """Sizes are rounded up to this; 0: as the type of SR does."""
     qcow2: bool = False
@@ -99,7 +101,8 @@ class Pool:
             features = {}
             for item in f"{plugin.features} {settings.extra_features}".split():
                 feature, _, version = item.partition("/")
-                features[feature] = int(version or 1)
+                if feature not in settings.lacking:
+                    features[feature] = int(version or 1)
             self.db.add(
                 "SM",
                 type=name,

@@ -7,12 +7,15 @@ import ssl
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from breezeblock.errors import BreezeblockError, NoSpaceError
 from breezeblock.objects.cdmi import requests
 from breezeblock.objects.cdmi.connection import BUSY, Connection
 from breezeblock.objects.stores.directory import DirectoryStore
 from breezeblock.objects.stores.port import MAX_OBJECT_BYTES
+
+log = structlog.get_logger()
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,3 +82,6 @@ class CdmiServer:
             return requests.Answer(507)
         except BreezeblockError as error:
             return requests.Answer(503 if not error.permanent else 400, {}, str(error).encode())
+        except Exception:  # one request must not leave its connection without an answer
+            log.exception("cdmi.failed", method=request.method, path=request.path)
+            return requests.Answer(500)

@@ -38,7 +38,9 @@ async def take(store: Store, volume: str, name: str) -> None:
         try:
             await store.put(record, msgspec.json.encode(taken), create=True)
         except ExistsError:
-            await able.delete_snapshot(key(volume), taken.moment)
+            # Somebody else was quicker; or we were, and the answer was lost on a connection that had died.
+            if await _taken(store, volume, name) != taken:
+                await able.delete_snapshot(key(volume), taken.moment)
 
 
 async def names(store: Store, volume: str) -> list[str]:

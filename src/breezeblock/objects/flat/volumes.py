@@ -57,10 +57,10 @@ async def attach(store: Store, volume: str, holder: str, *, steal: bool = False)
     Raises NotFoundError, ConflictError if another host has it. With `steal` its lock is broken: it stops
     within seconds if it lives, but what it sent before may still arrive.
     """
-    length = (await store.head(key(volume))).length
+    await store.head(key(volume))  # what is not there is not locked
     held = Lock(store, _lock(volume), holder, key(volume))
     await held.take(steal=steal)
-    return FlatDevice(store, key(volume), length, held)
+    return FlatDevice(store, key(volume), (await store.head(key(volume))).length, held)
 
 
 async def attach_image(store: Store, name: str, *, cache_bytes: int = 64 << 20) -> ImageDevice:

@@ -104,6 +104,16 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+def add_extent(extents: list[Extent], new: Extent) -> None:
+    """Add an extent, as part of the last one where it continues it."""
+    if extents:
+        start, amount, place = extents[-1]
+        if place >= 0 and start + amount == new.start and place + amount == new.place:
+            extents[-1] = Extent(start, amount + new.amount, place)
+            return
+    extents.append(new)
+
+
 def segment_key(volume: str, number: int) -> str:
     """Return where a segment lies."""
     return f"v/{volume}/seg/{number:012x}"

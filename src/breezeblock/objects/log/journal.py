@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from breezeblock.errors import BreezeblockError, ConflictError
+from breezeblock.errors import BreezeblockError, ConflictError, UnavailableError
 from breezeblock.objects.log.format import crc
 from breezeblock.shares import files
 
@@ -257,6 +257,8 @@ class Journal:
                     self._failed = files.translate(caught, "The journal")
                 except BreezeblockError as caught:
                     self._failed = caught
+                except Exception as caught:  # noqa: BLE001 - whoever waits for a flush must hear of it
+                    self._failed = UnavailableError(f"The journal: {caught!r}.")
             self._unsynced -= size
             for done in flushes:
                 if not done.done():

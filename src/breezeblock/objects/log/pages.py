@@ -42,6 +42,7 @@ class Frozen(NamedTuple):
 
     leaf: "Leaf"
     base: "array[int] | None"
+    blank: bool
     changes: dict[int, int]
     solid: bool
     dropped: bool
@@ -121,7 +122,7 @@ class Leaf:
                 self.changes[first + index] = entry + index if entry else 0
 
     def _made_solid(self) -> "array[int]":
-        if not self.solid:
+        if not self.solid or self.changes:
             base = self.span(0, LEAF_PAGES)
             self.base, self.solid, self.held = base, True, False
             self.changes, self.frozen = {}, {}
@@ -133,7 +134,7 @@ class Leaf:
 
     def freeze(self) -> Frozen:
         """Return what it is now; it goes on with changes of its own."""
-        found = Frozen(self, self.base, self.changes, self.solid, self.dropped)
+        found = Frozen(self, self.base, self.blank, self.changes, self.solid, self.dropped)
         self.frozen, self.changes = self.changes, {}
         self.held = self.base is not None
         self.solid = self.dropped = False
@@ -186,7 +187,7 @@ class PageMap:
         if not leaf.ready:
             leaf.base = entries
             self.leaves.move_to_end(number)
-        self.trim_memory()
+            self.trim_memory(number)
 
     def set(self, first: int, count: int, entry: int) -> None:
         """Let pages lie at `entry` and behind it; 0: they are zeros."""
@@ -235,18 +236,25 @@ class PageMap:
         self.trim_memory()
 
     @property
+    def dirty(self) -> int:
+        """How many leaves were changed since they were stored."""
+        return sum(leaf.dirty for leaf in self.leaves.values())
+
+    @property
     def weight(self) -> float:
         """How much of what may be kept unstored is: at 1, it is time to store it."""
         solid = sum(leaf.solid for leaf in self.leaves.values())
         changes = sum(len(leaf.changes) for leaf in self.leaves.values())
         return max(2 * solid / self._limit, changes / _CHANGES)
 
-    def trim_memory(self) -> None:
-        """Forget leaves that can be fetched again, the longest unused first."""
+    def trim_memory(self, wanted: int = -1) -> None:
+        """Forget leaves that can be fetched again, the longest unused first, but for `wanted`."""
         spare = sum(leaf.base is not None for leaf in self.leaves.values()) - self._limit
         for number in list(self.leaves) if spare > 0 else ():
             leaf = self.leaves[number]
-            if spare > 0 and leaf.base is not None and not leaf.solid and not leaf.blank:
+            # While it is being stored, only it knows what it is.
+            fixed = leaf.solid or leaf.blank or leaf.held or number == wanted
+            if spare > 0 and leaf.base is not None and not fixed:
                 leaf.base = None
                 spare -= 1
                 if not leaf.dirty and not leaf.frozen:

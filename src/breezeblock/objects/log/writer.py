@@ -4,19 +4,20 @@ import asyncio
 import contextlib
 import random
 import time
-from array import array
 
 import msgspec
 
-from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
+from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
 from breezeblock.objects.log import format as form
+from breezeblock.objects.log import leaves
 from breezeblock.objects.log.opening import Opened
-from breezeblock.objects.log.pages import Frozen, packed
-from breezeblock.objects.stores.port import ExistsError, Store, judged
+from breezeblock.objects.log.pages import packed
+from breezeblock.objects.stores.port import ExistsError, Store
 
 CHECKPOINT_SEGMENTS = 256
 """So many segments after a root the map is stored anew: what an opening must read again stays bounded."""
-_LEAVES_AT_ONCE = 4
+CHECKPOINT_EXTENTS, LEAF_EXTENTS = 1 << 15, 1 << 13
+"""So many extents after it, too, unless too many leaves would have to be stored for them."""
 _MOST_WEIGHT = 2.0
 RETRY_FIRST_S, RETRY_MOST_S = 0.1, 10.0
 
@@ -70,6 +71,8 @@ class Writer:
         """Why the last upload did not succeed at once; empty when all is well."""
         self._roots = opened.root.number if opened.root.epoch == self.epoch else 0
         self._leaves = 0
+        self._extents = 0
+        """That have arrived since the root: an opening applies them."""
         self._pressed = False
         """More of the map has changed than may be kept: writers wait for the checkpoint."""
         self._checkpointing: asyncio.Task[None] | None = None
@@ -100,7 +103,7 @@ class Writer:
             amount = min(count - at, form.SEGMENT_PAGES - segment.pages)
             segment.page(segment.pages, amount)[:] = data[at * form.PAGE : (at + amount) * form.PAGE]
             self.pages.set(first + at, amount, packed(self.own, segment.number, segment.pages))
-            _extend(segment.extents, form.Extent(first + at, amount, segment.pages))
+            form.add_extent(segment.extents, form.Extent(first + at, amount, segment.pages))
             segment.pages += amount
             at += amount
             segment.last = self.sequence if at == count else torn
@@ -199,15 +202,13 @@ class Writer:
             self._landed[segment.number] = segment.last
             while self.arrived in self._landed:
                 self.stored = self._landed.pop(self.arrived)
-                del self.waiting[self.arrived]
+                self._extents += len(self.waiting.pop(self.arrived).extents)
                 self.arrived += 1
-            weight = self.pages.weight
-            self._pressed = weight >= _MOST_WEIGHT
-            many = self.arrived - self.root.next >= CHECKPOINT_SEGMENTS
-            if (many or weight >= 1) and self._checkpointing is None:
-                self._checkpointing = asyncio.ensure_future(self._checkpoint_soon())
+            self._weigh()
         except BreezeblockError as error:
             self.fail(error)
+        except Exception as error:  # noqa: BLE001 - an upload that ends unheard would stall the volume for ever
+            self.fail(UnavailableError(f"Segment {segment.number} of {self.volume}: {error!r}."))
         finally:
             self._uploads.pop(segment.number, None)
             self._stir()
@@ -287,11 +288,7 @@ class Writer:
         """Have a leaf in memory."""
         ref = self.pages.refs.get(number)
         if ref is not None:
-            self.pages.fetched(number, ref, await self._stored_leaf(ref))
-
-    async def _stored_leaf(self, ref: tuple[int, int]) -> "array[int]":
-        key = form.leaf_key(self.root.sources[ref[0]], ref[1])
-        return await judged(self.store, key, lambda data: form.unpack_leaf(data, key))
+            self.pages.fetched(number, ref, await leaves.fetch(self.store, self.root, ref))
 
     async def checkpoint(self, reason: str = "checkpoint") -> form.Root:
         """Store the map as it is now, and a root that names it."""
@@ -301,7 +298,7 @@ class Writer:
             tail, last, length = self.seal(), self.sequence, self.length
             refs, frozen = dict(self.pages.refs), self.pages.freeze()
             try:
-                stored = await self._store_leaves(frozen, refs)
+                stored = await leaves.store(self.store, self.root, frozen, refs, self._new_ref)
                 await self.arrival(tail)
                 refs = {number: ref for number, ref in refs.items() if number not in frozen} | stored
                 root = form.Root(
@@ -318,10 +315,9 @@ class Writer:
                     token=self.token,
                     reason=reason,
                 )
-                key = form.root_key(self.volume, root.epoch, root.number)
                 async with self._publishing:
-                    await self.store.put(key, form.pack_root(root))
-                    self._roots, self.root = root.number, root
+                    await self._publish(root)
+                    self._roots, self.root, self._extents = root.number, root, 0
             except BaseException:
                 self.pages.thaw(frozen)
                 raise
@@ -329,39 +325,47 @@ class Writer:
             self._stir()
             return root
 
-    async def _store_leaves(
-        self, frozen: dict[int, Frozen], refs: dict[int, tuple[int, int]]
-    ) -> dict[int, tuple[int, int]]:
-        """Store leaves, some at a time, and return where; those that are nothing but holes are left out."""
-        stored: dict[int, tuple[int, int]] = {}
-        room = asyncio.Semaphore(_LEAVES_AT_ONCE)
+    async def _publish(self, root: form.Root) -> None:
+        """Store a root for certain: if its answer is lost, it may be the newest, and must be ours."""
+        key, pause = form.root_key(self.volume, root.epoch, root.number), RETRY_FIRST_S
+        while True:
+            try:
+                await self.store.put(key, form.pack_root(root))
+            except BreezeblockError as error:
+                if error.permanent:
+                    raise
+                self.trouble = str(error)
+            else:
+                self.trouble = ""
+                return
+            await asyncio.sleep(pause)
+            self.check()
+            pause = min(RETRY_MOST_S, pause * 2)
 
-        async def store(number: int, one: Frozen) -> None:
-            async with room:
-                base = one.base
-                if base is None and number in refs:
-                    base = await self._stored_leaf(refs[number])
-                body = await asyncio.to_thread(form.pack_changed, base, one.changes)
-                if body:
-                    self._leaves += 1
-                    ref = self.epoch << 24 | self._leaves
-                    await self.store.put(form.leaf_key(self.volume, ref), body)
-                    stored[number] = (self.own, ref)
+    def _new_ref(self) -> int:
+        """Return a ref for a leaf: they go upwards, and the epoch makes them this writer's own."""
+        self._leaves += 1
+        return self.epoch << 24 | self._leaves
 
-        async with asyncio.TaskGroup() as group:
-            for number, one in frozen.items():
-                group.create_task(store(number, one))
-        return stored
+    def _weigh(self) -> None:
+        """See that the map is stored when enough of it has changed."""
+        weight = self.pages.weight
+        self._pressed = weight >= _MOST_WEIGHT
+        many = self.arrived - self.root.next >= CHECKPOINT_SEGMENTS
+        many = many or self._extents >= max(CHECKPOINT_EXTENTS, LEAF_EXTENTS * self.pages.dirty)
+        if (many or weight >= 1) and self._checkpointing is None and not self.failed:
+            self._checkpointing = asyncio.ensure_future(self._checkpoint_soon())
 
     async def _checkpoint_soon(self) -> None:
         try:
             await self.checkpoint()
         except BreezeblockError as error:
-            self.trouble = str(error)  # the next segments try again; nothing is lost meanwhile
+            self.trouble = str(error)  # nothing is lost meanwhile
+            await asyncio.sleep(RETRY_MOST_S)
         finally:
             self._checkpointing = None
-            self._pressed = self.pages.weight >= _MOST_WEIGHT
-            self._stir()
+        self._weigh()
+        self._stir()
 
     async def hold(self, key: str, reason: str) -> None:
         """Store the volume as it is now as a root of its own, unless there is one under that key.
@@ -386,13 +390,3 @@ class Writer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _extend(extents: list[form.Extent], new: form.Extent) -> None:
-    """Add an extent, as part of the last one where it continues it."""
-    if extents:
-        start, amount, place = extents[-1]
-        if place >= 0 and start + amount == new.start and place + amount == new.place:
-            extents[-1] = form.Extent(start, amount + new.amount, place)
-            return
-    extents.append(new)

@@ -1,25 +1,28 @@
 """The keeper: reads the task, and sees that there is a worker until the volume is detached."""
 
 import ctypes
+import fcntl
 import mmap
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 
 import msgspec
 import structlog
 import uvloop
 
-from breezeblock.errors import BreezeblockError, InvalidInputError
+from breezeblock.errors import BreezeblockError, ConflictError, InvalidInputError
 from breezeblock.objects.serving import messages
 from breezeblock.objects.serving.messages import Answer, Task
 from breezeblock.objects.serving.worker import Gone, work
+from breezeblock.shares import files
 
 _PR_SET_PDEATHSIG = 1
-_SHORT_S = 5.0
-"""A worker that does not live so long is not replaced at once."""
+_SHORT_S, _QUICK = 5.0, 4
+"""Workers that do not live so long are replaced at once only so often."""
 _PAUSE_S = 1.0
 
 log = structlog.get_logger()
@@ -34,8 +37,42 @@ def main() -> int:
     except InvalidInputError as error:
         _tell(messages.failure(error))
         return 2
+    path = messages.lock_path(task.socket)
+    try:
+        held = _alone(path)
+    except BreezeblockError as error:
+        _tell(messages.failure(error))
+        return 1
+    try:
+        return _keep(task)
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(held)
+
+
+def _alone(path: Path) -> int:
+    """Be the only keeper of a socket for as long as the descriptor is open, here or in a worker."""
+    while True:
+        with files.storage_errors("The socket's directory"):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.stat().st_ino == os.fstat(fd).st_ino:
+                    return fd
+            except BlockingIOError:
+                os.close(fd)
+                raise ConflictError(
+                    f"Another process serves {path.with_suffix('')}.", remedy="Detach it first."
+                ) from None
+            except FileNotFoundError:
+                pass  # its keeper ended at this moment
+            os.close(fd)
+
+
+def _keep(task: Task) -> int:
     ready = mmap.mmap(-1, 1)  # the worker's word to us that it had begun; shared, for it may be killed
     told: list[int] = []
+    quick = 0
     while True:
         began = time.monotonic()
         keeper = os.getpid()
@@ -48,8 +85,8 @@ def main() -> int:
         if os.WIFEXITED(status) or not ready[0]:
             return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1
         log.error("serving.killed", volume=task.volume, signal=os.WTERMSIG(status))
-        if time.monotonic() - began < _SHORT_S:
-            time.sleep(_PAUSE_S * task.resume)
+        quick = quick + 1 if time.monotonic() - began < _SHORT_S else 0
+        time.sleep(_PAUSE_S if quick > _QUICK else 0)
         task = msgspec.structs.replace(task, resume=True, discard=False)
 
 

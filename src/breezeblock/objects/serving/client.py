@@ -1,5 +1,6 @@
 """For those who start serving processes and talk to them. It blocks: from an event loop, use a thread."""
 
+import fcntl
 import os
 import select
 import socket
@@ -22,6 +23,7 @@ from breezeblock.objects.serving.messages import (
     checked,
     control_path,
     line,
+    lock_path,
     packed,
 )
 
@@ -70,10 +72,11 @@ def call(nbd: Path, request: Request, *, timeout_s: float = 60.0) -> Answer:
     """Ask the process that serves NBD on that socket, and return its answer.
 
     Raises what the request raised there, NotFoundError if there is no such process, and UnavailableError if
-    it does not answer in time. It may have done, or go on to do, what was asked: all can be repeated.
+    it is starting, or does not answer in time. It may have done, or go on to do, what was asked: all can be
+    repeated.
     """
     path, until = control_path(nbd), time.monotonic() + timeout_s
-    with _connected(path) as connection:
+    with _connected(nbd) as connection:
         try:
             connection.settimeout(timeout_s)
             connection.sendall(line(request))
@@ -96,23 +99,41 @@ def running(nbd: Path) -> View | None:
         return None
 
 
-def _connected(path: Path) -> socket.socket:
-    until = time.monotonic() + _RESTART_S
+def _connected(nbd: Path) -> socket.socket:
+    path, until = control_path(nbd), time.monotonic() + _RESTART_S
     while True:
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError) as error:
+        except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
-            # A socket without a listener is one of a process that was killed, and may come again.
-            if isinstance(error, FileNotFoundError) or time.monotonic() > until:
-                raise NotFoundError(f"No process serves {path}.") from None
+            if not _kept(nbd):
+                raise NotFoundError(f"No process serves {nbd}.") from None
+            if time.monotonic() > until:
+                raise UnavailableError(
+                    f"The process that serves {nbd} is starting.", remedy="Its log says what it waits for."
+                ) from None
             time.sleep(0.02)
         except OSError as error:
             connection.close()
             raise InvalidInputError(f"{path} is no control socket of ours: {error}.") from error
         else:
             return connection
+
+
+def _kept(nbd: Path) -> bool:
+    """Tell whether there is a keeper: sockets stay behind when their processes are killed."""
+    try:
+        fd = os.open(lock_path(nbd), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _line(fd: int, until: float) -> bytes:

@@ -124,6 +124,11 @@ def control_path(socket: Path) -> Path:
     return socket.with_name(socket.name + ".control")
 
 
+def lock_path(socket: Path) -> Path:
+    """Return the file that is locked for as long as there is a keeper."""
+    return socket.with_name(socket.name + ".lock")
+
+
 def failure(error: Exception) -> Answer:
     """Write an error down."""
     if not isinstance(error, BreezeblockError):

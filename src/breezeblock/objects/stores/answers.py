@@ -43,7 +43,7 @@ def _error(reply: Reply, what: str, *, create: bool) -> BreezeblockError:
     if status in {413, 507}:
         return NoSpaceError(text, remedy="Free space in the store, or raise its limits.")
     if status in {429, 503}:
-        return BusyError(text, retry_after_s=_pause(reply.headers))
+        return BusyError(text, retry_after_s=_pause(reply.headers, 1.0 if status == 429 else None))
     plain = {412: ExistsError if create else ChangedError, 404: NotFoundError, 410: NotFoundError}
     kind = UnavailableError if status in _LATER else plain.get(status)
     if kind:
@@ -51,8 +51,11 @@ def _error(reply: Reply, what: str, *, create: bool) -> BreezeblockError:
     return UnsupportedError(text, remedy="Probe the pool: it says what this store cannot do.")
 
 
-def _pause(headers: dict[str, str]) -> float | None:
-    """Return what Retry-After asks for (RFC 9110, 10.2.3); a date counts from the server's own clock."""
+def _pause(headers: dict[str, str], silent: float | None) -> float | None:
+    """Return what Retry-After asks for (RFC 9110, 10.2.3), `silent` if it is not there or makes no sense.
+
+    A date counts from the server's own clock.
+    """
     said = headers.get("retry-after", "").strip()
     if said.isdecimal():
         return float(said[:9])
@@ -60,7 +63,7 @@ def _pause(headers: dict[str, str]) -> float | None:
         then, now = parsedate_to_datetime(said), parsedate_to_datetime(headers.get("date", ""))
         return max(0.0, (then - now).total_seconds())
     except (ValueError, TypeError):
-        return None
+        return silent
 
 
 def clock_ahead(reply: Reply) -> dt.timedelta:
