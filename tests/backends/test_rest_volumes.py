@@ -7,14 +7,14 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from rest_storage import RestStorage, key
+from rest_storage import RestStorage, key, soon
 
 from breezeblock import vault
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Snapshot, Volume
 from breezeblock.backends.registry import read_config
 from breezeblock.backends.rest import RestBackend, open_rest
-from breezeblock.backends.rest_config import RestPool
+from breezeblock.backends.rest_config import RestPool, store_config
 from breezeblock.errors import (
     CancelledOperationError,
     ConfigError,
@@ -22,8 +22,10 @@ from breezeblock.errors import (
     InvalidInputError,
     NotFoundError,
 )
-from breezeblock.objects.log import volumes
-from breezeblock.objects.stores.port import everything
+from breezeblock.objects import serving
+from breezeblock.objects.log import format as form
+from breezeblock.objects.log import opening, volumes
+from breezeblock.objects.stores.port import Store, everything
 from cdmi_process import PASSWORD, USER, cdmi_server
 
 MIB = 1 << 20
@@ -167,6 +169,51 @@ def test_what_clones_need_outlives_its_volume_and_nothing_else_does(
         backend.collect()
     left = {item.key.split("/")[0] for item in storage.run(lambda store: everything(store, ""))}
     assert left == {"pool", "gc"}
+
+
+@pytest.mark.parametrize("held", ["at rest", "served here", "in use elsewhere"])
+def test_room_in_segments_of_which_little_lives_comes_back(
+    backend: RestBackend, storage: RestStorage, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    monkeypatch.setattr(form, "STILL_S", 0.0)
+    one = volume(16 * MIB)
+    backend.create(one, attempt())
+
+    async def fill(store: Store) -> None:
+        device = await volumes.attach(store, key(one))
+        for first in (0, 64 << 10):
+            for at in range(first, 8 * MIB, MIB):
+                await soon(device.write(at, memoryview(bytes([at // MIB + 1]) * MIB)))
+        await device.writer.checkpoint()
+        if held == "in use elsewhere":
+            await device.writer.stop()
+        else:
+            await device.close()
+
+    storage.run(fill)
+    expected = storage.read(one)
+    task = serving.Task(
+        store=store_config(storage.pool, "", storage.state),
+        volume=key(one),
+        socket=Path(storage.config.run_dir, key(one)),
+        journal=storage.state / "journal",
+    )
+    if held == "served here":
+        task.socket.parent.mkdir()
+        serving.start(task)
+    epoch = storage.run(lambda store: opening.newest(store, key(one))).epoch
+    try:
+        for _ in range(3):
+            backend.collect()
+    finally:
+        if held == "served here":
+            serving.call(task.socket, serving.Detach())
+    seen = storage.run(lambda store: opening.newest(store, key(one)))
+    there = {item.key for item in storage.run(lambda store: everything(store, f"v/{key(one)}/seg/"))}
+    sparse = form.segment_key(key(one), form.WINDOW) in there
+    assert sparse == (held == "in use elsewhere")
+    assert (seen.epoch > epoch) == (held == "at rest")
+    assert storage.read(one) == expected
 
 
 def test_a_damaged_volume_is_told_of_in_particular(backend: RestBackend, storage: RestStorage) -> None:

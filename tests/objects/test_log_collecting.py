@@ -27,6 +27,12 @@ SCALE = int(os.environ.get("BREEZEBLOCK_CRASH_SCALE", "1"))
 QUIET = volumes.Memory(age_s=3600)
 
 
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pauses between looks, everybody must look once more."""
+    monkeypatch.setattr(form, "STILL_S", 0.0)
+
+
 class World:
     """Volumes, snapshots and what must be in them."""
 

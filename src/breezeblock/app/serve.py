@@ -11,10 +11,12 @@ from typing import Literal
 import structlog
 import uvicorn
 import uvloop
+from prometheus_client import REGISTRY
 
 from breezeblock.app import gateway, health
 from breezeblock.app.compose import make_service, open_backends, open_database
 from breezeblock.app.notify import keep_alive, notify
+from breezeblock.app.served_metrics import Served
 from breezeblock.app.worker import Worker
 from breezeblock.catalog import heartbeats
 from breezeblock.catalog.database import Database
@@ -86,6 +88,7 @@ async def _serve_http(
         max_body_bytes=config.api.max_body_bytes,
         max_limit=config.api.max_limit,
     )
+    REGISTRY.register(Served(config))
     authenticator = make_authenticator(database, config.auth.mode, config.auth.token_ttl_s)
     app = create_app(service, authenticator, settings=settings, extra_routes=health.routes(database))
     server = _Server(

@@ -8,7 +8,6 @@ A volume that a process of this host serves is asked of that process, so that wh
 is not left out. A volume in use on another host is what has arrived of it.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -39,6 +38,7 @@ from breezeblock.backends.copying import copy_data
 from breezeblock.backends.rest_collecting import Collector
 from breezeblock.backends.rest_config import RestConfig
 from breezeblock.backends.rest_pools import Pools
+from breezeblock.backends.rest_served import asked
 from breezeblock.backends.unable import Unable
 from breezeblock.errors import (
     BreezeblockError,
@@ -52,7 +52,6 @@ from breezeblock.objects import serving
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.format import PAGE
 from breezeblock.objects.nbd.client import Place
-from breezeblock.objects.serving.messages import lock_path
 from breezeblock.objects.stores.port import Store, everything
 
 MAX_BYTES = 1 << 50
@@ -211,7 +210,7 @@ class RestBackend(Unable):
         """Say which socket a host's own process serves the volume on. Nothing in it is secret."""
         self._on(volume, _nothing)
         key = _key(volume)
-        asked = self._config.pools[volume.pool].durability
+        usual = self._config.pools[volume.pool].durability
         data = {
             "volume_id": volume.id,
             "uri": str(Place(str(self._socket(volume)), key)),
@@ -219,7 +218,7 @@ class RestBackend(Unable):
             "backend": self.name,
             "pool": volume.pool,
             "pool_uuid": self._pools.uuid(volume.pool),
-            "durability": volume.options.get("durability", asked),
+            "durability": volume.options.get("durability", usual),
             "discard": True,
         }
         return Connection(driver_volume_type="nbd", data=data)
@@ -258,14 +257,7 @@ class RestBackend(Unable):
 
     def _asked(self, volume: Volume, request: serving.Request) -> bool:
         """Ask the process of this host that serves a volume; False if there is none that we may ask."""
-        socket = self._socket(volume)
-        if not os.access(lock_path(socket), os.R_OK | os.W_OK):
-            return False
-        try:
-            serving.call(socket, request)
-        except NotFoundError:
-            return False
-        return True
+        return asked(self._socket(volume), request)
 
     def _idle(self, volume: Volume) -> None:
         """Raise ConflictError if a process of this host serves the volume."""

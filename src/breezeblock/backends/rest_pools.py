@@ -9,6 +9,7 @@ from uuid import uuid4
 import msgspec
 import structlog
 
+from breezeblock.backends import rest_metrics
 from breezeblock.backends.contract import Finding, Health, Pool
 from breezeblock.backends.rest_config import RestConfig, RestPool, find_pool, store_config
 from breezeblock.backends.usage import Samples, Usage, full_in_s
@@ -28,6 +29,7 @@ class Pools:
     def __init__(self, backend: str, config: RestConfig, state_dir: Path) -> None:
         self.config = config
         self._backend, self._state_dir = backend, state_dir
+        self._shown: dict[str, set[str]] = {}
         self._usage = Usage(state_dir / f"{backend}.usage.json")
 
     def store(self, pool: str, *, wait: bool = False) -> StoreConfig:
@@ -80,6 +82,7 @@ class Pools:
             try:
                 seen.append(self._look(pool))
             except BreezeblockError as error:
+                rest_metrics.show_lost(self._backend, pool, self._shown.get(pool, set()))
                 reason = f"{error.message} {error.remedy}".strip()
                 seen.append(Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=reason))
         used = {
@@ -99,6 +102,7 @@ class Pools:
                 if len(config.urls) > 1:
                     await store.settled()
                 endpoints = store.status().endpoints
+                rest_metrics.show(self._backend, pool, endpoints, self._shown.setdefault(pool, set()))
             finally:
                 await store.close()
             room = await _room(config)

@@ -8,7 +8,8 @@ and a later one removes of that what is nobody's still. No clock is asked: whoev
 another (a snapshot, a clone, an attached volume) looks, when the new one is there, whether the old one
 still is, and does not report success otherwise. So at every moment one of the two is there; a listing, which
 takes time, can miss both, but a second listing of all holders shows that something moved, and then nothing is
-removed. To be fooled all the same, something would have to change hands in each of four listings.
+removed. To be fooled all the same, something would have to change hands in each of four listings. The second
+comes a moment after the first (`format.STILL_S`): whoever was quicker than that has nothing to look at again.
 
 A collection can be killed anywhere and run again, beside others and beside everything else.
 """
@@ -29,6 +30,8 @@ AT_ONCE = 16
 """Requests under way."""
 SPARSE = 0.25
 """Segments with less of their pages alive are worth rewriting."""
+MAX_ASKED = 1 << 12
+"""Lengths of segments that are asked for one by one, where listings do not tell them."""
 MAX_REMOVED = 1 << 18
 """Objects that one collection removes: it holds their names in memory."""
 
@@ -49,7 +52,7 @@ class Mark(msgspec.Struct):
 
     dead: dict[str, Found] = {}
     fences: dict[str, list[int]] = {}
-    """Old fences. They are kept for as long as the volume, as an older writer may still come to them."""
+    """Fences that an older writer may still come to, as it never said that it had ended."""
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +65,7 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     """Objects that the next collection removes if they are nobody's still."""
     live_bytes: int
+    """At least, where the store's listings tell no lengths."""
     sparse: dict[str, list[int]]
     """Of each volume, its segments with few pages alive that only it holds: for `compacting.compact`."""
 
@@ -106,8 +110,10 @@ async def collect(store: Store) -> Collected:
         dead[name], fences[name] = await _dead(store, name, volume, held, known)
     due = {name: _both(found, mark.dead.get(name, Found())) for name, found in dead.items()}
     keys = [key for name, found in due.items() for key in _keys(name, found)][:MAX_REMOVED]
-    if keys and await _moved(store, volumes):
-        keys = []
+    lengths = _lengths(volumes)
+    if keys:
+        await asyncio.gather(_measure(store, lengths, keys), asyncio.sleep(form.STILL_S))
+        keys = [] if await _moved(store, volumes) else keys
     await _each(store.delete(key) for key in keys)
     waiting = {name: found for name, found in dead.items() if found}
     try:
@@ -116,15 +122,18 @@ async def collect(store: Store) -> Collected:
     except ExistsError:
         raise ConflictError(f"Another collection was number {number + 1}.") from None
     await store.delete(_mark_key(number))
-    lengths = _lengths(volumes)
+    sparse = await _sparse(store, held, lengths)
     removed = sum(lengths[key] for key in keys)
+    for name, found in dead.items():
+        for key in _keys(name, found):
+            del lengths[key]
     return Collected(
         number=number + 1,
         removed=len(keys),
         removed_bytes=removed,
         waiting=sum(map(len, dead.values())) - len(keys),
-        live_bytes=sum(lengths.values()) - sum(lengths[k] for n, f in dead.items() for k in _keys(n, f)),
-        sparse=_sparse(volumes, held),
+        live_bytes=sum(max(0, length) for length in lengths.values()),
+        sparse=sparse,
     )
 
 
@@ -164,6 +173,18 @@ def _lengths(volumes: dict[str, _Volume]) -> dict[str, int]:
         found |= {form.segment_key(name, number): length for number, length in volume.segments.items()}
         found |= {form.leaf_key(name, ref): length for ref, length in volume.leaves.items()}
     return found
+
+
+async def _measure(store: Store, lengths: dict[str, int], keys: Iterable[str]) -> None:
+    """Ask for lengths that a listing did not tell; what has gone has none."""
+
+    async def one(key: str) -> None:
+        try:
+            lengths[key] = (await store.head(key)).length
+        except NotFoundError:
+            lengths[key] = 0
+
+    await _each(one(key) for key in keys if lengths[key] < 0)
 
 
 # --- what lives ----------------------------------------------------------------------------------
@@ -236,7 +257,7 @@ async def _dead(
             return Found(), sorted(fences)  # it went, or was replaced, while we looked
         return Found(segments, leaves, [item.key for item in volume.roots]), []
     small = [n for n in segments if volume.segments[n] <= form.HEAD_BYTES and n not in fences]
-    seen = await asyncio.gather(*(_is_fence(store, name, n) for n in small)) if small else []
+    seen = await asyncio.gather(*(_stops(store, name, n) for n in small)) if small else []
     fences |= {n for n, fence in zip(small, seen, strict=True) if fence}
     # A writer stores leaves before the root that names them, and numbers them upwards.
     last = max(
@@ -252,28 +273,31 @@ async def _dead(
     )
 
 
-async def _is_fence(store: Store, volume: str, number: int) -> bool:
+async def _stops(store: Store, volume: str, number: int) -> bool:
+    """Tell whether a segment is a fence, and not known to stop nobody."""
     key = form.segment_key(volume, number)
     try:
-        return form.unpack(await store.get(key, 0, form.HEAD_BYTES), volume, number).fence
+        head = form.unpack(await store.get(key, 0, form.HEAD_BYTES), volume, number)
     except NotFoundError:
         return False
+    return head.fence and not head.follows
 
 
-def _sparse(volumes: dict[str, _Volume], held: _Held) -> dict[str, list[int]]:
-    found = {}
-    for name in held.newest:
-        ranges = held.ranges[name]
-        few = [
-            number
-            for number, pages in sorted(held.segments[name].items())
-            if number not in held.shared[name]
-            and not any(number in one for one in ranges)
-            and pages * form.PAGE < SPARSE * (volumes[name].segments.get(number, 0) - form.HEAD_BYTES)
-        ]
-        if few:
-            found[name] = few
-    return found
+async def _sparse(store: Store, held: _Held, lengths: dict[str, int]) -> dict[str, list[int]]:
+    def few(name: str, unknown: int) -> list[int]:
+        found = []
+        for number, pages in sorted(held.segments[name].items()):
+            length = lengths.get(form.segment_key(name, number), 0)
+            most = unknown if length < 0 else length - form.HEAD_BYTES
+            alone = number not in held.shared[name] and not any(number in one for one in held.ranges[name])
+            if alone and pages * form.PAGE < SPARSE * most:
+                found.append(number)
+        return found
+
+    seen = {name: few(name, form.SEGMENT_PAGES * form.PAGE) for name in held.newest}
+    keys = [form.segment_key(name, number) for name, numbers in seen.items() for number in numbers]
+    await _measure(store, lengths, keys[:MAX_ASKED])
+    return {name: numbers for name in held.newest if (numbers := few(name, 0))}
 
 
 def _both(found: Found, before: Found) -> Found:

@@ -9,6 +9,8 @@ from breezeblock.objects.log.format import LEAF_PAGES
 from breezeblock.objects.log.pages import Leaf, packed, unpacked
 
 _RUN_PAGES = 256
+_AHEAD = 32
+"""At least so many runs are being fetched while one is moved."""
 
 
 async def compact(device: LogDevice, segments: Collection[int]) -> int:
@@ -19,7 +21,10 @@ async def compact(device: LogDevice, segments: Collection[int]) -> int:
     writer, wanted, moved = device.writer, frozenset(segments), 0
     for number in sorted(writer.pages.refs.keys() | writer.pages.leaves.keys()):
         entries = (await _leaf(device, number)).span(0, LEAF_PAGES)
-        for start, count in await asyncio.to_thread(_runs, entries, writer.own, wanted):
+        runs = await asyncio.to_thread(_runs, entries, writer.own, wanted)
+        for at, (start, count) in enumerate(runs):
+            for begin, amount in runs[at : at + 2 * _AHEAD] if at % _AHEAD == 0 else ():
+                device.reader.expect(writer.volume, unpacked(entries[begin]), amount)
             place = unpacked(entries[start])
             views = await device.reader.pages(writer.volume, place, count)
             data = memoryview(b"".join(views))

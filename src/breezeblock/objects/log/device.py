@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from breezeblock.errors import BreezeblockError, CorruptError
-from breezeblock.objects.log.format import PAGE
+from breezeblock.objects.log.format import LEAF_PAGES, PAGE
 from breezeblock.objects.log.journal import Journal, Record
-from breezeblock.objects.log.pages import Leaf, parts, unpacked
+from breezeblock.objects.log.pages import parts, unpacked
+from breezeblock.objects.log.pieces import cut, edges, runs, trimmed
 from breezeblock.objects.log.reading import Ahead, Reader
 from breezeblock.objects.log.writer import Writer
 from breezeblock.objects.nbd.device import DATA, HOLE, Data, Extent, Soon
@@ -21,6 +22,7 @@ from breezeblock.objects.nbd.wire import State
 from breezeblock.objects.stores.port import Store
 
 _ZEROS = memoryview(bytes(1 << 20))
+_ZERO_PAGE = _ZEROS[:PAGE]
 
 
 class LogDevice:
@@ -76,14 +78,37 @@ class LogDevice:
 
     def read(self, offset: int, length: int) -> Soon[Data | list[Data]]:
         """Return bytes, now if they are in memory."""
+        if length == PAGE and not offset % PAGE and (page := self._page_now(offset // PAGE)) is not None:
+            return page
         first, end = offset // PAGE, -(-(offset + length) // PAGE)
         found = self._now(first, end - first)
         self._ahead.read(first, end - first)
-        return self._later(offset, length) if found is None else _cut(found, offset % PAGE, length)
+        return self._later(offset, length) if found is None else cut(found, offset % PAGE, length)
 
     async def _later(self, offset: int, length: int) -> Data | list[Data]:
         first, end = offset // PAGE, -(-(offset + length) // PAGE)
-        return _cut(await self._fetched(first, end - first), offset % PAGE, length)
+        return cut(await self._fetched(first, end - first), offset % PAGE, length)
+
+    def _page_now(self, page: int) -> memoryview | None:
+        """Do what `_now` does for the one page that most requests are about, in half the time."""
+        leaf = self.writer.pages.at(page // LEAF_PAGES)
+        if leaf is None:
+            return None
+        entry = leaf.entry(page % LEAF_PAGES)
+        if not entry:
+            found = _ZERO_PAGE
+        else:
+            number, index = entry >> 16 & 0xFFFFFFFFF, (entry & 0xFFFF) - 1
+            own = entry >> 52 == self.writer.own
+            if own and (segment := self.writer.waiting.get(number)) is not None:
+                found = segment.page(index)
+            else:
+                here = self.reader.page(self.writer.root.sources[entry >> 52], number, index)
+                if here is None:
+                    return None
+                found = here
+        self._ahead.read(page, 1)
+        return found
 
     def _now(self, first: int, count: int) -> list[memoryview] | None:
         found: list[memoryview] = []
@@ -91,7 +116,7 @@ class LogDevice:
             leaf = self.writer.pages.at(number)
             if leaf is None:
                 return None
-            for entry, pages in _runs(leaf, start, amount):
+            for entry, pages in runs(leaf, start, amount):
                 views = self._held(entry, pages)
                 if views is None:
                     return None
@@ -114,7 +139,7 @@ class LogDevice:
         for number, start, amount in parts(first, count):
             while (leaf := self.writer.pages.at(number)) is None:
                 await self.writer.leaf(number)
-            for entry, pages in _runs(leaf, start, amount):
+            for entry, pages in runs(leaf, start, amount):
                 views = self._held(entry, pages)
                 if views is None:
                     place = unpacked(entry)
@@ -134,7 +159,7 @@ class LogDevice:
             leaf = self.writer.pages.at(number)
             if leaf is None:
                 return
-            for entry, pages in _runs(leaf, start, amount):
+            for entry, pages in runs(leaf, start, amount):
                 place = unpacked(entry)
                 if entry and not (place.source == self.writer.own and place.segment in self.writer.waiting):
                     self.reader.expect(self.writer.root.sources[place.source], place, pages)
@@ -151,7 +176,7 @@ class LogDevice:
 
     def write(self, offset: int, data: memoryview, *, fua: bool = False) -> Soon[None]:
         """Take bytes; the answer waits while too much has not been stored."""
-        pages = _edges(offset, len(data))
+        pages = edges(offset, len(data))
         if self._queue or not self._edges_here(pages):
             copy = memoryview(bytes(data))  # `data` is the caller's again before this has its turn
             return self._queued(partial(self._write_now, offset, copy), pages, fua=fua)
@@ -285,9 +310,9 @@ class LogDevice:
             if data is None:
                 self.writer.zero(offset // PAGE, length // PAGE)
                 continue
-            edges = _edges(offset, length)
-            while not self._edges_here(edges):
-                for page in edges:
+            cut_pages = edges(offset, length)
+            while not self._edges_here(cut_pages):
+                for page in cut_pages:
                     await self._fetched(page, 1)
             self.apply(offset, memoryview(data))
             await self.writer.room(self.dirty_segments)
@@ -316,17 +341,17 @@ class LogDevice:
                 if found and found[-1].state == state:
                     found[-1] = Extent(found[-1].length + pages * PAGE, state)
                 elif len(found) == limit:
-                    return _trimmed(found, offset)
+                    return trimmed(found, offset)
                 else:
                     found.append(Extent(pages * PAGE, state))
-        return _trimmed(found, offset)
+        return trimmed(found, offset)
 
     def _states(self, number: int, start: int, amount: int) -> list[tuple[State, int]]:
         pages = self.writer.pages
         leaf = pages.leaves.get(number)
         if leaf is None or not leaf.ready:
             return [(DATA if number in pages.refs or leaf is not None else HOLE, amount)]
-        return [(DATA if entry else HOLE, count) for entry, count in _runs(leaf, start, amount)]
+        return [(DATA if entry else HOLE, count) for entry, count in runs(leaf, start, amount)]
 
     async def close(self) -> None:
         """Put everything into the store; nothing stays on this host."""
@@ -335,49 +360,12 @@ class LogDevice:
         if self._runner:
             await self._runner
         try:
-            await self.writer.barrier()
+            if not self.read_only:
+                await self.writer.end()
         finally:
             await self.writer.stop()
             if self._journal:
                 await self._journal.close(self.writer.stored)
-
-
-def _runs(leaf: Leaf, start: int, amount: int) -> list[tuple[int, int]]:
-    """Return places and how many pages follow there; 0 for holes."""
-    found: list[tuple[int, int]] = []
-    begin, count = 0, 0
-    for entry in leaf.span(start, amount):
-        # Runs end with their segment, as the index of the next is not one more.
-        if count and entry == (begin + count if begin else 0):
-            count += 1
-            continue
-        if count:
-            found.append((begin, count))
-        begin, count = entry, 1
-    found.append((begin, count))
-    return found
-
-
-def _edges(offset: int, length: int) -> list[int]:
-    """Return the pages that a write covers in part."""
-    pages = [offset // PAGE] if offset % PAGE else []
-    last = (offset + length) // PAGE
-    return [*pages, last] if (offset + length) % PAGE and last not in pages else pages
-
-
-def _cut(views: list[memoryview], skip: int, length: int) -> Data | list[Data]:
-    """Return so many bytes of whole pages."""
-    if skip:
-        views[0] = views[0][skip:]
-    spare = sum(map(len, views)) - length
-    if spare:
-        views[-1] = views[-1][: len(views[-1]) - spare]
-    return views[0] if len(views) == 1 else list[Data](views)
-
-
-def _trimmed(found: list[Extent], offset: int) -> list[Extent]:
-    first = found[0]
-    return [Extent(first.length - offset % PAGE, first.state), *found[1:]]
 
 
 async def _all(answers: list[Awaitable[None]]) -> None:

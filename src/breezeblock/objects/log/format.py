@@ -31,10 +31,14 @@ WINDOW = 16
 MAX_SOURCES = 1 << 12
 MAX_ROOT_BYTES = 8 << 20
 MAX_MARK_BYTES = 64 << 20
+STILL_S = 1.0
+"""A collection looks twice, so far apart. Who makes a holder from another within half of it needs no look
+at the other after that: a collection that missed both has not looked for the second time yet."""
 
 _HEAD = struct.Struct("<8s16sQQQQQQIII16s")
 _MAGIC = b"BzSeg\x00\x00\x01"
 _EXTENT = struct.Struct("<QII")
+_ENDS, _FOLLOWS = 1, 2
 _ROOT_MAGIC = b"BzRoot\x00\x01"
 _LEAF_MAGIC = b"BzLeaf\x00\x01"
 _NAME = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -73,6 +77,10 @@ class Segment(msgspec.Struct, frozen=True):
     """The bytes of each chunk, if they are compressed; one that did not become shorter is as it was."""
     token: bytes = bytes(16)
     """In a fence: random, so that a writer knows its own."""
+    ends: bool = False
+    """Its writer stores nothing after it: until the next fence, nobody has the volume."""
+    follows: bool = False
+    """In a fence: the writer before it is known to have ended, so that nobody needs to be stopped by it."""
 
     @property
     def fence(self) -> bool:
@@ -101,6 +109,8 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the last write that the leaves contain."""
     token: bytes = bytes(16)
     """Of the fence of its epoch, which lies before `next`."""
+    ends: bool = False
+    """Nobody has the volume, unless segments follow."""
     reason: str = ""
 
 
@@ -150,7 +160,7 @@ def pack(segment: Segment) -> bytes:
         segment.length,
         segment.last,
         segment.resume,
-        0,
+        segment.ends * _ENDS | segment.follows * _FOLLOWS,
         segment.pages,
         len(segment.extents),
         len(segment.chunks),
@@ -168,7 +178,9 @@ def unpack(head: bytes, volume: str, number: int) -> Segment:
         head[HEAD_BYTES - 4 : HEAD_BYTES], "little"
     ):
         raise damaged(key)
-    magic, name, seen, epoch, length, last, resume, _, pages, count, packed, token = _HEAD.unpack_from(head)
+    magic, name, seen, epoch, length, last, resume, bits, pages, count, packed, token = _HEAD.unpack_from(
+        head
+    )
     if magic != _MAGIC or name.hex() != volume or seen != number or pages > SEGMENT_PAGES:
         raise damaged(key)
     if count > MAX_EXTENTS or resume <= number or packed not in {0, -(-pages // CHUNK_PAGES)}:
@@ -185,7 +197,10 @@ def unpack(head: bytes, volume: str, number: int) -> Segment:
     chunks = struct.unpack_from(f"<{packed}I", head, begin + 4 * pages)
     if any(not 0 < one <= CHUNK_PAGES * PAGE for one in chunks):
         raise damaged(key)
-    return Segment(volume, number, epoch, length, last, resume, pages, extents, sums, chunks, token)
+    ends, follows = bool(bits & _ENDS), bool(bits & _FOLLOWS)
+    return Segment(
+        volume, number, epoch, length, last, resume, pages, extents, sums, chunks, token, ends, follows
+    )
 
 
 def compressed(pages: memoryview, level: int) -> tuple[tuple[int, ...], bytes]:

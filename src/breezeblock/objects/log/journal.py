@@ -83,6 +83,8 @@ class Journal:
         self._directory, self._volume, self._token = directory, bytes.fromhex(volume), token
         self.stored: Callable[[], int] = lambda: 0
         """Tells the last write that the store has."""
+        self.tokens: list[bytes] = []
+        """Of the writers whose journal this was when it was opened."""
         self._files: deque[_File] = deque()
         """All but the spare one; the last is written."""
         self._spare: _File | None = None
@@ -115,6 +117,7 @@ class Journal:
                 old.last = kept.records[-1].sequence if kept.records else 0
                 self._files.append(old)
             self._last = kept.records[-1].sequence if kept.records else 0
+            self.tokens = kept.tokens
             self._next = int(names[-1][:8]) + 1 if names else 1
             (self._directory / _SPARE).unlink(missing_ok=True)
             self._files.append(self._begun(self._directory / f"{self._next:08d}.log"))

@@ -31,6 +31,8 @@ class Opened(msgspec.Struct):
     """Of that epoch's fence."""
     last: int
     """The number of the last write that is in the store."""
+    ended: bool = False
+    """Nobody has the volume: its last writer said that it was the last, or there was none yet."""
 
 
 async def newest(store: Store, volume: str) -> form.Root:
@@ -50,6 +52,7 @@ async def load(reader: Reader, root: form.Root, leaves_limit: int, *, live: bool
     """Apply to a root all that follows it; with `live`, the volume's own segments too."""
     pages = PageMap(root.leaves, leaves_limit)
     opened = Opened(root, pages, root.length, root.next, root.epoch, root.token, root.last)
+    opened.ended = root.ends or root.epoch == root.next == 0
     for source, first, end in root.tails:
         number = first
         async for segment in _following(reader, root.sources[source], first, end):
@@ -62,7 +65,7 @@ async def load(reader: Reader, root: form.Root, leaves_limit: int, *, live: bool
         async for segment in _following(reader, root.volume, root.next, 1 << 36):
             _apply(opened, segment, root.own)
             opened.next, opened.length = segment.resume, segment.length
-            opened.epoch = segment.epoch
+            opened.epoch, opened.ended = segment.epoch, segment.ends
             if segment.fence:
                 opened.token = segment.token
     return opened
@@ -98,12 +101,25 @@ async def _head(reader: Reader, volume: str, number: int) -> form.Segment | None
         return None
 
 
-async def claim(store: Store, reader: Reader, opened: Opened, token: bytes) -> None:
+async def claim(
+    store: Store,
+    reader: Reader,
+    opened: Opened,
+    token: bytes,
+    *,
+    dead: bool = False,
+    brief: bool = False,
+    at_rest: bool = False,
+) -> None:
     """Become the volume's writer: take the first free number with a fence.
 
     Whoever else claims at the same time, exactly one of us gets each number; the other follows it.
+    `dead`: the last writer's process is known to be gone; `brief`: we store nothing after the fence.
+    Raises ConflictError if with `at_rest` somebody has the volume: then nobody is fenced off.
     """
     while True:
+        if at_rest and not opened.ended:
+            raise ConflictError(f"{opened.root.volume} is attached, or was not detached properly.")
         number = opened.next
         fence = form.Segment(
             volume=opened.root.volume,
@@ -116,6 +132,8 @@ async def claim(store: Store, reader: Reader, opened: Opened, token: bytes) -> N
             extents=[],
             sums=b"",
             token=token,
+            ends=brief,
+            follows=dead or opened.ended,
         )
         try:
             await store.put(form.segment_key(fence.volume, number), form.pack(fence), create=True)
@@ -125,6 +143,7 @@ async def claim(store: Store, reader: Reader, opened: Opened, token: bytes) -> N
             seen = fence
         _apply(opened, seen, opened.root.own)
         opened.next, opened.length, opened.epoch = seen.resume, seen.length, seen.epoch
+        opened.ended, dead = seen.ends, dead and not seen.fence
         if seen.token == token:
             opened.token = token
             return
@@ -139,7 +158,7 @@ async def settle(store: Store, reader: Reader, opened: Opened, leaves_limit: int
     for number in range(1, 10):
         base = opened.root
         root = msgspec.structs.replace(
-            base, epoch=opened.epoch, number=number, token=opened.token, reason="attach"
+            base, epoch=opened.epoch, number=number, token=opened.token, ends=False, reason="attach"
         )
         await store.put(form.root_key(root.volume, root.epoch, root.number), form.pack_root(root))
         keys = [item.key for item in await everything(store, f"v/{root.volume}/root/")]

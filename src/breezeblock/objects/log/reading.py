@@ -58,6 +58,16 @@ class Reader:
             found.append(memoryview(held)[first * form.PAGE : (first + amount) * form.PAGE])
         return found
 
+    def page(self, volume: str, segment: int, index: int) -> memoryview | None:
+        """Return one page if it is in memory."""
+        key = (volume, segment, index // CHUNK_PAGES)
+        held = self._chunks.get(key)
+        if held is None:
+            return None
+        self._chunks.move_to_end(key)
+        begin = index % CHUNK_PAGES * form.PAGE
+        return memoryview(held)[begin : begin + form.PAGE]
+
     async def pages(self, volume: str, place: Place, count: int) -> list[memoryview]:
         """Return pages. Raises CorruptError for damage, or a segment that is gone."""
         wanted = _chunks(place.page, count)

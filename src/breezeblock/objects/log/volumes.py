@@ -6,6 +6,7 @@ A snapshot and a clone are one small object each, whatever the volume's length.
 import asyncio
 import contextlib
 import re
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -63,9 +64,17 @@ async def clone(store: Store, source: str, snapshot: str, volume: str, length: i
 
     Raises NotFoundError if there is no such snapshot, or it was deleted meanwhile: then delete the volume.
     """
-    await _begin(store, _derived(await held(store, source, snapshot), volume, length))
-    # If the snapshot is still there, a collection has never found both of them missing.
-    await held(store, source, snapshot)
+    root = _derived(await held(store, source, snapshot), volume, length)
+    # If the snapshot is still there when the clone is, a collection has never found both of them missing.
+    # One that is asked for together with the put was there when that began, which is as good if it was quick.
+    began = time.clock_gettime(time.CLOCK_BOOTTIME)  # goes on while the host sleeps
+    putting = asyncio.ensure_future(_begin(store, root))
+    try:
+        await held(store, source, snapshot)
+    finally:
+        await putting
+    if time.clock_gettime(time.CLOCK_BOOTTIME) - began >= form.STILL_S / 2:
+        await held(store, source, snapshot)
 
 
 async def clone_now(store: Store, source: str, hold: str, volume: str, length: int = 0) -> None:
@@ -115,12 +124,14 @@ async def attach(
     *,
     discard: bool = False,
     resume: bool = False,
+    at_rest: bool = False,
     durability: Literal["local", "store"] = "local",
 ) -> LogDevice:
     """Open a volume for writing; whoever had it before is fenced off.
 
     Raises ConflictError if the journal holds writes and another host had the volume since, unless
-    `discard` gives them up; with `resume` also if it holds none, so that nobody else is fenced off.
+    `discard` gives them up; with `resume` also if it holds none, so that nobody else is fenced off; with
+    `at_rest` if anybody has it.
     """
     memory = memory or Memory()
     reader = Reader(store, memory.cache_bytes)
@@ -130,7 +141,9 @@ async def attach(
     local = Journal(journal, volume, token) if journal else None
     try:
         records = await _kept(local, opened.token, volume, discard=discard, resume=resume) if local else []
-        await opening.claim(store, reader, opened, token)
+        # The journal is locked by us: who wrote it lives no more.
+        dead = local is not None and opened.token in local.tokens
+        await opening.claim(store, reader, opened, token, dead=dead, at_rest=at_rest)
         opened = await opening.settle(store, reader, opened, memory.leaves)
         writer = Writer(store, opened, zstd_level=memory.zstd_level)
         device = LogDevice(
@@ -240,13 +253,14 @@ async def revert(store: Store, volume: str, name: str) -> None:
     old = await held(store, volume, name)
     reader = Reader(store, 1 << 20)
     opened = await opening.load(reader, await opening.newest(store, volume), 4096, live=True)
-    await opening.claim(store, reader, opened, opening.new_token())
+    await opening.claim(store, reader, opened, opening.new_token(), brief=True)
     root = msgspec.structs.replace(
         old,
         epoch=opened.epoch,
         number=1,
         length=max(opened.length, old.length),
         next=opened.next,
+        ends=True,
         reason=f"revert to {name}",
         last=opened.last,
         token=opened.token,
@@ -262,7 +276,7 @@ async def extend(store: Store, volume: str, length: int) -> None:
     opened = await opening.load(reader, await opening.newest(store, volume), 4096, live=True)
     if length > opened.length:
         opened.length = length
-        await opening.claim(store, reader, opened, opening.new_token())
+        await opening.claim(store, reader, opened, opening.new_token(), brief=True)
 
 
 async def delete(store: Store, volume: str) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log import leaves
+from breezeblock.objects.log.gathering import Gathering
 from breezeblock.objects.log.opening import Opened
 from breezeblock.objects.log.pages import packed
 from breezeblock.objects.stores.port import ExistsError, Store
@@ -18,29 +19,14 @@ CHECKPOINT_SEGMENTS = 256
 """So many segments after a root the map is stored anew: what an opening must read again stays bounded."""
 CHECKPOINT_EXTENTS, LEAF_EXTENTS = 1 << 15, 1 << 13
 """So many extents after it, too, unless too many leaves would have to be stored for them."""
+LEFT_SEGMENTS = 96
+"""So many numbers are left to the next opening: a volume that is attached time and again takes some."""
 _MOST_WEIGHT = 2.0
 RETRY_FIRST_S, RETRY_MOST_S = 0.1, 10.0
 
 
 class FencedError(ConflictError):
     """Another writer has taken the volume over; nothing more can be written by this one."""
-
-
-class Gathering:
-    """A segment that is still being filled, or on its way."""
-
-    def __init__(self, number: int, last: int) -> None:
-        self.number, self.last = number, last
-        self.length = 0
-        self._view = memoryview(bytearray(form.SEGMENT_PAGES * form.PAGE))
-        self.pages = 0
-        self.extents: list[form.Extent] = []
-        self.born = time.monotonic()
-
-    def page(self, index: int, count: int = 1) -> memoryview:
-        """Return the room of pages."""
-        begin = index * form.PAGE
-        return self._view[begin : begin + count * form.PAGE]
 
 
 class Writer:
@@ -175,6 +161,13 @@ class Writer:
         """Return when everything taken so far is in the store. Raises FencedError."""
         await self.arrival(self.seal())
 
+    async def end(self) -> None:
+        """Store everything taken so far, and that nothing will follow. Raises FencedError."""
+        if self._tail - self.root.next >= LEFT_SEGMENTS:
+            await self.checkpoint("detach")
+        self._open.ends = True
+        await self.arrival(self.seal(empty=True))
+
     async def prove(self) -> None:
         """Return if nobody has taken the volume over until now. Raises FencedError."""
         await self.arrival(self.seal(empty=True))
@@ -234,6 +227,7 @@ class Writer:
                     form.crc(bytes(segment.page(page))).to_bytes(4, "little") for page in range(segment.pages)
                 ),
                 chunks=chunks,
+                ends=segment.ends,
             )
         )
         body = b"".join((head, stored))

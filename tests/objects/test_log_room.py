@@ -1,0 +1,145 @@
+"""What collections ask of the store and of each other: lengths, fences, time, and volumes at rest."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from log_lab import PAGE, content, soon
+
+from breezeblock.errors import ConflictError, NotFoundError
+from breezeblock.objects.log import format as form
+from breezeblock.objects.log import volumes
+from breezeblock.objects.log.collecting import collect
+from breezeblock.objects.log.device import LogDevice
+from breezeblock.objects.log.writer import FencedError
+from breezeblock.objects.stores.memory import MemoryStore
+from breezeblock.objects.stores.port import Item, Page
+
+LENGTH = 64 * PAGE
+ONE, TWO = "1" * 32, "2" * 32
+QUIET = volumes.Memory(age_s=3600)
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(form, "STILL_S", 0.0)
+
+
+async def write(device: LogDevice, first: int, count: int, mark: bytes) -> None:
+    await soon(device.write(first * PAGE, memoryview(mark * (count * PAGE))))
+    await device.writer.barrier()
+
+
+class Untold(MemoryStore):
+    """Its listings tell no lengths, as CDMI's."""
+
+    async def page(self, prefix: str, after: str = "") -> Page:
+        found = await super().page(prefix, after)
+        return Page([Item(one.key, -1) for one in found.items], found.more)
+
+
+def test_lengths_that_listings_do_not_tell_are_asked_for() -> None:
+    async def run(store: MemoryStore) -> list[Any]:
+        await volumes.create(store, ONE, LENGTH)
+        device = await volumes.attach(store, ONE, memory=QUIET)
+        for mark in b"abc":
+            await write(device, 0, 40, bytes([mark]))
+        await write(device, 1, 39, b"d")
+        await device.writer.checkpoint()
+        await device.close()
+        found = [await collect(store) for _ in range(2)]
+        return [(one.removed, one.removed_bytes, one.waiting, one.sparse) for one in found]
+
+    told = asyncio.run(run(MemoryStore()))
+    assert asyncio.run(run(Untold())) == told
+    assert told[0][3][ONE]
+    assert told[1][1] > 2 * 40 * PAGE
+
+
+def test_fences_go_when_the_writer_before_them_has_ended() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        await volumes.create(store, ONE, LENGTH)
+        for number in range(40):
+            device = await volumes.attach(store, ONE, memory=QUIET)
+            await write(device, number, 1, b"a")
+            await device.close()
+        await volumes.extend(store, ONE, 2 * LENGTH)
+        await volumes.snapshot_detached(store, ONE, "s")
+        await volumes.revert(store, ONE, "s")
+        lost = await volumes.attach(store, ONE, memory=QUIET)
+        device = await volumes.attach(store, ONE, memory=QUIET)
+        await device.writer.checkpoint()
+        await volumes.delete_snapshot(store, ONE, "s")
+        for _ in range(2):
+            await collect(store)
+        heads = [
+            form.unpack(store.objects[key], ONE, int(key[-12:], 16))
+            for key in sorted(key for key in store.objects if "/seg/" in key)
+        ]
+        fences = [head for head in heads if head.fence]
+        assert [head.follows for head in fences if head.number < device.writer.root.next] == [False]
+        with pytest.raises(FencedError):
+            await write(lost, 0, 1, b"b")
+        assert (await content(device))[: 41 * PAGE] == b"a" * 40 * PAGE + bytes(PAGE)
+        await device.close()
+
+    asyncio.run(run())
+
+
+def test_what_somebody_has_is_not_taken_to_be_compacted() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        await volumes.create(store, ONE, LENGTH)
+        device = await volumes.attach(store, ONE, memory=QUIET, at_rest=True)
+        with pytest.raises(ConflictError, match="is attached"):
+            await volumes.attach(store, ONE, at_rest=True)
+        await write(device, 0, 1, b"a")
+        with pytest.raises(ConflictError, match="is attached"):
+            await volumes.attach(store, ONE, at_rest=True)
+        await device.writer.checkpoint()
+        await device.close()
+        other = await volumes.attach(store, ONE, memory=QUIET, at_rest=True)
+        assert (await content(other))[:PAGE] == b"a" * PAGE
+        await other.close()
+
+    asyncio.run(run())
+
+
+def test_a_quick_clone_is_seen_by_the_second_look_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snapshot goes when the clone has looked; a collection's first look comes before the clone."""
+    monkeypatch.setattr(form, "STILL_S", 2.0)
+
+    class Late(MemoryStore):
+        collecting: asyncio.Task[Any] | None = None
+
+        async def put(self, key: str, body: Any, *, create: bool = False, match: str = "") -> None:
+            if key == form.root_key(TWO, 0, 0):
+                await asyncio.sleep(0.01)
+                await volumes.delete_snapshot(self, ONE, "s")
+                await collect(self)  # it notes what is nobody's now; there is nothing to remove yet
+                self.collecting = asyncio.ensure_future(collect(self))
+                await asyncio.sleep(0.05)
+            await super().put(key, body, create=create)
+
+    async def run() -> None:
+        store = Late()
+        await volumes.create(store, ONE, LENGTH)
+        device = await volumes.attach(store, ONE, memory=QUIET)
+        await write(device, 0, 8, b"a")
+        await volumes.snapshot(device, "s")
+        await write(device, 0, 8, b"b")
+        await device.writer.checkpoint()
+        await device.close()
+        with suppress(NotFoundError):  # where this machine is so slow that it looked once more
+            await volumes.clone(store, ONE, "s", TWO)
+            assert store.collecting
+            assert not (await store.collecting).removed
+            for _ in range(2):
+                await collect(store)
+            two = await volumes.attach(store, TWO, memory=QUIET)
+            assert (await content(two))[: 8 * PAGE] == b"a" * 8 * PAGE
+            await two.close()
+
+    asyncio.run(run())
