@@ -144,7 +144,10 @@ class Reader:
         name, size = form.segment_key(volume, number), CHUNK_PAGES * form.PAGE
         first, length, data = form.HEAD_BYTES + chunk * size, count * size, b""
         try:
-            if self._packed:
+            held = self._heads.get((volume, number))
+            if held is not None and not held.chunks:
+                head, data = held, await self._store.get(name, first, length)
+            elif self._packed:
                 head = await self.head(volume, number)
             else:
                 head, data = await asyncio.gather(
