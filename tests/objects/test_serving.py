@@ -65,6 +65,43 @@ def test_independent_clients_agree_with_a_volume_in_a_store(served: Lab, tmp_pat
     tool("qemu-img", "compare", "-f", "raw", "-F", "raw", str(source), served.uri)
 
 
+def test_libnbds_shell_has_all_verbs_of_a_served_volume(served: Lab) -> None:
+    script = f"""
+import nbd
+h = nbd.NBD(); g = nbd.NBD()
+for one in (h, g):
+    one.add_meta_context("base:allocation")
+    one.connect_uri({served.uri!r})
+assert h.get_size() == {64 * MIB} and h.can_multi_conn() and h.can_fast_zero()
+base = 40 << 20
+h.pwrite(b"a" * 65536, base)
+h.pwrite(b"b" * 700, base + 4096 + 100, nbd.CMD_FLAG_FUA)
+g.flush()
+assert g.pread(65536, base) == b"a" * 4196 + b"b" * 700 + b"a" * 60640
+h.zero(8192, base + 8192); h.trim(4096, base + 16384)
+assert g.pread(8192, base + 8192) == bytes(8192)
+found = []
+g.block_status(65536, base, lambda kind, at, entries, error: found.extend(entries) or 0)
+assert found[:6] == [8192, 0, 8192, 3, 4096, 3] or found[:4] == [8192, 0, 12288, 3], found
+h.cache(65536, base)
+data = [nbd.Buffer.from_bytearray(bytearray(bytes([n]) * 4096)) for n in range(1, 33)]
+waiting = [h.aio_pwrite(buffer, base + (1 << 20) + 4096 * n) for n, buffer in enumerate(data)]
+waiting.append(h.aio_flush())
+while h.aio_in_flight():
+    h.poll(-1)
+assert all(h.aio_command_completed(cookie) for cookie in waiting)
+assert g.pread(131072, base + (1 << 20)) == b"".join(bytes([n]) * 4096 for n in range(1, 33))
+try:
+    h.set_strict_mode(0); h.pread(4096, {64 * MIB})
+except nbd.Error as error:
+    assert error.errno == "EINVAL", error.errno
+else:
+    raise AssertionError("beyond the end")
+h.shutdown(); g.shutdown()
+"""
+    assert tool("/usr/bin/python3", "-c", script) == ""
+
+
 def test_fio_verifies_what_it_wrote_with_little_memory(lab: Lab, tmp_path: Path) -> None:
     memory = volumes.Memory(cache_bytes=1 * MIB, leaves=1, dirty_segments=2, age_s=0.2)
     with attached(lab, memory=memory):

@@ -38,7 +38,7 @@ class Host:
             "journal_dir": str(directory / "journals"),
             "pools": {"gold": {"store": "directory", "urls": [str(directory / "store")]}},
         }
-        config = Config(
+        self.config = config = Config(
             service=ServiceSection(state_dir=str(directory / "state")), backends={"rest": section}
         )
         self.backend = open_rest("rest", attaching.rest_config(config, "rest"), directory / "state")

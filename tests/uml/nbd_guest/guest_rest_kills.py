@@ -1,0 +1,104 @@
+"""The kernel's device of a volume in an object store, while the processes that serve it are killed."""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import pytest
+from guest_nbd import Writer, content, fork, forked, kill, until
+from guest_rest import Host, attempt
+
+from breezeblock.app import attaching, nbd
+from breezeblock.connect import linux
+from breezeblock.errors import BreezeblockError
+from breezeblock.objects import serving
+from breezeblock.objects.serving import messages
+from breezeblock.objects.serving.__main__ import main
+
+
+def keeper(task: serving.Task) -> int:
+    """Start a keeper as a child of ours: a new Python would take seconds in here."""
+
+    def work() -> None:
+        out, into = os.pipe()
+        os.write(into, messages.packed(task))
+        os.close(into)
+        os.dup2(out, 0)
+        sys.stdin = open(0)  # noqa: SIM115 - pytest has put something else there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        main()
+
+    return fork(work)
+
+
+def served(task: serving.Task) -> bool:
+    try:
+        return serving.running(task.socket) is not None
+    except BreezeblockError:
+        return False
+
+
+@pytest.mark.parametrize("relayed", [False, True], ids=["direct", "relayed"])
+def test_killed_workers_and_keepers_cost_a_stall_and_no_error(relayed: bool) -> None:
+    with tempfile.TemporaryDirectory(dir="/run") as directory, ExitStack() as stack:
+        host = Host(Path(directory))
+        volume = host.volume()
+        host.backend.create(volume, attempt())
+        task = attaching.task(host.config, host.data(volume))
+        keeping = keeper(task)
+        until(lambda: served(task))
+        where = host.data(volume)["uri"]
+        if relayed:
+            front = task.socket.with_name("front")
+            stack.enter_context(forked(lambda: nbd.relay(where, unix=front)))
+            until(front.exists)
+            where = f"nbd+unix:///{task.volume}?socket={front}"
+        kernel = linux.LinuxConnector(Path(directory, "kernel"), timeout_s=2, dead_timeout_s=120)
+        device = kernel.attach(linux.connection_data(where)).device
+        stack.enter_context(forked(lambda: kernel.keep(lambda: False)))
+        stalls = {}
+        writers = [Writer(device, first * 1000) for first in range(2)]
+        for writer in writers:
+            writer.start()
+        for who in ("worker", "keeper"):
+            time.sleep(1)
+            for writer in writers:
+                writer.longest_s = 0.0
+            if who == "worker":
+                view = serving.running(task.socket)
+                assert view is not None
+                os.kill(view.pid, signal.SIGKILL)
+            else:
+                kill(keeping)
+                keeping = keeper(msgspec.structs.replace(task, resume=True))
+            before = [sum(writer.written.values()) for writer in writers]
+            until(
+                lambda before=before: all(  # type: ignore[misc] # mypy infers no lambda with defaults
+                    writer.error or sum(writer.written.values()) > count + 5
+                    for writer, count in zip(writers, before, strict=True)
+                )
+            )
+            time.sleep(0.5)
+            stalls[who] = max(writer.longest_s for writer in writers)
+        for writer in writers:
+            writer.ended.set()
+            writer.join(60)
+            assert writer.error is None
+        with Path(device).open("rb", buffering=0) as fresh:
+            os.posix_fadvise(fresh.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            for writer in writers:
+                for block, value in writer.written.items():
+                    assert os.pread(fresh.fileno(), 4096, block * 4096) == content(block, value)
+        kernel.detach(linux.connection_data(where))
+        serving.call(task.socket, serving.Detach())
+        kill(keeping, 0)
+    total = sum(sum(writer.written.values()) for writer in writers)
+    told = ", ".join(f"{who} {stall:.2f} s" for who, stall in stalls.items())
+    print(
+        f"served volume, {'relayed' if relayed else 'direct'}: {total} durable writes, longest stall {told}"
+    )
