@@ -103,6 +103,20 @@ def qemu_io(uri: str, *commands: str) -> str:
     return done.stdout
 
 
+def test_a_process_that_ends_is_missed_at_once_and_brought_back(host: Host) -> None:
+    _, data = made(host)
+    connector = host.connector()
+    connector.attach(data)
+    assert not connector.restore()
+    assert not connector.lost()
+    host.kill(data)
+    assert connector.lost()
+    assert not connector.restore()
+    assert not connector.lost()
+    connector.detach(data)
+    assert host.left() == []
+
+
 def test_qemu_uses_it_and_the_back_end_goes_on_meanwhile(host: Host) -> None:
     volume, data = made(host)
     connector = host.connector()

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,23 @@ from breezeblock.connect.served import ServedConnector
 from breezeblock.errors import ConfigError, InvalidInputError, UnsupportedError
 from breezeblock.objects.serving import Task
 
-LOOK_S = 5.0
+LOOK_S, GLANCE_S = 5.0, 0.1
+"""How often it is looked at everything, and at processes alone."""
 log = structlog.get_logger(__name__)
 
 
 def connector(
-    config: Config, state: Path = STATE, *, kernel: LinuxConnector | None = None, discard: bool = False
+    config: Config,
+    state: Path = STATE,
+    *,
+    kernel: LinuxConnector | None = None,
+    discard: bool = False,
+    relayed: bool = False,
 ) -> ServedConnector:
     """Return the connector for volumes that this configuration's back ends keep in object stores."""
-    return ServedConnector(lambda data: task(config, data, discard=discard), state, kernel=kernel)
+    return ServedConnector(
+        lambda data: task(config, data, discard=discard), state, kernel=kernel, relayed=relayed
+    )
 
 
 def task(config: Config, data: Mapping[str, Any], *, discard: bool = False) -> Task:
@@ -90,8 +99,11 @@ def keep(served: ServedConnector, kernel: LinuxConnector, stopped: Callable[[], 
     ending = threading.Event()
 
     def look() -> None:
-        while not ending.wait(LOOK_S):
-            tell(served)
+        looked, failures = time.monotonic(), 0
+        while not ending.wait(GLANCE_S):
+            # Where something could not be brought back, it is not tried ten times a second.
+            if time.monotonic() - looked >= LOOK_S or (not failures and served.lost()):
+                looked, failures = time.monotonic(), tell(served)
 
     tell(served)
     watching = threading.Thread(target=look, name="served", daemon=True)

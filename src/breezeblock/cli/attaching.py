@@ -36,6 +36,14 @@ NoDevice = Annotated[
         "--no-device", help="Serve the volume on a socket for QEMU or libvirt; the kernel has no part in it."
     ),
 ]
+Relay = Annotated[
+    bool,
+    typer.Option(
+        "--relay",
+        help="Put a process between the kernel and the one that serves the volume: if that is killed, "
+        "requests wait for under a second instead of --timeout, but each costs more.",
+    ),
+]
 
 
 def register(root: typer.Typer) -> None:
@@ -61,6 +69,7 @@ def attach(
     ] = 600,
     read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody write to the device.")] = False,
     no_device: NoDevice = False,
+    relay: Relay = False,
     discard: Annotated[
         bool,
         typer.Option(
@@ -87,7 +96,7 @@ def attach(
     from breezeblock.cli import client, server
 
     served = attaching.connector(
-        server.load(config), where, kernel=None if no_device else kernel, discard=discard
+        server.load(config), where, kernel=None if no_device else kernel, discard=discard, relayed=relay
     )
     _result(_attach(client.connect(cloud), served, what, read_only=read_only))
 

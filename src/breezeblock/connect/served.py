@@ -5,6 +5,7 @@ everything. So a volume comes back after a restart of the host (`restore`), its 
 another host had it since, for that one is not to be fenced off by a machine that merely woke up.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 
 import msgspec
 
-from breezeblock.connect import Attached
+from breezeblock.connect import Attached, relays
 from breezeblock.connect.linux import HERE, STATE, LinuxConnector, connection_data
 from breezeblock.connect.records import Records
-from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
+from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
 from breezeblock.objects import serving
+from breezeblock.objects.nbd import client
 from breezeblock.objects.nbd.client import Place
 
+_GROW_S = 10.0
 _DRAIN_S = 3600.0
 """How long a detach may take to put everything into the store."""
 
@@ -28,6 +31,8 @@ class Record(msgspec.Struct, frozen=True):
 
     data: dict[str, Any]
     """Of its connection info."""
+    relayed: bool = False
+    """Its device reaches its process through a relay."""
 
 
 class ServedConnector:
@@ -41,12 +46,15 @@ class ServedConnector:
         state: Path = STATE,
         *,
         kernel: LinuxConnector | None = None,
+        relayed: bool = False,
     ) -> None:
         """Prepare. `task` turns connection info into what is to be done here, secrets included.
 
-        Without a `kernel` volumes end at their sockets, for QEMU or libvirt to open.
+        Without a `kernel` volumes end at their sockets, for QEMU or libvirt to open. With `relayed` devices
+        that are made get a relay: a killed process costs them less than the kernel's request timeout.
         """
-        self._task, self._kernel = task, kernel
+        self._task, self._kernel, self._relayed = task, kernel, relayed
+        self._sockets: list[Path] = []
         self._records = Records(state / "served", Record)
 
     def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
@@ -54,10 +62,10 @@ class ServedConnector:
         task = self._task(data)
         with self._records.alone():
             known = self._records.get(task.volume)
-            self._records.put(task.volume, Record(dict(data)))
+            relayed = known.relayed if known else self._relayed and self._kernel is not None
+            self._records.put(task.volume, Record(dict(data), relayed))
             try:
-                if not serving.running(task.socket):
-                    serving.start(task, log=_log(task))
+                self._serve(task, relayed=relayed)
             except BreezeblockError:
                 if known is None and not _journals(task):
                     self._records.forget(task.volume)
@@ -65,14 +73,15 @@ class ServedConnector:
                 raise
         if self._kernel is None:
             return Attached(consumer=consumer, device=uri(task), read_only=read_only)
-        return self._kernel.attach(connection_data(uri(task)), consumer, read_only=read_only)
+        return self._kernel.attach(self._where(task), consumer, read_only=read_only)
 
     def detach(self, data: Mapping[str, Any], consumer: str = HERE, *, force: bool = False) -> None:
         """Take the device away, put everything into the store, and leave nothing here."""
         task = self._task(data)
         if self._kernel is not None:
-            self._kernel.detach(connection_data(uri(task)), consumer, force=force)
+            self._kernel.detach(self._where(task), consumer, force=force)
         with self._records.alone():
+            relays.end(relays.path_of(task.socket))
             if _journals(task) and not serving.running(task.socket):
                 serving.start(
                     task, log=_log(task)
@@ -89,13 +98,20 @@ class ServedConnector:
             return None
         if self._kernel is None:
             return Attached(consumer=consumer, device=uri(task))
-        return self._kernel.find(connection_data(uri(task)), consumer)
+        return self._kernel.find(self._where(task), consumer)
 
     def grown(self, data: Mapping[str, Any], consumer: str = HERE) -> None:
         """Let the device have the length that the volume has now; no device = done."""
-        where = connection_data(uri(self._task(data)))
-        if self._kernel is not None and self._kernel.find(where, consumer):
-            self._kernel.extend(where, consumer)
+        task = self._task(data)
+        where = self._where(task)
+        if self._kernel is None or not self._kernel.find(where, consumer):
+            return
+        view, until = serving.running(task.socket), time.monotonic() + _GROW_S
+        relays.refresh(relays.path_of(task.socket))
+        while self._kernel.extend(where, consumer) < (view.length if view else 0):
+            if time.monotonic() > until:
+                raise UnavailableError(f"The relay of {task.volume} does not learn that it is longer.")
+            time.sleep(0.02)
 
     def records(self) -> list[dict[str, Any]]:
         """Return the connection info of all that belongs here."""
@@ -104,15 +120,34 @@ class ServedConnector:
     def restore(self) -> list[BreezeblockError]:
         """Start what belongs here and is not served; return why it could not be."""
         failures: list[BreezeblockError] = []
+        sockets: list[Path] = []
         with self._records.alone():
             for record in self._records.all():
                 try:
                     task = self._task(record.data)
-                    if not serving.running(task.socket):
-                        serving.start(_resumed(task), log=_log(task))
+                    self._serve(task, relayed=record.relayed, resume=True)
+                    sockets.append(task.socket)
                 except BreezeblockError as error:
                     failures.append(error)
+        self._sockets = sockets
         return failures
+
+    def lost(self) -> bool:
+        """Tell whether a process that was there at the last `restore` is gone. Costs next to nothing."""
+        return not all(serving.kept(path) for path in self._sockets)
+
+    def _serve(self, task: serving.Task, *, relayed: bool, resume: bool = False) -> None:
+        """See that the volume is served, and relayed if it is to be."""
+        if not serving.running(task.socket):
+            serving.start(_resumed(task) if resume else task, log=_log(task))
+        if relayed:
+            relays.ensure(client.place(uri(task)), relays.path_of(task.socket), _log(task))
+
+    def _where(self, task: serving.Task) -> dict[str, Any]:
+        """Return what the kernel connects to."""
+        record = self._records.get(task.volume)
+        socket = relays.path_of(task.socket) if record and record.relayed else task.socket
+        return connection_data(str(Place(str(socket), task.volume)))
 
 
 def uri(task: serving.Task) -> str:

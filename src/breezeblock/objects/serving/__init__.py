@@ -11,7 +11,7 @@ milliseconds, as all its modules are loaded. A keeper that is killed takes its c
 has the task starts another, and the journal brings back what was acknowledged.
 """
 
-from breezeblock.objects.serving.client import call, running, start
+from breezeblock.objects.serving.client import call, kept, running, start
 from breezeblock.objects.serving.messages import (
     Answer,
     Compact,
@@ -41,6 +41,7 @@ __all__ = [
     "View",
     "call",
     "control_path",
+    "kept",
     "running",
     "start",
 ]

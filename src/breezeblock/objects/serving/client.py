@@ -107,7 +107,7 @@ def _connected(nbd: Path) -> socket.socket:
             connection.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
-            if not _kept(nbd):
+            if not kept(nbd):
                 raise NotFoundError(f"No process serves {nbd}.") from None
             if time.monotonic() > until:
                 raise UnavailableError(
@@ -121,7 +121,7 @@ def _connected(nbd: Path) -> socket.socket:
             return connection
 
 
-def _kept(nbd: Path) -> bool:
+def kept(nbd: Path) -> bool:
     """Tell whether there is a keeper: sockets stay behind when their processes are killed."""
     try:
         fd = os.open(lock_path(nbd), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -1,0 +1,82 @@
+"""A relay between the kernel and the process that serves a volume.
+
+What a killed server did not answer, the kernel by itself sends again only when its request timeout is over
+(Linux, drivers/block/nbd.c: new connections alone move nothing that is under way). A relay outlives the
+server and sends it again at once. It is found by its socket, so nothing about it is recorded.
+"""
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from breezeblock.errors import UnavailableError
+from breezeblock.objects.nbd.client import Place
+
+START_S = 30.0
+_END_S = 30.0
+_PEER = struct.Struct("3i")
+
+
+def path_of(served: Path) -> Path:
+    """Return where the relay listens for a volume that is served there."""
+    return served.with_name(f"{served.name}.front")
+
+
+def ensure(where: Place, path: Path, log: Path) -> None:
+    """See that there is a relay to an export; it outlives us. Raises UnavailableError."""
+    if _process(path) is not None:
+        return
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "breezeblock", "nbd", "relay", str(where), "--socket", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            cwd="/",
+            start_new_session=True,
+        )
+    _comes(lambda: _process(path) is not None or process.poll() is not None, START_S)
+    if _process(path) is None:
+        process.kill()
+        raise UnavailableError(f"The relay to {where} does not start.", remedy=f"{log} says why.")
+
+
+def refresh(path: Path) -> None:
+    """Have the relay ask for the export's length again; it does so soon."""
+    if (process := _process(path)) is not None:
+        os.kill(process, signal.SIGHUP)
+
+
+def end(path: Path) -> None:
+    """End the relay; none = done. Raises UnavailableError if it does not end."""
+    if (process := _process(path)) is not None:
+        os.kill(process, signal.SIGTERM)
+        if not _comes(lambda: _process(path) is None, _END_S):
+            raise UnavailableError(f"The relay at {path} does not end.", remedy=f"It is process {process}.")
+    path.unlink(missing_ok=True)
+
+
+def _process(path: Path) -> int | None:
+    """Return who listens there."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        return int(_PEER.unpack(peer)[0])
+
+
+def _comes(true: Callable[[], bool], wait_s: float) -> bool:
+    until = time.monotonic() + wait_s
+    while not true():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
