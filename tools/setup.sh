@@ -49,6 +49,7 @@ for_test=(
     xfsprogs:mkfs.xfs
     btrfs-progs:mkfs.btrfs
     nbd-client:nbd-client
+    fuse3:/usr/lib/*/libfuse3.so.*
 )
 
 there() {

@@ -199,7 +199,8 @@ def test_a_dead_operations_temporary_is_a_warning_and_a_live_ones_is_not(patient
         _run(connection, operation, "extend_volume", "extending", patient.plain, {"virtual_bytes": 2 * GIB})
         # What the promise of an extension takes ahead.
         connection.execute("UPDATE quota_usages SET in_use = in_use + 1 WHERE resource LIKE 'gigabytes%'")
-        connection.execute("UPDATE pools SET provisioned_bytes = provisioned_bytes + ?", (GIB,))
+        promised = "UPDATE pools SET provisioned_bytes = provisioned_bytes + ? WHERE backend = 'local'"
+        connection.execute(promised, (GIB,))
         beat = "INSERT INTO services (host, binary, availability_zone, heartbeat_at) VALUES ('x', ?, '', ?)"
         connection.execute(beat, ("breezeblock-worker", now()))
     report = patient.examine()
@@ -227,7 +228,7 @@ def test_a_row_without_its_operation_is_found(patient: Patient) -> None:
     "damage",
     [
         "UPDATE quota_usages SET in_use = in_use + 5 WHERE resource = 'volumes'",
-        "UPDATE pools SET provisioned_bytes = provisioned_bytes + 512",
+        "UPDATE pools SET provisioned_bytes = provisioned_bytes + 512 WHERE backend = 'local'",
     ],
 )
 def test_a_wrong_count_is_found(patient: Patient, damage: str) -> None:
@@ -246,7 +247,8 @@ def test_an_operation_for_a_back_end_that_is_gone_is_found(patient: Patient) -> 
 
 def test_a_pool_that_is_down_is_one_finding_and_its_volumes_none(patient: Patient) -> None:
     file = patient.data / "breezeblock.toml"
-    file.write_text(file.read_text() + "must_be_mounted = true\n")
+    section = "[backends.local]\n"
+    file.write_text(file.read_text().replace(section, f"{section}must_be_mounted = true\n"))
     finding = patient.only_finding()
     assert "local" in finding.subject
     assert "Nothing is mounted" in finding.problem

@@ -92,10 +92,13 @@ def test_volumes_in_the_object_store_are_served_to_this_host(service: Deployed) 
     assert service.call("breezeblock", "attach", "r", *place).stdout.strip() == uri
     assert _look(service, "volume", "show", "r")["status"] == "in-use"
     assert "wrote 65536" in _qemu_io(uri, "write -P 7 1M 64k", "flush")
+    service.call("breezeblock", "snapshot", "create", "r", "while-in-use")
+    _qemu_io(uri, "write -P 8 1M 64k", "flush")
     service.call("breezeblock", "detach", "r", *place)
     assert _look(service, "volume", "show", "r")["status"] == "available"
-    service.call("breezeblock", "volume", "create", "r2", "--source", "r")
+    service.call("breezeblock", "volume", "create", "r2", "--snapshot", "while-in-use")
     uri = service.call("breezeblock", "attach", "r2", *place).stdout.strip()
     assert "failed" not in _qemu_io(uri, "read -P 7 1M 64k")
     service.call("breezeblock", "detach", "r2", *place)
-    service.call("breezeblock", "volume", "delete", "r", "r2")
+    service.call("breezeblock", "snapshot", "delete", "--yes", "while-in-use")
+    service.call("breezeblock", "volume", "delete", "--yes", "r", "r2")

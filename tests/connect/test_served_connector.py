@@ -59,7 +59,7 @@ class Host:
             path.name
             for place in places
             for path in place.rglob("*")
-            if path.is_file() and path.name != ".lock"
+            if path.is_file() and not path.name.endswith(".lock")
         ]
 
     def kill(self, data: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import vhdx_judges as judges
 from vhdx_judges import MIB, change, make, make_child, pattern, splice
 
+from breezeblock import images
 from breezeblock.errors import CorruptError, InvalidInputError
 from breezeblock.images import vhdx
 from breezeblock.images.file import opened
@@ -160,3 +161,17 @@ def test_reading_writes_nothing(tmp_path: Path) -> None:
     path.chmod(0o444)
     judges.ours(path)
     assert path.read_bytes() == before
+
+
+def test_damage_where_a_region_table_holds_nothing_is_reported_and_mended(tmp_path: Path) -> None:
+    path = tmp_path / "disk.vhdx"
+    images.create(path, "vhdx", 16 * MIB)
+    told = images.info(path)
+    with path.open("r+b") as file:
+        file.seek((192 << 10) + 50_000)
+        file.write(b"x")
+    assert images.info(path).details == told.details, "the entries are what their checksum says"
+    (found,) = images.check(path)
+    assert (found.repairable, found.offset) == (True, 192 << 10)
+    assert images.repair(path)
+    assert images.check(path) == []

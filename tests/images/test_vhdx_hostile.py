@@ -138,6 +138,7 @@ FILES: list[tuple[str, Mutation, str]] = [
     ("log over the metadata", poke(both(68), "<I", 2 * MIB), "two regions overlap at 2097152"),
     ("log that is not there", poke(both(48), "<16s", b"x" * 16), "no unbroken line of entries"),
     ("2048 regions", poke(regions(-8), "<I", 2048), r"2048 regions, at most 2047 .*\(at byte 196616\)"),
+    ("20 regions", poke(regions(-8), "<I", 20), r"a region of 0 bytes at 0 .*\(at byte 196688\)"),
     ("no regions", poke(regions(-8), "<I", 0), "the BAT or the metadata region is missing"),
     ("region twice", poke(regions(32), "<16s", layout.BAT_REGION), "same GUID"),
     ("unknown region", poke(regions(32), "<16s", b"x" * 16), "the required region .* is unknown"),

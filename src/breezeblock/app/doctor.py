@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 from sqlalchemy.engine import make_url
 
-from breezeblock.app import compose
+from breezeblock.app import compose, gateway
 from breezeblock.backends.contract import Backend, Finding, Found, Snapshot, Volume
 from breezeblock.catalog import families, image_cache, infrastructure, invariants, migrate, operations, survey
 from breezeblock.catalog.clock import later
@@ -64,11 +64,12 @@ def examine(config: Config) -> Report:
             "left out because an operation is at work": sum(found.busy for found in believed.values()),
             "files and other things on storage": 0,
         }
-        for name, backend in backends.items():
-            theirs = {id_: found for id_, found in believed.items() if found.volume.backend == name}
-            seen, of_backend = _storage(database, name, backend, theirs)
-            findings += of_backend
-            looked_at["files and other things on storage"] += seen
+        with gateway.lent(config):
+            for name, backend in backends.items():
+                theirs = {id_: found for id_, found in believed.items() if found.volume.backend == name}
+                seen, of_backend = _storage(database, name, backend, theirs)
+                findings += of_backend
+                looked_at["files and other things on storage"] += seen
         return Report(findings, looked_at)
     finally:
         database.dispose()

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -10,7 +11,7 @@ import uvloop
 
 from breezeblock import vault
 from breezeblock.config import Config
-from breezeblock.errors import ConfigError
+from breezeblock.errors import BreezeblockError, ConfigError
 from breezeblock.objects.cdmi import CdmiServer
 
 HOST = "127.0.0.1"
@@ -22,6 +23,29 @@ def start(config: Config) -> Callable[[], None]:
     section = config.cdmi
     if not section.directory:
         return _nothing
+    stop = _serve(config)
+    log.info("cdmi.serving", host=HOST, port=section.port, directory=section.directory)
+    return stop
+
+
+@contextmanager
+def lent(config: Config) -> Iterator[None]:
+    """Serve it meanwhile, for those who look at a stopped service; not where the service itself does.
+
+    Where it cannot be served, the pools that use it are down, and say so.
+    """
+    try:
+        stop = _serve(config) if config.cdmi.directory else _nothing
+    except BreezeblockError:
+        stop = _nothing
+    try:
+        yield
+    finally:
+        stop()
+
+
+def _serve(config: Config) -> Callable[[], None]:
+    section = config.cdmi
     password = vault.at(Path(config.service.state_dir)).get(section.secret)
     root = Path(section.directory)
     if not root.is_dir():
@@ -38,7 +62,6 @@ def start(config: Config) -> Callable[[], None]:
         ) from error
     thread = threading.Thread(target=loop.run_forever, name="cdmi", daemon=True)
     thread.start()
-    log.info("cdmi.serving", host=HOST, port=section.port, directory=str(root))
 
     def stop() -> None:
         asyncio.run_coroutine_threadsafe(server.stop(), loop).result(5)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from breezeblock.app import compose
+from breezeblock.app import compose, gateway
 from breezeblock.app.doctor import SILENT_S, UNSETTLED, as_volume
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Backend, Found
@@ -48,9 +48,10 @@ def prepared(config: Config) -> Iterator[Iterator[Step]]:
     backends, _policies = compose.open_backends(config)
     try:
         _require_stopped(config, database)
-        for backend in backends.values():
-            backend.start()
-        yield _steps(database, backends)
+        with gateway.lent(config):
+            for backend in backends.values():
+                backend.start()
+            yield _steps(database, backends)
     finally:
         for backend in backends.values():
             backend.stop()

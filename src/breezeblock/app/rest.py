@@ -160,6 +160,14 @@ class Rest:
         self._pools.remove_url(self.pool, url)
         self._tell(serving.Endpoints(remove=[url]))
 
+    def urls(self) -> list[str]:
+        """Return the endpoints that this host uses."""
+        return self._pools.urls(self.pool)
+
+    def view(self, volume: str) -> serving.View | None:
+        """Return how the process does that serves a volume, by its id, to this host; None = there is none."""
+        return serving.running(self._socket(volume))
+
     def status(self) -> Status:
         """Look at every endpoint, and at what this host serves."""
 

@@ -143,6 +143,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     extend: bool = False
     snapshots: bool = False
     """`snapshot` and `delete_snapshot` of any snapshot, in any order."""
+    online_snapshots: bool = False
+    """`snapshot` and `delete_snapshot` while hosts use the volume. What a host has not sent off by then may
+    be missing, as after a power cut."""
     revert: Literal["none", "latest", "any"] = "none"
     clone: bool = False
     create_from_snapshot: bool = False

@@ -175,8 +175,10 @@ class Helper:
             with self._sending:
                 wire.send(self._socket, message)
         except OSError as error:
-            self._lose(DiedError(f"A helper process takes no messages: {error.strerror}."))
-            self.kill("A helper process takes no messages")
+            problem = f"A helper process takes no messages: {error.strerror or 'it is too busy'}"
+            if isinstance(error, ConnectionError):  # its end is closed: it is dead already
+                self._lose(DiedError(f"{problem}."))
+            self.kill(problem)
 
     def _lose(self, why: LostError) -> None:
         with self._lock:

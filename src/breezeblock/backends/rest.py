@@ -52,6 +52,7 @@ from breezeblock.objects import serving
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.format import PAGE
 from breezeblock.objects.nbd.client import Place
+from breezeblock.objects.serving.messages import lock_path
 from breezeblock.objects.stores.port import Store, everything
 
 MAX_BYTES = 1 << 50
@@ -86,6 +87,7 @@ class RestBackend(Unable):
             storage_protocol="nbd",
             extend=True,
             snapshots=True,
+            online_snapshots=True,
             revert="any",
             clone=True,
             create_from_snapshot=True,
@@ -257,7 +259,7 @@ class RestBackend(Unable):
     def _asked(self, volume: Volume, request: serving.Request) -> bool:
         """Ask the process of this host that serves a volume; False if there is none that we may ask."""
         socket = self._socket(volume)
-        if not os.access(serving.control_path(socket), os.W_OK):
+        if not os.access(lock_path(socket), os.R_OK | os.W_OK):
             return False
         try:
             serving.call(socket, request)

@@ -180,6 +180,28 @@ def collect(backend: Backend = "", pool: Pool = "", config: options.Config = Non
     output.say(f"Removed {done.removed} objects; {done.waiting} go with the next look if nobody needs them.")
 
 
+@app.command()
+def mount(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An empty directory.", show_default=False)],
+    group: Annotated[
+        str,
+        typer.Option("--group", help="Let this group use them too. Default: only you.", show_default=False),
+    ] = "",
+    state: State = None,
+    no_device: NoDevice = False,
+    backend: Backend = "",
+    pool: Pool = "",
+    config: options.Config = None,
+) -> None:
+    """Show these verbs as a tree of control files, as /sys/class/srb was, until unmounted or interrupted."""
+    from breezeblock.app.control_files import ControlFiles
+    from breezeblock.app.control_mount import mount as show
+
+    rest = _rest(config, backend, pool)
+    connector = _connector(rest, state and state.absolute(), device=not no_device)
+    show(ControlFiles(rest, connector), directory, group=group)
+
+
 def _rest(config: Path | None, backend: str, pool: str) -> "Rest":
     from breezeblock.app.rest import Rest
     from breezeblock.cli import server

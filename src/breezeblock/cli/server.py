@@ -103,7 +103,9 @@ def doctor(
     """
     from breezeblock.app import doctor as examining
     from breezeblock.cli import output
+    from breezeblock.observe import configure_logging
 
+    configure_logging("warning", "console")  # what is printed here is the report
     if repair:
         _repair(load(config), yes=yes)
     report = examining.examine(load(config))

@@ -22,6 +22,8 @@ from breezeblock.images.layer import Extent, Kind, Layer, Parent, corrupt
 MAX_DEPTH = 256
 _PREFIX = re.compile(r"(?:file://)?(?:\./|\.\\)?")
 _BARE = re.compile(r"[^/\\:\0]{1,255}\Z")
+_MOST_LETTERS = 300
+"""Of a recorded path that is a bare name, its prefix included."""
 
 
 class Part(NamedTuple):
@@ -105,7 +107,7 @@ def _opened(directory: str, name: str, layers: list[Layer], *, write: bool) -> F
 def parent_name(layer: Layer, recorded: Parent) -> str:
     """Return the first recorded path that is a bare name. Raises CorruptError if there is none."""
     for path in recorded.paths:
-        if name := _bare(path):
+        if len(path) <= _MOST_LETTERS and (name := _bare(path)):
             return name
     told = ", ".join(ascii(path[:120]) for path in recorded.paths) or "nothing"
     raise corrupt(

@@ -25,21 +25,23 @@ class NewSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     description: str | None = None
     metadata: dict[str, str] = {}
     force: bool = False
-    """Cinder's leave to snapshot a volume in use. Nothing here can do that yet; it changes no answer."""
+    """Leave to snapshot a volume in use, as if its host lost power now; where the back end can do that."""
 
 
 def create(service: Service, caller: Caller, new: NewSnapshot) -> str:
-    """Promise a snapshot of an available volume; return its id."""
+    """Promise a snapshot of a volume; return its id."""
     snapshot_id = new_id()
     with service.database.write() as connection:
         operation_id = numbering.number(connection)
         volume = volumes.visible(connection, caller, new.volume_id)
-        if volume.status != "available":
-            raise ConflictError(
-                f"Invalid volume: Volume {volume.id} status must be available, but current status is: "
-                f"{volume.status}."
-            )
         pool = pools.get(connection, volume.backend, volume.pool)
+        online = new.force and pool is not None and scheduling.capabilities(pool).online_snapshots
+        allowed = ("available", "in-use") if online else ("available",)
+        if volume.status not in allowed:
+            raise ConflictError(
+                f"Invalid volume: Volume {volume.id} status must be {' or '.join(allowed)}, but current "
+                f"status is: {volume.status}."
+            )
         if pool is not None and not scheduling.capabilities(pool).snapshots:
             raise InvalidInputError(f"Back end {volume.backend} cannot take snapshots.")
         most = 0 if pool is None else pool.max_chain_depth
@@ -109,7 +111,9 @@ def delete(service: Service, caller: Caller, snapshot_id: str, *, force: bool = 
         row = visible(connection, caller, snapshot_id)
         volume = rows.one(connection, tables.volumes, row.volume_id)
         assert volume is not None  # noqa: S101 - the foreign key
-        if volume.status in {"in-use", "attaching", "detaching"}:
+        pool = pools.get(connection, volume.backend, volume.pool)
+        online = pool is not None and scheduling.capabilities(pool).online_snapshots
+        if volume.status in {"in-use", "attaching", "detaching"} and not online:
             raise ConflictError(
                 f"Invalid snapshot: its volume {volume.id} is {volume.status}; detach the volume first. "
                 "Merging images under a running guest is not supported yet."

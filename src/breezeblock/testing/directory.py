@@ -43,10 +43,6 @@ class Watch:
             self._add_all()  # there may be new directories
         return found
 
-    def close(self) -> None:
-        """Watch no more."""
-        os.close(self._fd)
-
     def _add_all(self) -> None:
         for directory, _directories, _files in os.walk(self._root):
             if self._libc.inotify_add_watch(self._fd, os.fsencode(directory), _CHANGES) < 0:

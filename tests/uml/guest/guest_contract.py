@@ -59,6 +59,6 @@ SOME += [(scenario, ending) for scenario, ending in kills() if str(scenario) in 
 @pytest.mark.parametrize(("scenario", "ending"), SOME, ids=str)
 def test_nfs_killed(scenario: Scenario, ending: Ending, tmp_path: Path) -> None:
     # Few kills: the local back end, which shares all of this code, is killed before every line.
-    report = kill_everywhere(storage(tmp_path, "4.2", "raw"), scenario, ending, stride=3)
+    report = kill_everywhere(storage(tmp_path, "4.2", "raw"), scenario, ending, stride=12)
     assert report is not None
     assert report.states > 1

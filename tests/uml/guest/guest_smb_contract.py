@@ -64,8 +64,11 @@ def test_smb_vhdx(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", [case for case in cases() if case.name in SOME_CASES], ids=str)
 @pytest.mark.parametrize("image_format", ["vhd", "qcow2", "raw"])
 def test_smb_others_sealed(case: Case, image_format: str, tmp_path: Path) -> None:
-    if (image_format, case.name) == ("raw", "flatten_makes_independent"):
-        return  # nothing can rest on a raw image where names end in the format
+    if image_format == "raw" and case.name in {
+        "flatten_makes_independent",  # nothing can rest on a raw image where names end in the format
+        "any_snapshot_can_be_deleted_in_any_order",  # of qcow2, as the overlays of raw images are
+    }:
+        return
     case.run(storage(tmp_path, ",seal", image_format))
 
 

@@ -1,6 +1,7 @@
 """The metadata region: what kind of disk the file holds ([MS-VHDX] 2.6)."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from struct import Struct
@@ -38,6 +39,7 @@ from breezeblock.images.vhdx.regions import Region
 from breezeblock.images.vhdx.view import View
 
 LEAVE_ALLOCATED, HAS_PARENT = 1, 2
+_KEPT_BYTES = 2048
 _PARAMETERS, _SIZE, _SECTOR = Struct("<II"), Struct("<Q"), Struct("<I")
 _LENGTHS = {
     FILE_PARAMETERS: 8,
@@ -75,10 +77,13 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
 def read(view: View, region: Region) -> Metadata:
     """Read the table and the known items. Raises CorruptError."""
     entries = _read_entries(view, region)
+    # Large ones are not kept: a file from outside may have them, and many such files may come.
+    small = len(entries) <= _KEPT_BYTES
     try:
-        table = _table(entries, region.length)
+        table = (_table if small else _table.__wrapped__)(entries, region.length)
         values = _read_values(view, region, table)
-        return _metadata(entries, region.length, values)
+        small = small and table.length <= _KEPT_BYTES
+        return (_metadata if small else _metadata.__wrapped__)(table, values)
     except WrongBytesError as error:
         raise error.of(view.file, region.offset) from None
 
@@ -106,9 +111,8 @@ def _read_values(view: View, region: Region, table: "_Table") -> tuple[bytes, ..
 
 
 @lru_cache(1024)
-def _metadata(entries: bytes, region_bytes: int, contents: tuple[bytes, ...]) -> Metadata:
+def _metadata(table: "_Table", contents: tuple[bytes, ...]) -> Metadata:
     """Decode the known items' contents. Raises WrongBytesError."""
-    table = _table(entries, region_bytes)
     values = dict(zip((item.guid for item in table.known), contents, strict=True))
     at = {item.guid: item.offset for item in table.known}
     block_bytes, flags = _PARAMETERS.unpack(values[FILE_PARAMETERS])
@@ -142,7 +146,10 @@ def _locator(values: dict[bytes, bytes], at: dict[bytes, int]) -> Locator:
         raise WrongBytesError(error.problem, at[PARENT_LOCATOR] + error.at) from None
 
 
-class _Table(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """One and the same for the same bytes, so that it is known again without a look into it."""
+
     items: tuple[Item, ...]
     known: tuple[Item, ...]
     start: int

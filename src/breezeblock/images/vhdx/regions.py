@@ -69,13 +69,15 @@ def read(view: View, header: Header) -> Regions:
     for offset in REGION_TABLE_OFFSETS:
         # Few entries and zeros are what all files have. Where the checksum is right for that, the entries are
         # what was written, and the other 64 KiB need not be read; `check` looks at those.
-        data: bytes | None = view.read(offset, _HEAD_BYTES)
-        if not _is_sealed_with_zeros(data):
-            data = _copy(view, offset)
+        head = view.read(offset, _HEAD_BYTES)
+        alone = _used_bytes(head) <= _HEAD_BYTES and _is_sealed_with_zeros(head)
+        data = head if alone else _copy(view, offset)
         if data is not None:
-            used = data[: REGION_HEADER.size + REGION_HEADER.unpack_from(data)[2] * REGION_ENTRY.size]
+            used = data[: _used_bytes(data)]
+            # Large ones are not kept: a file from outside may have one, and many such files may come.
+            decode = _regions if len(used) <= _HEAD_BYTES else _regions.__wrapped__
             try:
-                found = _regions(used, header.log_offset, header.log_bytes)
+                found = decode(used, header.log_offset, header.log_bytes)
                 _require_inside(found, view.file_bytes)
             except WrongBytesError as error:
                 raise error.of(view.file, offset) from None
@@ -88,6 +90,11 @@ def wrong_copies(view: View) -> list[int]:
     copies = [_copy(view, offset) for offset in REGION_TABLE_OFFSETS]
     good = copies[0] or copies[1]
     return [offset for offset, copy in zip(REGION_TABLE_OFFSETS, copies, strict=True) if copy != good]
+
+
+def _used_bytes(data: bytes) -> int:
+    count: int = REGION_HEADER.unpack_from(data)[2]
+    return REGION_HEADER.size + count * REGION_ENTRY.size
 
 
 @lru_cache(64)
