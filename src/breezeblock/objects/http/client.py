@@ -137,15 +137,19 @@ class Client:
     """One server, by URL."""
 
     def __init__(self, url: str, *, context: ssl.SSLContext | None = None, deadline_s: float = 60.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ConfigError(f"{url!r} is no http or https URL of a server.")
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:  # which may quote a password
+            raise ConfigError("The host or port of an endpoint's URL cannot be read.") from None
         if parts.username or parts.password:
             raise ConfigError("Credentials do not belong in a URL.", remedy="Use the settings for them.")
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ConfigError(f"{url!r} is no http or https URL of a server.")
         self.path = parts.path.rstrip("/")
         self.authority = parts.netloc
         self._host = parts.hostname
-        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._port = port or (443 if parts.scheme == "https" else 80)
         secure = parts.scheme == "https"
         self._context = (context or ssl.create_default_context()) if secure else None
         self._deadline_s = deadline_s
