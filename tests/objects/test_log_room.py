@@ -2,10 +2,11 @@
 
 import asyncio
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
-from log_lab import PAGE, content, soon
+from log_lab import PAGE, Disk, content, soon
 
 from breezeblock.errors import ConflictError, NotFoundError
 from breezeblock.objects.log import format as form
@@ -109,7 +110,7 @@ def test_what_somebody_has_is_not_taken_to_be_compacted() -> None:
 
 def test_a_quick_clone_is_seen_by_the_second_look_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     """The snapshot goes when the clone has looked; a collection's first look comes before the clone."""
-    monkeypatch.setattr(form, "STILL_S", 2.0)
+    monkeypatch.setattr(form, "STILL_S", 1.0)
 
     class Late(MemoryStore):
         collecting: asyncio.Task[Any] | None = None
@@ -141,5 +142,27 @@ def test_a_quick_clone_is_seen_by_the_second_look_of_a_collection(monkeypatch: p
             two = await volumes.attach(store, TWO, memory=QUIET)
             assert (await content(two))[: 8 * PAGE] == b"a" * 8 * PAGE
             await two.close()
+
+    asyncio.run(run())
+
+
+def test_the_journal_of_a_page_that_is_written_again_and_again_stays_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Disk(monkeypatch)
+
+    async def run() -> None:
+        store = MemoryStore()
+        await volumes.create(store, ONE, LENGTH)
+        device = await volumes.attach(store, ONE, tmp_path / "journal", QUIET)
+        most = 0
+        for number in range(1000):
+            await soon(device.write(0, memoryview(number.to_bytes(2) * (PAGE // 2))))
+            await asyncio.sleep(0.001 if number % 20 == 0 else 0)
+            most = max(most, device.journal_bytes)
+        assert device.writer.stored
+        assert most < 1000 * PAGE // 2
+        assert (await content(device))[:2] == (999).to_bytes(2)
+        await device.close()
 
     asyncio.run(run())

@@ -46,6 +46,9 @@ class LogDevice:
         to_store: bool = False,
     ) -> None:
         self.writer, self.reader, self._journal = writer, reader, journal
+        if journal:
+            # A page that is written again and again fills the journal, and no segment.
+            journal.rolled = self._rolled
         self._to_store = to_store
         # What is fetched ahead must not push itself out before it was read.
         self._ahead = Ahead(min(ahead_bytes // PAGE, reader.room_pages // 4), self._expect)
@@ -73,6 +76,9 @@ class LogDevice:
     def cached_bytes(self) -> int:
         """What of the store is in memory."""
         return self.reader.cached_bytes
+
+    def _rolled(self) -> None:
+        self.writer.seal()
 
     # --- reading --------------------------------------------------------------------------------
 

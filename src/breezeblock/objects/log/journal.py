@@ -83,6 +83,8 @@ class Journal:
         self._directory, self._volume, self._token = directory, bytes.fromhex(volume), token
         self.stored: Callable[[], int] = lambda: 0
         """Tells the last write that the store has."""
+        self.rolled: Callable[[], None] = lambda: None
+        """Hears that a file is full: what it holds should go to the store soon, or an opening takes long."""
         self.tokens: list[bytes] = []
         """Of the writers whose journal this was when it was opened."""
         self._files: deque[_File] = deque()
@@ -230,6 +232,7 @@ class Journal:
                 self._renamed = True
         self._files.append(file)
         self._start()
+        self.rolled()
         return file
 
     def _check(self) -> None:
