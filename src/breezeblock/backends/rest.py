@@ -38,7 +38,7 @@ from breezeblock.backends.contract import (
 )
 from breezeblock.backends.copying import copy_back, copy_data
 from breezeblock.backends.rest_collecting import Collector
-from breezeblock.backends.rest_config import RestConfig, durability, find_pool
+from breezeblock.backends.rest_config import RestConfig, RestPool, durability, find_pool
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.backends.unable import Unable
 from breezeblock.errors import (
@@ -136,7 +136,7 @@ class RestBackend(Unable):
         self._need("snapshots", volume)
         check_cancelled(attempt)
         self._idle(volume)
-        if not self._is_log(volume):
+        if self._settings(volume).layout != "log":
             copy_back(self, volume, snapshot, attempt)
             return _placement(volume)
         self._on(volume, lambda store: volumes.revert(store, _key(volume), _name(snapshot)))
@@ -219,7 +219,7 @@ class RestBackend(Unable):
             "backend": self.name,
             "pool": volume.pool,
             "pool_uuid": self._pools.uuid(volume.pool),
-            "durability": volume.options.get("durability", durability(self._config.pools[volume.pool])),
+            "durability": volume.options.get("durability", durability(self._settings(volume))),
             "discard": True,
         }
         return Connection(driver_volume_type="nbd", data=data)
@@ -258,18 +258,15 @@ class RestBackend(Unable):
     # --- parts of verbs -------------------------------------------------------------------------
 
     def _layout(self, volume: Volume) -> rest_layouts.Layout:
-        return rest_layouts.of(find_pool(self.name, self._config, volume.pool))
+        return rest_layouts.of(self._settings(volume))
 
-    def _is_log(self, volume: Volume) -> bool:
-        return find_pool(self.name, self._config, volume.pool).layout == "log"
+    def _settings(self, volume: Volume) -> RestPool:
+        return find_pool(self.name, self._config, volume.pool)
 
     def _need(self, what: str, volume: Volume) -> None:
         """Raise UnsupportedError if volumes of this pool lack a capability."""
-        pool = find_pool(self.name, self._config, volume.pool)
-        if not getattr(rest_layouts.capabilities(pool), what):
-            raise UnsupportedError(
-                f"Pool {volume.pool} keeps volumes flat in a store of {pool.store}: it has no {what}."
-            )
+        if not getattr(rest_layouts.capabilities(self._settings(volume)), what):
+            raise UnsupportedError(f"Pool {volume.pool} keeps volumes flat, and its store has no {what}.")
 
     def _socket(self, volume: Volume) -> Path:
         return Path(self._config.run_dir, _key(volume))
@@ -317,8 +314,9 @@ class RestBackend(Unable):
         name = _name(snapshot) if snapshot else ""
         if not snapshot:
             self._asked(source, serving.Flush())
-        how = volume.options.get("clone", self._config.pools[volume.pool].clone)
-        if how == "linked" and source.pool == volume.pool and self._is_log(volume):
+        settings = self._settings(volume)
+        linked = volume.options.get("clone", settings.clone) == "linked" and settings.layout == "log"
+        if linked and source.pool == volume.pool:
             self._link(source, name, volume, attempt)
         else:
 
@@ -365,7 +363,7 @@ class RestBackend(Unable):
 
     def _check(self, volume: Volume) -> None:
         """Raise InvalidInputError for a volume that cannot be made."""
-        options = rest_layouts.capabilities(find_pool(self.name, self._config, volume.pool)).options
+        options = rest_layouts.capabilities(self._settings(volume)).options
         for option, value in volume.options.items():
             if value not in options.get(option, ()):
                 raise InvalidInputError(f"Pool {volume.pool} has no option {option} = {value!r}.")
@@ -373,7 +371,7 @@ class RestBackend(Unable):
         self._pools.store(volume.pool)
 
     def _check_bytes(self, volume: Volume, virtual_bytes: int) -> None:
-        most = rest_layouts.capabilities(find_pool(self.name, self._config, volume.pool)).max_virtual_bytes
+        most = rest_layouts.capabilities(self._settings(volume)).max_virtual_bytes
         if virtual_bytes <= 0 or virtual_bytes % PAGE or virtual_bytes > (most or 0):
             raise InvalidInputError(
                 f"A volume of {virtual_bytes} bytes cannot be made; "

@@ -55,6 +55,10 @@ class DeviceData:
         self._within(offset, len(data))
         if self._device.read_only:
             raise InvalidInputError("What was opened for reading cannot be written.")
+        before, after = self._beside(offset, len(data))
+        if before or after:
+            data = self.read(offset - before, before) + data + self.read(offset + len(data), after)
+            offset -= before
         view = memoryview(data)
         for at, size in _pieces(offset, len(data)):
             self._run(self._write(at, view[at - offset : at - offset + size]))
@@ -62,7 +66,12 @@ class DeviceData:
     def zero(self, offset: int, length: int) -> None:
         """Make a range read as zeros, whole pages as holes."""
         self._within(offset, length)
-        self._run(self._zero(offset, length))
+        before, after = self._beside(offset, length)
+        if before or after:
+            for at, size in _pieces(offset, length):
+                self.write(at, bytes(size))
+        else:
+            self._run(self._zero(offset, length))
 
     def flush(self) -> None:
         """Return when the store has everything."""
@@ -80,6 +89,11 @@ class DeviceData:
                 if amount:
                     yield offset, amount, is_data
                 offset += amount
+
+    def _beside(self, offset: int, length: int) -> tuple[int, int]:
+        """Return how many bytes there are before and after a range in its first and last sector."""
+        sector = self._device.minimum_bytes
+        return offset % sector, -(offset + length) % sector
 
     async def _read(self, offset: int, length: int) -> bytes:
         got: Bytes | list[Bytes] = await _settled(self._device.read(offset, length))
@@ -116,9 +130,9 @@ class FreshData(DeviceData):
     """A flat volume that was just made: what is not written, or is zeros, need not be sent."""
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write all of `data`, with zeros up to the end of its last sector."""
+        """Write all of `data`."""
         if data.count(0) < len(data):
-            super().write(offset, data + bytes(-len(data) % self._device.minimum_bytes))
+            super().write(offset, data)
 
     def zero(self, offset: int, length: int) -> None:
         """Do nothing: it reads as zeros."""
