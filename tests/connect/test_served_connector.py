@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -200,10 +201,20 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(host: Host) -> None
 
 def keys(place: Path) -> set[str]:
     """What is in the store besides the pool's own objects, without the volumes' names."""
-    found = {
-        path.relative_to(place / "store").parts[0] for path in (place / "store").rglob("*") if path.is_file()
-    }
-    return found - {"pool"}
+    files = [path for path in (place / "store").rglob("*") if path.is_file()]
+    return {path.relative_to(place / "store").parts[0] for path in files} - {"pool"}
+
+
+def wait_for_another(path: Path, process: int) -> None:
+    until = time.monotonic() + 10
+    while Path(f"/proc/{process}").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    while time.monotonic() < until:
+        with socket.socket(socket.AF_UNIX) as client:
+            if client.connect_ex(str(path)) == 0:
+                return
+        time.sleep(0.01)
+    raise AssertionError("nobody serves it")
 
 
 def test_a_flat_volume_is_served_and_comes_back_after_the_host(place: Path) -> None:
@@ -221,12 +232,13 @@ def test_a_flat_volume_is_served_and_comes_back_after_the_host(place: Path) -> N
     ):
         with pytest.raises(ConflictError, match="attached to this host"):
             refused()
-    socket = attaching.task(host.config, data).socket
-    before = serving.running(socket)
+    path = attaching.task(host.config, data).socket
+    before = serving.running(path)
     assert before is not None
     os.kill(before.pid, signal.SIGKILL)  # its keeper goes on
+    wait_for_another(path, before.pid)
     qemu_io(uri, "read -P 7 4k 1M", "write -P 8 2M 64k")
-    after = serving.running(socket)
+    after = serving.running(path)
     assert after is not None
     assert after.pid != before.pid
     host.kill(data)
