@@ -6,13 +6,25 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import pytest
 from flat_storage import FlatStorage
 
 import zoo
 from breezeblock import vault
-from breezeblock.backends.rest_config import RestPool
+from breezeblock.attempt import Attempt
+from breezeblock.backends.contract import Snapshot, Volume
+from breezeblock.backends.registry import read_config
+from breezeblock.backends.rest import RestBackend, open_rest
+from breezeblock.backends.rest_config import RestConfig, RestPool
+from breezeblock.errors import (
+    CancelledOperationError,
+    ConfigError,
+    InvalidInputError,
+    NotFoundError,
+    UnsupportedError,
+)
 from breezeblock.objects.stores.azure import AzureStore
 from breezeblock.testing import Case, Ending, Scenario, cases, kill_everywhere, kills
 from cdmi_process import PASSWORD, USER, cdmi_server
@@ -113,3 +125,113 @@ def test_flat_killed_anywhere(scenario: Scenario, ending: Ending, memory: Path) 
         assert not scenario.needs(storage.open().capabilities())
         return
     assert report.states > 1
+
+
+# --- what the suite does not ask ------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+def attempt(operation: str = "") -> Attempt:
+    return Attempt(operation_id=operation or str(uuid4()), token=uuid4().hex)
+
+
+def volume(pool: str, length: int = 8 * MIB, **options: str) -> Volume:
+    return Volume(id=str(uuid4()), virtual_bytes=length, pool=pool, options=options)
+
+
+def section(**pool: object) -> dict[str, object]:
+    return {"kind": "rest", "pools": {"one": {"urls": ["https://store.example.org/x"], **pool}}}
+
+
+@pytest.mark.parametrize(
+    ("pool", "said"),
+    [
+        ({"store": "s3", "layout": "flat"}, "s3 writes no parts of objects"),
+        ({"store": "webdav"}, 'layout = "flat"'),
+        ({"store": "webdav", "layout": "round"}, "layout"),
+        ({"store": "web", "layout": "flat"}, "store"),
+    ],
+)
+def test_a_layout_that_the_store_cannot_have_is_refused(pool: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_config(section(**pool), "[backends.x]")
+
+
+def test_passwords_are_not_sent_to_webdav_in_the_clear() -> None:
+    pool = {"store": "webdav", "layout": "flat", "user": "u", "secret": "s", "urls": ["http://192.0.2.1/x"]}
+    with pytest.raises(ConfigError, match="use https"):
+        read_config(section(**pool), "[backends.x]")
+
+
+@pytest.fixture
+def both(memory: Path) -> RestBackend:
+    """A back end with a pool of each layout."""
+    pools = {}
+    for layout in ("log", "flat"):
+        (memory / layout).mkdir()
+        pools[layout] = RestPool(store="directory", urls=[str(memory / layout)], layout=layout)  # type: ignore[arg-type]
+    return open_rest("rest", RestConfig(pools=pools, run_dir=str(memory / "run")), memory)
+
+
+def test_each_pool_says_what_its_layout_can_do(both: RestBackend) -> None:
+    able = {pool.name: pool.capabilities for pool in both.stats()}
+    log, flat = able["log"], able["flat"]
+    assert log is not None
+    assert flat is not None
+    assert (log.snapshots, log.adopt, log.revert, log.facts["layout"]) == (True, True, "any", "log")
+    assert (flat.snapshots, flat.adopt, flat.revert, flat.facts["layout"]) == (False, False, "none", "flat")
+    assert both.capabilities() == log
+    one = volume("flat")
+    both.create(one, attempt())
+    held = Snapshot(id=str(uuid4()), volume_id=one.id, virtual_bytes=one.virtual_bytes)
+    for refused in (
+        lambda: both.snapshot(one, held, attempt()),
+        lambda: both.delete_snapshot(one, held, attempt()),
+        lambda: both.revert(one, held, attempt()),
+        lambda: both.create_from_snapshot(one, held, volume("log"), attempt()),
+        lambda: both.release(one, attempt()),
+        lambda: both.examine(volume("flat"), f"volume-{one.id}"),
+    ):
+        with pytest.raises(UnsupportedError, match="Pool flat keeps volumes flat"):
+            refused()
+    for options in ({"clone": "linked"}, {"durability": "local"}):
+        with pytest.raises(InvalidInputError, match="no option"):
+            both.create(volume("flat", **options), attempt())
+    both.collect()
+    assert both.check(one, ()) == []
+
+
+def test_volumes_are_copied_from_one_layout_to_the_other(both: RestBackend, memory: Path) -> None:
+    source, flat, back = volume("log"), volume("flat", 16 * MIB), volume("log", 16 * MIB)
+    both.create(source, attempt())
+    with both.open_data(source, writable=True) as data:
+        data.write(5 * MIB + 17, b"here")
+    held = Snapshot(id=str(uuid4()), volume_id=source.id, virtual_bytes=source.virtual_bytes)
+    both.snapshot(source, held, attempt())
+    both.create_from_snapshot(source, held, flat, attempt())
+    both.create_from_snapshot(source, held, flat, attempt())
+    both.clone(flat, back, attempt())
+    with both.open_data(back) as data:
+        assert data.read(5 * MIB + 10, 20) == bytes(7) + b"here" + bytes(9)
+        assert data.read(8 * MIB, 8 * MIB) == bytes(8 * MIB)
+    (found,) = (memory / "flat" / "flat").iterdir()
+    assert found.stat().st_size == 16 * MIB
+    assert found.stat().st_blocks * 512 <= 4 * MIB  # zeros are not sent
+
+
+def test_an_import_that_was_stopped_is_swept_and_its_lock_with_it(both: RestBackend, memory: Path) -> None:
+    (memory / "image").write_bytes(b"x" * (8 * MIB))
+    one, looks = volume("flat"), iter([False, False])
+    stopped = Attempt(operation_id="op", token="t", cancelled=lambda: next(looks, True))
+    with pytest.raises(CancelledOperationError):
+        both.import_image(one, str(memory / "image"), "raw", stopped)
+    with pytest.raises(NotFoundError):
+        both.connection_info(one, {})
+    assert {found.kind for found in both.inventory()} == {"temporary", "metadata"}
+    assert both.sweep(frozenset({"op"})) == []
+    assert len(both.sweep(frozenset())) == 1
+    assert list(both.inventory()) == []
+    both.import_image(one, str(memory / "image"), "raw", attempt())
+    both.export_image(one, None, str(memory / "out"), "raw", attempt())
+    assert (memory / "out").read_bytes() == (memory / "image").read_bytes()
