@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
+import msgspec
 import pytest
 from flat_storage import FlatStorage
 
@@ -17,14 +19,16 @@ from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Snapshot, Volume
 from breezeblock.backends.registry import read_config
 from breezeblock.backends.rest import RestBackend, open_rest
-from breezeblock.backends.rest_config import RestConfig, RestPool
+from breezeblock.backends.rest_config import RestConfig, RestPool, store_config
 from breezeblock.errors import (
     CancelledOperationError,
     ConfigError,
+    ConflictError,
     InvalidInputError,
     NotFoundError,
     UnsupportedError,
 )
+from breezeblock.objects import serving
 from breezeblock.objects.stores.azure import AzureStore
 from breezeblock.testing import Case, Ending, Scenario, cases, kill_everywhere, kills
 from cdmi_process import PASSWORD, USER, cdmi_server
@@ -79,6 +83,17 @@ def test_flat_over_cdmi(
 
 
 @pytest.fixture(scope="module")
+def apache() -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as home, zoo.running(zoo.apache, Path(home)) as url:
+        yield url
+
+
+@pytest.mark.parametrize("case", [case for case in cases() if case.needs == ("data",)], ids=str)
+def test_flat_on_apache(case: Case, apache: str, memory: Path) -> None:
+    case.run(FlatStorage(memory, RestPool(store="webdav", urls=[apache], layout="flat")))
+
+
+@pytest.fixture(scope="module")
 def azure() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as home, zoo.running(zoo.azurite, Path(home)) as url:
         container = f"{url}/{zoo.AZURE_ACCOUNT}/pool"
@@ -102,6 +117,45 @@ def azure_storage(url: str, path: Path) -> FlatStorage:
 @pytest.mark.parametrize("case", [case for case in cases() if "snapshots" in case.needs], ids=str)
 def test_flat_in_page_blobs(case: Case, azure: str, memory: Path) -> None:
     case.run(azure_storage(azure, memory))
+
+
+def test_a_page_blob_is_served_grown_and_snapshotted_under_its_lease(azure: str, memory: Path) -> None:
+    storage = azure_storage(azure, memory)
+    backend = storage.open()
+    one = volume("gold", MIB)
+    backend.create(one, attempt())
+    (memory / "run").mkdir()
+    info = backend.connection_info(one, {}).data
+    task = serving.Task(
+        store=store_config(storage.pool, info["pool_uuid"], memory, wait=True),
+        volume=info["export"],
+        socket=memory / "run" / info["export"],
+        journal=memory / "log",
+    )
+    serving.start(task)
+    try:
+        qemu_io(info["uri"], "write -P 1 0 64k")
+        held = Snapshot(id=str(uuid4()), volume_id=one.id, virtual_bytes=MIB)
+        backend.snapshot(one, held, attempt())
+        backend.extend(one, 2 * MIB, attempt())
+        qemu_io(info["uri"], "write -P 2 0 64k", "write -P 3 1M 64k", "discard 32k 4k", "read -P 0 32k 4k")
+        with pytest.raises(ConflictError, match="attached to this host"):
+            backend.revert(one, held, attempt())
+    finally:
+        serving.call(task.socket, serving.Detach())
+    one = msgspec.structs.replace(one, virtual_bytes=2 * MIB)
+    assert storage.read(one, held) == (b"\1" * 65536).ljust(MIB, b"\0")
+    backend.revert(one, held, attempt())
+    assert storage.read(one) == (b"\1" * 65536).ljust(2 * MIB, b"\0")
+    backend.delete(one, attempt())
+
+
+def qemu_io(uri: str, *commands: str) -> None:
+    words = [word for command in commands for word in ("-c", command)]
+    command = ["qemu-io", "-d", "unmap", "-f", "raw", *words, uri]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stdout, done.stdout
 
 
 NATIVE = {"snapshot_1", "delete_with_snapshots", "revert_to_oldest", "create_from_snapshot"}
@@ -170,7 +224,7 @@ def both(memory: Path) -> RestBackend:
     pools = {}
     for layout in ("log", "flat"):
         (memory / layout).mkdir()
-        pools[layout] = RestPool(store="directory", urls=[str(memory / layout)], layout=layout)  # type: ignore[arg-type]
+        pools[layout] = RestPool(store="directory", urls=[str(memory / layout)], layout=layout)
     return open_rest("rest", RestConfig(pools=pools, run_dir=str(memory / "run")), memory)
 
 
@@ -195,9 +249,9 @@ def test_each_pool_says_what_its_layout_can_do(both: RestBackend) -> None:
     ):
         with pytest.raises(UnsupportedError, match="Pool flat keeps volumes flat"):
             refused()
-    for options in ({"clone": "linked"}, {"durability": "local"}):
+    for asking in (volume("flat", clone="linked"), volume("flat", durability="local")):
         with pytest.raises(InvalidInputError, match="no option"):
-            both.create(volume("flat", **options), attempt())
+            both.create(asking, attempt())
     both.collect()
     assert both.check(one, ()) == []
 
