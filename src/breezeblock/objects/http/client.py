@@ -142,10 +142,10 @@ class Client:
             port = parts.port
         except ValueError:  # which may quote a password
             raise ConfigError("The host or port of an endpoint's URL cannot be read.") from None
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ConfigError(f"{url!r} is no http or https URL of a server.")
         if parts.username or parts.password:
             raise ConfigError("Credentials do not belong in a URL.", remedy="Use the settings for them.")
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ConfigError(f"{url!r} is no http or https URL of a server.")
         self.path = parts.path.rstrip("/")
         self.authority = parts.netloc
         self._host = parts.hostname
