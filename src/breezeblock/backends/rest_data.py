@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import isawaitable
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +15,7 @@ from breezeblock.backends import drafts
 from breezeblock.backends.contract import Data
 from breezeblock.backends.copying import copy_data
 from breezeblock.backends.sparse import FileData
-from breezeblock.errors import InvalidInputError
+from breezeblock.errors import BreezeblockError, InvalidInputError
 from breezeblock.images import inspection
 from breezeblock.objects import flat
 from breezeblock.objects.flat import snapshots as flat_snapshots
@@ -171,8 +171,14 @@ def opened(
                 if is_log
                 else _flat_device(store, volume, snapshot, writable=writable)
             )
-            yield DeviceData(runner, device) if is_log or not fresh else FreshData(runner, device)
-            runner.run(device.close())  # after a failure nothing more is to be written
+            try:
+                yield DeviceData(runner, device) if is_log or not fresh else FreshData(runner, device)
+            except BaseException:
+                if not is_log:  # there, after a failure nothing more is to be written; here, a lock is held
+                    with suppress(BreezeblockError):
+                        runner.run(device.close())
+                raise
+            runner.run(device.close())
         finally:
             if hold:
                 runner.run(volumes.end_hold(store, volume, hold))

@@ -89,7 +89,8 @@ async def check_free(store: Store, volume: str) -> None:
     found = await lock.read(store, lock_key(volume))
     if found:
         raise ConflictError(
-            f"Volume {volume} is attached by {found.holder} since {found.since}.", remedy="Detach it first."
+            f"Volume {volume} is attached by {found.holder} since {found.since}.",
+            remedy="Detach it there. If that host is dead for certain: attach with --steal, and detach.",
         )
 
 
