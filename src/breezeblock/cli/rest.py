@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from breezeblock.cli import options
-from breezeblock.cli.attaching import NoDevice, Relay, State
+from breezeblock.cli.attaching import NoDevice, Relay, State, Steal
 
 if TYPE_CHECKING:
     from breezeblock.app.rest import Rest
@@ -71,6 +71,7 @@ def attach(
     state: State = None,
     no_device: NoDevice = False,
     relay: Relay = False,
+    steal: Steal = False,
     backend: Backend = "",
     pool: Pool = "",
     config: options.Config = None,
@@ -79,7 +80,8 @@ def attach(
     import sys
 
     rest = _rest(config, backend, pool)
-    attached = _connector(rest, state, device=not no_device, relayed=relay).attach(rest.data(name))
+    connector = _connector(rest, state, device=not no_device, relayed=relay, steal=steal)
+    attached = connector.attach(rest.data(name))
     sys.stdout.write(f"{attached.device}\n")
 
 
@@ -210,13 +212,15 @@ def _rest(config: Path | None, backend: str, pool: str) -> "Rest":
     return Rest(server.load(config), backend, pool)
 
 
-def _connector(rest: "Rest", state: Path | None, *, device: bool, relayed: bool = False) -> "ServedConnector":
+def _connector(
+    rest: "Rest", state: Path | None, *, device: bool, relayed: bool = False, steal: bool = False
+) -> "ServedConnector":
     from breezeblock.app import attaching
     from breezeblock.connect import linux
 
     where = state or linux.STATE
     kernel = linux.LinuxConnector(where) if device else None
-    return attaching.connector(rest.config, where, kernel=kernel, relayed=relayed)
+    return attaching.connector(rest.config, where, kernel=kernel, relayed=relayed, steal=steal)
 
 
 def _bytes(text: str) -> int:
