@@ -90,9 +90,10 @@ async def check(store: Store, volume: str, asked: Volume, known: tuple[Snapshot,
 
 
 async def examine(store: Store, volume: Volume, text: str) -> Adopted:
-    """Say what adopting would do. Raises NotFoundError, InvalidInputError, UnsupportedError (other names).
+    """Say what adopting means, for which nothing is to be done: a volume is taken as it is.
 
-    Objects cannot be given another name, and adopting copies no data.
+    Raises NotFoundError, InvalidInputError, ConflictError while a host has it, and UnsupportedError for
+    another name: objects cannot be renamed, and adopting copies no data.
     """
     there, own = find(text), UUID(volume.id).hex
     if not await published(store, there):
@@ -102,6 +103,7 @@ async def examine(store: Store, volume: Volume, text: str) -> Adopted:
             f"Volume {there} would have to be copied to be called {own}.",
             remedy=f"Manage it as {reference(str(UUID(there)))}.",
         )
+    await volumes.check_free(store, there)
     found = await length(store, there)
     check_length(volume, there, found)
     held = [(await snapshots.held(store, there, name), name) for name in await snapshots.names(store, there)]
@@ -113,13 +115,6 @@ async def examine(store: Store, volume: Volume, text: str) -> Adopted:
             for one, name in sorted(held, key=lambda pair: (pair[0].moment, pair[1]))
         ),
     )
-
-
-async def adopt(store: Store, volume: Volume, text: str) -> Adopted:
-    """Take it as it is. Raises ConflictError while a host has it."""
-    found = await examine(store, volume, text)
-    await volumes.check_free(store, UUID(volume.id).hex)
-    return found
 
 
 def inventory(pool: str, items: list[Item]) -> Iterator[Found]:
