@@ -1,0 +1,73 @@
+"""What fails unexpectedly is logged with its frames, never with what stands in their variables."""
+
+import base64
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+
+SERVING = """
+import io, sys
+from breezeblock.objects.nbd import replies
+from breezeblock.objects.serving import __main__ as keeper
+
+sys.stdin = io.TextIOWrapper(io.BytesIO(b"no task"))
+keeper.main()
+
+def sign(secret):
+    raise KeyError("unforeseen")
+
+try:
+    sign("an opaque " + "word")
+except KeyError as error:
+    replies.log.error("nbd.request_failed", exc_info=error)
+"""
+
+
+def test_a_serving_process_logs_no_variables() -> None:
+    done = subprocess.run([sys.executable, "-c", SERVING], capture_output=True, text=True, check=True)
+    assert "unforeseen" in done.stderr
+    assert "opaque" not in done.stderr
+    assert done.stdout.count("\n") == 1, "one line for the starter"
+
+
+FAILING = """
+import sys
+from breezeblock.cli import run
+from breezeblock.objects.cdmi import requests
+
+def answer(store, request):
+    raise KeyError("unforeseen")
+
+requests.answer = answer
+run(["cdmi", "serve", sys.argv[1], "--user", "pool", "--port", "0"])
+"""
+
+
+def test_the_cdmi_server_logs_no_credentials(tmp_path: Path) -> None:
+    pair = base64.b64encode(b"pool:an opaque word").decode()
+    process = subprocess.Popen(
+        [sys.executable, "-c", FAILING, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"BREEZEBLOCK_CDMI_PASSWORD": "an opaque word", "COLUMNS": "400"},
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        found = re.search(r"http://\S+", process.stderr.readline())
+        assert found
+        request = urllib.request.Request(f"{found[0]}key", headers={"Authorization": f"Basic {pair}"})
+        with pytest.raises(urllib.error.HTTPError, match="500"):
+            urllib.request.urlopen(request, timeout=10)
+    finally:
+        process.terminate()
+        said = process.communicate(timeout=30)[1]
+    assert "unforeseen" in said
+    assert pair not in said
+    assert "opaque" not in said
