@@ -22,12 +22,14 @@ from breezeblock.config import Config
 from breezeblock.errors import (
     ConfigError,
     ConflictError,
+    CorruptError,
     DuplicateError,
     InvalidInputError,
     NotFoundError,
     UnsupportedError,
 )
 from breezeblock.objects import serving
+from breezeblock.objects.log import format as form
 from breezeblock.objects.log import opening, volumes
 from breezeblock.objects.log.collecting import Collected, collect
 from breezeblock.objects.mirrors.status import MirrorsStatus
@@ -117,8 +119,8 @@ class Rest:
             ids = set(await volumes.volumes(store))
             names = {}
             for item in await everything(store, _NAMES):
-                volume = (await store.get(item.key)).decode()
-                names[volume] = item.key.removeprefix(_NAMES)
+                with suppress(NotFoundError, CorruptError):  # deleted meanwhile, or a stranger's
+                    names[await _named(store, item.key)] = item.key.removeprefix(_NAMES)
             found = []
             for volume in sorted(ids):
                 with suppress(NotFoundError):  # deleted meanwhile
@@ -231,8 +233,16 @@ async def _find(store: Store, name: str) -> str:
                 return volume
     else:
         with suppress(NotFoundError):
-            return (await store.get(_key(name))).decode()
+            return await _named(store, _key(name))
     raise NotFoundError(f"There is no volume {name}.", remedy="`breezeblock rest volumes` lists them.")
+
+
+async def _named(store: Store, key: str) -> str:
+    """Return the id that a name stands for; paths are made of it. Raises CorruptError for anything else."""
+    said = (await store.get(key, 0, 64)).decode("ascii", "replace")
+    if not form.is_volume(said):
+        raise CorruptError(f"{key} in the store names no volume.", remedy="Delete that object.")
+    return said
 
 
 async def _length(store: Store, volume: str) -> int:

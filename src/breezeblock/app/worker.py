@@ -188,6 +188,8 @@ class Worker:
                 log.info("storage.swept", backend=name, name=temporary)
         except BreezeblockError as error:
             log.warning("storage.start_failed", backend=name, error=str(error))
+        except Exception:  # its pools are looked at all the same
+            log.exception("storage.start_failed", backend=name)
         while True:
             try:
                 self.look(name)
