@@ -6,6 +6,7 @@ another host had it since, for that one is not to be fenced off by a machine tha
 """
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
 from breezeblock.objects import serving
 from breezeblock.objects.nbd.client import Place
 
+_AT_ONCE = 16
 _DRAIN_S = 3600.0
 """How long a detach may take to put everything into the store."""
 
@@ -52,7 +54,7 @@ class ServedConnector:
     def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
         """Serve the volume, and make it a device. Raises ConflictError if its journal comes too late."""
         task = self._task(data)
-        with self._records.alone():
+        with self._records.alone(task.volume):
             known = self._records.get(task.volume)
             self._records.put(task.volume, Record(dict(data)))
             try:
@@ -72,7 +74,7 @@ class ServedConnector:
         task = self._task(data)
         if self._kernel is not None:
             self._kernel.detach(connection_data(uri(task)), consumer, force=force)
-        with self._records.alone():
+        with self._records.alone(task.volume):
             if _journals(task) and not serving.running(task.socket):
                 serving.start(
                     task, log=_log(task)
@@ -102,17 +104,24 @@ class ServedConnector:
         return [record.data for record in self._records.all()]
 
     def restore(self) -> list[BreezeblockError]:
-        """Start what belongs here and is not served; return why it could not be."""
-        failures: list[BreezeblockError] = []
-        with self._records.alone():
-            for record in self._records.all():
-                try:
-                    task = self._task(record.data)
-                    if not serving.running(task.socket):
-                        serving.start(_resumed(task), log=_log(task))
-                except BreezeblockError as error:
-                    failures.append(error)
-        return failures
+        """Start what belongs here and is not served; return why it could not be.
+
+        Side by side: a volume whose store is away keeps trying for minutes, and no other waits for it.
+        """
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            found = threads.map(self._restored, [record.data for record in self._records.all()])
+            return [failure for failure in found if failure is not None]
+
+    def _restored(self, data: Mapping[str, Any]) -> BreezeblockError | None:
+        try:
+            task = self._task(data)
+            with self._records.alone(task.volume):
+                # It may have been detached while this one waited for its turn.
+                if self._records.get(task.volume) and not serving.running(task.socket):
+                    serving.start(_resumed(task), log=_log(task))
+        except BreezeblockError as error:
+            return error
+        return None
 
 
 def uri(task: serving.Task) -> str:

@@ -76,9 +76,8 @@ def call(nbd: Path, request: Request, *, timeout_s: float = 60.0) -> Answer:
     repeated.
     """
     path, until = control_path(nbd), time.monotonic() + timeout_s
-    with _connected(nbd) as connection:
+    with _connected(nbd, until) as connection:
         try:
-            connection.settimeout(timeout_s)
             connection.sendall(line(request))
         except OSError as error:
             raise UnavailableError(f"{path} takes no request: {error}.") from error
@@ -99,12 +98,20 @@ def running(nbd: Path) -> View | None:
         return None
 
 
-def _connected(nbd: Path) -> socket.socket:
+def _connected(nbd: Path, last: float) -> socket.socket:
     path, until = control_path(nbd), time.monotonic() + _RESTART_S
     while True:
         connection = socket.socket(socket.AF_UNIX)
         try:
+            connection.settimeout(max(0.01, last - time.monotonic()))
             connection.connect(str(path))
+        except BlockingIOError:  # as many wait as may: it is stopped, or very busy
+            connection.close()
+            if time.monotonic() > last:
+                raise UnavailableError(
+                    f"{path} takes no request.", remedy="Look whether its process is stopped."
+                ) from None
+            time.sleep(0.02)
         except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
             if not _kept(nbd):

@@ -137,7 +137,7 @@ async def _identity(config: StoreConfig, policy: Policy) -> tuple[pool.Identity 
             await store.close()
 
     answers = await asyncio.gather(*map(ask, config.urls), return_exceptions=True)
-    seen = {}
+    seen: dict[pool.Identity | None, str] = {}
     for url, answer in zip(config.urls, answers, strict=True):
         if not isinstance(answer, BaseException):
             seen.setdefault(answer, url)
