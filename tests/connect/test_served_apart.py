@@ -19,7 +19,7 @@ from breezeblock.backends.rest import open_rest
 from breezeblock.config import Config, ServiceSection
 from breezeblock.connect.records import Records
 from breezeblock.connect.served import Record
-from breezeblock.errors import ConflictError, UnavailableError
+from breezeblock.errors import ConfigError, ConflictError, UnavailableError
 from breezeblock.objects import serving
 from breezeblock.objects.serving.messages import control_path, lock_path
 
@@ -74,6 +74,7 @@ def test_a_store_that_is_away_keeps_nobody_from_attaching(place: Path) -> None:
     try:
         assert asked.wait(60)
         connector.attach(data)
+        assert not any(path.stat().st_mode & 0o077 for path in (place / "run").iterdir()), "ours alone"
         connector.detach(data)
         assert restoring.is_alive(), "it is still trying"
     finally:
@@ -95,3 +96,20 @@ def test_a_process_that_is_stopped_is_told_of_in_time(place: Path) -> None:
             with pytest.raises(UnavailableError):
                 serving.call(nbd, serving.Status(), timeout_s=0.2)
     os.close(held)
+
+
+def test_a_link_of_somebody_else_is_no_place_for_sockets(place: Path) -> None:
+    (place / "ours").mkdir(mode=0o700)
+    (place / "run").symlink_to(place / "ours")
+    section = {
+        "kind": "rest",
+        "run_dir": str(place / "run"),
+        "journal_dir": str(place / "journals"),
+        "pools": {"gold": {"store": "directory", "urls": [str(place / "store")]}},
+    }
+    config = Config(service=ServiceSection(state_dir=str(place / "state")), backends={"rest": section})
+    data = {"backend": "rest", "pool": "gold", "export": "5e" * 16}
+    assert attaching.task(config, data).socket == place / "run" / ("5e" * 16), "one's own is"
+    os.chown(place / "run", 65534, 65534, follow_symlinks=False)
+    with pytest.raises(ConfigError, match="somebody else's"):
+        attaching.task(config, data)

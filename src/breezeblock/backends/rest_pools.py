@@ -147,9 +147,8 @@ class Pools:
         note = self._path(pool, what)
         with files.storage_errors(str(note)):
             note.parent.mkdir(parents=True, exist_ok=True)
-            temp = note.with_name(f".tmp-{uuid4().hex}")
-            temp.write_text("".join(f"{line}\n" for line in lines))
-            temp.rename(note)
+            content = "".join(f"{line}\n" for line in lines).encode()
+            files.replace(note, content, note.with_name(f"{files.TEMPORARY}{uuid4().hex}"), 0o600)
 
     def _path(self, pool: str, what: str) -> Path:
         return self._state_dir / "pools" / f"{self._backend}.{pool}{what}"

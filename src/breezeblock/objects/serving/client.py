@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -45,7 +46,7 @@ def start(task: Task, *, timeout_s: float = START_S, log: Path | None = None) ->
     Its log is added to that file, or goes where ours does. Raises what the attaching raised, ConflictError
     if the volume is served here already, and UnavailableError if it takes longer than that.
     """
-    with log.open("ab") if log else nullcontext() as errors:
+    with _private(log) if log else nullcontext() as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "breezeblock.objects.serving"],
             stdin=subprocess.PIPE,
@@ -66,6 +67,10 @@ def start(task: Task, *, timeout_s: float = START_S, log: Path | None = None) ->
         process.wait()
     checked(answer)
     return process.pid
+
+
+def _private(log: Path) -> IO[bytes]:
+    return open(log, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o600))
 
 
 def call(nbd: Path, request: Request, *, timeout_s: float = 60.0) -> Answer:
