@@ -1,7 +1,10 @@
 """What stores and connections do once in a while: lost answers, bad moments, listings that are none."""
 
 import asyncio
+import os
 import random
+import time
+from pathlib import Path
 from typing import Any
 
 import httptools
@@ -12,6 +15,7 @@ from breezeblock.errors import BreezeblockError, ConfigError, UnavailableError, 
 from breezeblock.objects import pool
 from breezeblock.objects.mirrors import Gate, Mirrors, Policy
 from breezeblock.objects.stores.cdmi import CdmiStore
+from breezeblock.objects.stores.directory import DirectoryStore
 from breezeblock.objects.stores.elements import records
 from breezeblock.objects.stores.memory import MemoryStore
 from breezeblock.objects.stores.opening import StoreConfig, endpoint
@@ -162,3 +166,14 @@ def test_a_url_with_a_secret_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         endpoint(StoreConfig(kind="cdmi", urls=[url]), url)
     assert "opaque" not in str(caught.value)
+
+
+def test_what_a_killed_writer_left_in_a_directory_goes_after_a_day(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    store.put_now("k", b"value")
+    for name, age_s in (("old", 2 * 86400), ("new", 60)):
+        (tmp_path / ".tmp" / name).write_bytes(b"half")
+        os.utime(tmp_path / ".tmp" / name, (time.time() - age_s,) * 2)
+    store.room_now()
+    assert [path.name for path in (tmp_path / ".tmp").iterdir()] == ["new"]
+    assert store.get_now("k") == b"value"
