@@ -20,10 +20,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _shared_out(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
-    """Let the last workers begin with the slow tests, while the others run fast ones.
+    """Let workers begin with the slow tests: the last two with the slowest, the first with the others.
 
     xdist gives each worker one stretch of equal length, and who is done takes from the ends of others'. Were
-    the slow ones at the ends, all but one worker would wait for the last of them.
+    the slow ones at the ends, or all in one stretch, the other workers would wait for the last of them.
     """
     starts, left = [0], len(items)
     for worker in range(workers, 1, -1):
@@ -33,7 +33,11 @@ def _shared_out(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
     slowest = [item for item in slow if _rank(item) == len(SLOWER_AND_SLOWER)]
     del slow[len(slow) - len(slowest) :]
     ordered = [item for item in items if not _rank(item)]
-    for start, some in ((starts[-2], slow), (starts[-1], slowest)):
+    begins: dict[int, list[pytest.Item]] = {start: [] for start in starts}
+    begins[starts[-1]] += slowest[::2]
+    begins[starts[-2]] += slowest[1::2]
+    begins[starts[0]] += slow
+    for start, some in begins.items():
         ordered[start:start] = some
     return ordered
 

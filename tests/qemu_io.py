@@ -7,6 +7,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+_KNOWN_BYTES = 64 << 20
+
 
 def image_format(image: Path) -> str:
     """Tell raw from qcow2 where nobody writes headers onto raw disks."""
@@ -35,7 +37,7 @@ class QemuIo:
         # Of the same bytes it would tell the same again, and most images are read again after each verb.
         found = _digest(path)
         if found not in self._known:
-            if len(self._known) > 64:
+            if sum(map(len, self._known.values())) > _KNOWN_BYTES:
                 self._known.clear()
             self._known[found] = self._read(path)
         return self._known[found]

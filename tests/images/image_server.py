@@ -3,7 +3,7 @@
 import http.server
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 
@@ -67,7 +67,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             body = body[: self.site.break_off_at]
             self.site.break_off_at = self.site.break_off_at if self.site.break_off_always else None
             self.close_connection = True
-        self.wfile.write(body)
+        with suppress(BrokenPipeError, ConnectionResetError):  # a client may have had enough
+            self.wfile.write(body)
 
     def answer_with_first_byte(self) -> None:
         self.send_response(206)

@@ -1,5 +1,6 @@
 """Images in S3, against a real S3 server; the signature is judged by another implementation."""
 
+import logging
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ CONTENT = os.urandom(2 * PART + 12345)
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
+    logging.getLogger("werkzeug").disabled = True  # it would write to a stream that is closed by then
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -6,9 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from breezeblock.errors import ConflictError, UnsupportedError
+from breezeblock.errors import ConfigError, ConflictError, UnsupportedError
 from breezeblock.objects import pool
 from breezeblock.objects.cdmi import CdmiServer
+from breezeblock.objects.http.client import Client
 from breezeblock.objects.log import volumes
 from breezeblock.objects.stores.opening import StoreConfig, make_pool, open_store
 
@@ -63,3 +64,10 @@ def test_an_endpoint_that_was_not_probed_is_probed_before_it_is_used(tmp_path: P
         await server.stop()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://host:99999/x", "http://user:sec/ret@host/"])
+def test_a_url_that_cannot_be_read_is_refused_without_quoting_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be read") as caught:
+        Client(url)
+    assert "sec" not in str(caught.value)

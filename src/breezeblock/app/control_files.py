@@ -129,7 +129,7 @@ def _add_urls(files: ControlFiles, urls: str) -> None:
         try:
             files.rest.add_url(url)
         except BreezeblockError as error:
-            failures.append(f"{url}: {error}")
+            failures.append(str(error))  # not the URL: there may be a password in it
     if failures:
         raise InvalidInputError(" ".join(failures))
 

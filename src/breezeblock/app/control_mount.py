@@ -44,7 +44,7 @@ def mount(files: ControlFiles, directory: Path, *, group: str = "") -> None:
             allow_other=gid is not None,
             entry_timeout=0,
             attr_timeout=0,
-            fsname=f"{files.rest.backend}.{files.rest.pool}",
+            fsname=files.rest.backend,
             subtype=_TYPE,
         )
     except RuntimeError as error:

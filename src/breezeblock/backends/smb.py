@@ -156,9 +156,9 @@ def _connection(
             )
         named["password"] = who.password or ""
     said = [f"{key}={value}" for key, value in named.items() if value]
-    said += [one.share.options] if one.share.options else []
-    if said:
-        data["options"] = f"-o {','.join(said)}"
+    # QEMU locks bytes of its images; SMB's locks are mandatory, and would keep it from its own first sector.
+    said.append(",".join(dict.fromkeys([*filter(None, one.share.options.split(",")), "nobrl"])))
+    data["options"] = f"-o {','.join(said)}"
     return Connection(driver_volume_type="smbfs", data=data)
 
 

@@ -76,7 +76,7 @@ mount_attempts = 1
         attachment = {"attachment": {"volume_uuid": made["id"], "connector": {"host": "h"}}}
         told = ask("/attachments", attachment, version="3.27")["attachment"]["connection_info"]
         assert told["driver_volume_type"] == "smbfs"
-        assert told["options"] == f"-o username={USER},seal"
+        assert told["options"] == f"-o username={USER},seal,nobrl"
     finally:
         process.send_signal(signal.SIGTERM)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

@@ -1,5 +1,6 @@
 """Volumes of an object store as devices of a real kernel: filled, trimmed, snapshotted, cloned, grown."""
 
+import errno
 import os
 import random
 import tempfile
@@ -12,6 +13,8 @@ import pytest
 from guest_nbd import CHECK, GROW, bytes_of, digest, sh
 
 from breezeblock.app import attaching
+from breezeblock.app.control_files import ControlFiles
+from breezeblock.app.rest import Rest
 from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Snapshot, Volume
 from breezeblock.backends.rest import open_rest
@@ -38,7 +41,7 @@ class Host:
             "journal_dir": str(directory / "journals"),
             "pools": {"gold": {"store": "directory", "urls": [str(directory / "store")]}},
         }
-        config = Config(
+        config = self.config = Config(
             service=ServiceSection(state_dir=str(directory / "state")), backends={"rest": section}
         )
         self.backend = open_rest("rest", attaching.rest_config(config, "rest"), directory / "state")
@@ -109,4 +112,22 @@ def test_a_file_system_on_a_volume_of_an_object_store(host: Host, tmp_path: Path
     sh("umount", str(point))
     CHECK[kind](device)
     host.connector.detach(host.data(clone))
+    assert host.left() == []
+
+
+def test_control_files_make_devices(host: Host) -> None:
+    files = ControlFiles(Rest(host.config), host.connector)
+    files.write("create", b"old 8M\n")
+    files.write("attach", b"old disk\n")
+    device = files.read("disk/srb_device").decode().strip()
+    assert bytes_of(device) == 8 * MIB
+    files.write("extend", b"old 16M\n")
+    assert bytes_of(device) == int(files.read("disk/srb_size")) == 16 * MIB
+    held = os.open(device, os.O_RDONLY | os.O_EXCL)
+    with pytest.raises(OSError, match="busy") as caught:
+        files.write("detach", b"disk\n")
+    assert caught.value.errno == errno.EBUSY
+    os.close(held)
+    files.write("detach", b"disk\n")
+    files.write("destroy", b"old\n")
     assert host.left() == []

@@ -137,7 +137,11 @@ class Client:
     """One server, by URL."""
 
     def __init__(self, url: str, *, context: ssl.SSLContext | None = None, deadline_s: float = 60.0) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:  # which may quote a password
+            raise ConfigError("The host or port of an endpoint's URL cannot be read.") from None
         # What is more than that may be a secret, and URLs are shown in messages.
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise ConfigError(
@@ -149,7 +153,7 @@ class Client:
         self.path = parts.path.rstrip("/")
         self.authority = parts.netloc
         self._host = parts.hostname
-        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._port = port or (443 if parts.scheme == "https" else 80)
         secure = parts.scheme == "https"
         self._context = (context or ssl.create_default_context()) if secure else None
         self._deadline_s = deadline_s

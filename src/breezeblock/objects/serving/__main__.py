@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -47,7 +48,9 @@ def main() -> int:
     try:
         return _keep(task)
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # the worker removes it when it is done
+            if path.stat().st_ino == os.fstat(held).st_ino:
+                path.unlink()
         os.close(held)
 
 

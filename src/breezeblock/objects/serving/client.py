@@ -63,6 +63,8 @@ def start(task: Task, *, timeout_s: float = START_S, log: Path | None = None) ->
         said = _line(answers.fileno(), time.monotonic() + timeout_s)
     answer = msgspec.json.decode(said, type=Answer) if said else _SILENT
     if answer.error:
+        with suppress(subprocess.TimeoutExpired):  # it has said why, and cleans up
+            process.wait(_RESTART_S if said else 0)
         process.kill()
         process.wait()
     checked(answer)

@@ -132,6 +132,8 @@ class _Served:
         else:
             self._over.set_result(None)
         finally:
+            # Before anybody hears of it, nothing is left that the volume's next process could meet.
+            messages.lock_path(self._task.socket).unlink(missing_ok=True)
             if self._control:
                 messages.control_path(self._task.socket).unlink(missing_ok=True)
                 self._control.close()
