@@ -8,6 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from breezeblock.backends.registry import read_config
+from breezeblock.errors import ConfigError
+
 SERVING = """
 import io, sys
 from breezeblock.objects.nbd import replies
@@ -67,3 +72,11 @@ def test_the_cdmi_server_logs_no_credentials(tmp_path: Path) -> None:
     assert "unforeseen" in said
     assert pair not in said
     assert "opaque" not in said
+
+
+@pytest.mark.parametrize("url", ["http://someone:opaque@host/x", "https://host/c?sig=opaque"])
+def test_settings_with_a_secret_in_a_url_are_refused_without_showing_it(url: str) -> None:
+    section = {"kind": "rest", "pools": {"gold": {"store": "cdmi", "urls": [url], "credentials_file": "/c"}}}
+    with pytest.raises(ConfigError) as caught:
+        read_config(section, "[backends.rest]")
+    assert "opaque" not in str(caught.value)
