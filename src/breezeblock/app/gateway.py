@@ -107,7 +107,7 @@ def _context(certificate: str) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate)
     except OSError as error:  # SSLError is one
-        raise ConfigError(f"cdmi.certificate: {certificate} cannot be used: {error.strerror}.") from error
+        raise ConfigError(f"cdmi.certificate: {certificate} cannot be used: {error}.") from error
     return context
 
 
