@@ -12,7 +12,7 @@ from breezeblock.backends.rest import open_rest
 from breezeblock.backends.rest_config import RestConfig, RestPool, store_config
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log import opening, volumes
-from breezeblock.objects.log.device import LogDevice
+from breezeblock.objects.nbd.device import Device
 from breezeblock.objects.stores.opening import open_store
 from breezeblock.objects.stores.port import Store, everything
 
@@ -92,6 +92,6 @@ async def soon(answer: Any) -> Any:
     return await answer if asyncio.iscoroutine(answer) or asyncio.isfuture(answer) else answer
 
 
-async def content(device: LogDevice) -> bytes:
+async def content(device: Device) -> bytes:
     got = await soon(device.read(0, device.length))
     return b"".join(got) if isinstance(got, list) else bytes(got)

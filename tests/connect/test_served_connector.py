@@ -1,8 +1,10 @@
 """Volumes of object stores served to this host, and used by QEMU over their sockets."""
 
+import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +25,9 @@ from breezeblock.config import Config, ServiceSection
 from breezeblock.connect.served import ServedConnector
 from breezeblock.errors import ConfigError, ConflictError, UnsupportedError
 from breezeblock.objects import serving
+from breezeblock.objects.flat import volumes
+from breezeblock.objects.flat.lock import Lock
+from breezeblock.objects.stores.opening import open_store
 
 MIB = 1 << 20
 
@@ -37,13 +42,14 @@ class Host:
 
     directory: Path
     store: Path
+    layout: str = "log"
 
     def __post_init__(self) -> None:
         section = {
             "kind": "rest",
             "run_dir": str(self.directory / "run"),
             "journal_dir": str(self.directory / "journals"),
-            "pools": {"gold": {"store": "directory", "urls": [str(self.store)]}},
+            "pools": {"gold": {"store": "directory", "urls": [str(self.store)], "layout": self.layout}},
         }
         self.config = Config(
             service=ServiceSection(state_dir=str(self.directory / "state")), backends={"rest": section}
@@ -191,3 +197,91 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(host: Host) -> None
         connector.attach(data | {"pool_uuid": str(uuid4())})
     assert host.left() == []
     assert msgspec.json.encode(connector.records()) == b"[]"
+
+
+def keys(place: Path) -> set[str]:
+    """What is in the store besides the pool's own objects, without the volumes' names."""
+    files = [path for path in (place / "store").rglob("*") if path.is_file()]
+    return {path.relative_to(place / "store").parts[0] for path in files} - {"pool"}
+
+
+def wait_for_another(path: Path, process: int) -> None:
+    until = time.monotonic() + 10
+    while Path(f"/proc/{process}").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    while time.monotonic() < until:
+        with socket.socket(socket.AF_UNIX) as client:
+            if client.connect_ex(str(path)) == 0:
+                return
+        time.sleep(0.01)
+    raise AssertionError("nobody serves it")
+
+
+def test_a_flat_volume_is_served_and_comes_back_after_the_host(place: Path) -> None:
+    host = Host(place / "one", place / "store", "flat")
+    volume, data = made(host)
+    assert data["durability"] == "store"
+    connector = host.connector()
+    uri = connector.attach(data).device
+    qemu_io(uri, "write -P 7 4k 1M", "flush")
+    host.backend.extend(volume, 80 * MIB, attempt())
+    assert "80 MiB" in qemu_io(uri, "length")
+    for refused in (
+        lambda: host.backend.delete(volume, attempt()),
+        lambda: host.backend.open_data(volume, writable=True),
+    ):
+        with pytest.raises(ConflictError, match="attached to this host"):
+            refused()
+    path = attaching.task(host.config, data).socket
+    before = serving.running(path)
+    assert before is not None
+    os.kill(before.pid, signal.SIGKILL)  # its keeper goes on
+    wait_for_another(path, before.pid)
+    qemu_io(uri, "read -P 7 4k 1M", "write -P 8 2M 64k")
+    after = serving.running(path)
+    assert after is not None
+    assert after.pid != before.pid
+    host.kill(data)
+    assert connector.restore() == []
+    qemu_io(uri, "read -P 8 2M 64k")
+    host.kill(data)
+    assert keys(place) == {"flat", "lock"}
+    connector.detach(data)
+    assert (host.left(), keys(place)) == ([], {"flat"})
+    object_itself = place / "store" / "flat" / data["export"]
+    assert object_itself.read_bytes()[4096 : 4096 + MIB] == b"\7" * MIB
+    host.backend.delete(volume, attempt())
+    assert keys(place) == set()
+
+
+def test_a_flat_volume_of_another_host_is_left_to_it(place: Path) -> None:
+    host = Host(place / "one", place / "store", "flat")
+    volume, data = made(host)
+    connector = host.connector()
+    task = attaching.task(host.config, data)
+
+    async def elsewhere(work: str) -> None:
+        store = await open_store(task.store)
+        if work == "give up":
+            await volumes.unlock(store, task.volume)
+        else:
+            await Lock(store, volumes.lock_key(task.volume), "another", f"flat/{task.volume}").take()
+        await store.close()
+
+    asyncio.run(elsewhere("take"))
+    with pytest.raises(ConflictError, match="another has it"):
+        connector.attach(data)
+    with pytest.raises(ConflictError, match="attached by another"):
+        host.backend.delete(volume, attempt())
+    assert host.left() == []
+    asyncio.run(elsewhere("give up"))
+    connector.attach(data)
+    host.kill(data)
+    asyncio.run(elsewhere("give up"))
+    (failure,) = connector.restore()
+    assert isinstance(failure, ConflictError)
+    asyncio.run(elsewhere("take"))
+    (failure,) = connector.restore()
+    assert "another has it" in str(failure)
+    connector.detach(data)
+    assert (host.left(), keys(place)) == ([], {"flat", "lock"})

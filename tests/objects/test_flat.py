@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pytest
-import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_lab import content, soon
 from mirrors_lab import Lab, now, run
 
+import zoo
 from breezeblock.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError, UnsupportedError
 from breezeblock.objects.cdmi import CdmiServer
 from breezeblock.objects.flat import FlatDevice, lock, snapshots, volumes

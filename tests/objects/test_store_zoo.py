@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-import zoo
 from log_lab import content, soon
 
+import zoo
 from breezeblock.errors import ForbiddenError, NotFoundError, UnsupportedError
 from breezeblock.objects.cdmi import CdmiServer
 from breezeblock.objects.http.client import Client

@@ -23,13 +23,22 @@ log = structlog.get_logger(__name__)
 
 
 def connector(
-    config: Config, state: Path = STATE, *, kernel: LinuxConnector | None = None, discard: bool = False
+    config: Config,
+    state: Path = STATE,
+    *,
+    kernel: LinuxConnector | None = None,
+    discard: bool = False,
+    steal: bool = False,
 ) -> ServedConnector:
     """Return the connector for volumes that this configuration's back ends keep in object stores."""
-    return ServedConnector(lambda data: task(config, data, discard=discard), state, kernel=kernel)
+
+    def wanted(data: Mapping[str, Any]) -> Task:
+        return msgspec.structs.replace(task(config, data), discard=discard, steal=steal)
+
+    return ServedConnector(wanted, state, kernel=kernel)
 
 
-def task(config: Config, data: Mapping[str, Any], *, discard: bool = False) -> Task:
+def task(config: Config, data: Mapping[str, Any]) -> Task:
     """Say how this host serves a volume. Sockets and journals lie where the host's own settings say.
 
     Raises UnsupportedError for volumes that are used in another way, ConfigError for a back end or pool that
@@ -52,7 +61,6 @@ def task(config: Config, data: Mapping[str, Any], *, discard: bool = False) -> T
         socket=run / volume,
         journal=journals / volume,
         durability="store" if data.get("durability") == "store" else "local",
-        discard=discard,
     )
 
 

@@ -15,8 +15,9 @@ from uuid import UUID
 import msgspec
 
 from breezeblock.app import attaching
+from breezeblock.backends import rest_layouts
 from breezeblock.backends import rest_reports as reports
-from breezeblock.backends.rest_config import RestConfig, find_pool
+from breezeblock.backends.rest_config import RestConfig, durability
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.config import Config
 from breezeblock.errors import (
@@ -30,7 +31,7 @@ from breezeblock.errors import (
 )
 from breezeblock.objects import serving
 from breezeblock.objects.log import format as form
-from breezeblock.objects.log import opening, volumes
+from breezeblock.objects.log import volumes
 from breezeblock.objects.log.collecting import Collected, collect
 from breezeblock.objects.mirrors.status import MirrorsStatus
 from breezeblock.objects.stores.opening import open_store
@@ -65,6 +66,7 @@ class Rest:
         self.backend = _only(_backends(config), backend, "back end")
         self.settings: RestConfig = attaching.rest_config(config, self.backend)
         self.pool = _only(list(self.settings.pools), pool, "pool")
+        self._layout = rest_layouts.of(self.settings.pools[self.pool])
         self._pools = Pools(self.backend, self.settings, Path(config.service.state_dir))
 
     def create(self, name: str, length: int) -> None:
@@ -75,10 +77,10 @@ class Rest:
             try:
                 await store.put(_key(name), volume.encode(), create=True)
             except ExistsError:
-                volume = await _find(store, name)
-                if await reports.published(store, volume):
+                volume = await self._find(store, name)
+                if await self._layout.published(store, volume):
                     raise DuplicateError(f"There is a volume {name}.") from None
-            await volumes.create(store, volume, length)
+            await self._layout.create(store, volume, length)
 
         volumes.check("0" * 32, length)
         self._run(work)
@@ -87,8 +89,8 @@ class Rest:
         """Make a volume longer, also while this host uses it. Raises InvalidInputError if it is as long."""
 
         async def now(store: Store) -> tuple[str, int]:
-            volume = await _find(store, name)
-            return volume, await _length(store, volume)
+            volume = await self._find(store, name)
+            return volume, await self._layout.length(store, volume)
 
         volume, before = self._run(now)
         if length <= before:
@@ -97,16 +99,16 @@ class Rest:
         try:
             serving.call(self._socket(volume), serving.Grow(length))
         except NotFoundError:
-            self._run(lambda store: volumes.extend(store, volume, length))
+            self._run(lambda store: self._layout.extend(store, volume, length))
 
     def destroy(self, name: str) -> None:
         """Remove a volume with its snapshots. Raises ConflictError while this host uses it."""
-        volume = self._run(lambda store: _find(store, name))
+        volume = self._run(lambda store: self._find(store, name))
         if serving.running(self._socket(volume)):
             raise ConflictError(f"{name} is attached to this host.", remedy="Detach it first.")
 
         async def work(store: Store) -> None:
-            await reports.remove(store, volume)
+            await self._layout.remove(store, volume)
             if not name.startswith("volume-"):
                 await store.delete(_key(name))
 
@@ -116,7 +118,7 @@ class Rest:
         """Return all volumes, by name."""
 
         async def work(store: Store) -> list[Listed]:
-            ids = set(await volumes.volumes(store))
+            ids = {volume for volume in await self._layout.listed(store) if form.is_volume(volume)}
             names = {}
             for item in await everything(store, _NAMES):
                 with suppress(NotFoundError, CorruptError):  # deleted meanwhile, or a stranger's
@@ -125,25 +127,28 @@ class Rest:
             for volume in sorted(ids):
                 with suppress(NotFoundError):  # deleted meanwhile
                     name = names.get(volume) or reports.reference(str(UUID(volume)))
-                    found.append(Listed(name=name, id=volume, length=await _length(store, volume)))
+                    length = await self._layout.length(store, volume)
+                    found.append(Listed(name=name, id=volume, length=length))
             return sorted(found, key=lambda one: one.name)
 
         return self._run(work)
 
     def data(self, name: str) -> dict[str, Any]:
         """Return what a host is told of a volume that it is to serve to itself."""
-        volume = self._run(lambda store: _find(store, name))
+        volume = self._run(lambda store: self._find(store, name))
         return {
             "volume_id": name,
             "export": volume,
             "backend": self.backend,
             "pool": self.pool,
             "pool_uuid": self._pools.uuid(self.pool),
-            "durability": find_pool(self.backend, self.settings, self.pool).durability,
+            "durability": durability(self.settings.pools[self.pool]),
         }
 
     def collect(self) -> Collected:
-        """Remove what the last look found to be nobody's, and look again."""
+        """Remove what the last look found to be nobody's, and look again. Raises UnsupportedError."""
+        if self.settings.pools[self.pool].layout == "flat":
+            raise UnsupportedError(f"Pool {self.pool} has the layout flat: what is deleted is gone at once.")
         return self._run(collect)
 
     def add_url(self, url: str) -> None:
@@ -183,6 +188,18 @@ class Rest:
 
         seen = [serving.running(path) for path in self._sockets()]
         return Status(endpoints=asyncio.run(look()), attached=[one for one in seen if one is not None])
+
+    async def _find(self, store: Store, name: str) -> str:
+        """Return a volume's id. Raises NotFoundError."""
+        if name.startswith("volume-"):
+            with suppress(ValueError):
+                volume = UUID(name.removeprefix("volume-")).hex
+                if await self._layout.published(store, volume):
+                    return volume
+        else:
+            with suppress(NotFoundError):
+                return await _named(store, _key(name))
+        raise NotFoundError(f"There is no volume {name}.", remedy="`breezeblock rest volumes` lists them.")
 
     def _run(self, work: Callable[[Store], Awaitable[_T]]) -> _T:
         return self._pools.run(self.pool, work)
@@ -224,26 +241,9 @@ def _key(name: str) -> str:
     return f"{_NAMES}{name}"
 
 
-async def _find(store: Store, name: str) -> str:
-    """Return a volume's id. Raises NotFoundError."""
-    if name.startswith("volume-"):
-        with suppress(ValueError):
-            volume = UUID(name.removeprefix("volume-")).hex
-            if await reports.published(store, volume):
-                return volume
-    else:
-        with suppress(NotFoundError):
-            return await _named(store, _key(name))
-    raise NotFoundError(f"There is no volume {name}.", remedy="`breezeblock rest volumes` lists them.")
-
-
 async def _named(store: Store, key: str) -> str:
     """Return the id that a name stands for; paths are made of it. Raises CorruptError for anything else."""
     said = (await store.get(key, 0, 64)).decode("ascii", "replace")
     if not form.is_volume(said):
         raise CorruptError(f"{key} in the store names no volume.", remedy="Delete that object.")
     return said
-
-
-async def _length(store: Store, volume: str) -> int:
-    return (await volumes.frozen(store, await opening.newest(store, volume))).length

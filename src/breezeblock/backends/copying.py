@@ -49,6 +49,17 @@ def copy_data(source: Data, target: Data, attempt: Attempt, *, may_cancel: bool 
     target.flush()
 
 
+def copy_back(backend: Backend, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> None:
+    """Give a volume its snapshot's content in place.
+
+    That cannot be cancelled once begun: the volume would be a mixture.
+    """
+    if attempt.cancelled():
+        raise CancelledOperationError(f"Stopped before reverting volume {volume.id}.")
+    with backend.open_data(volume, snapshot) as old, backend.open_data(volume, writable=True) as now:
+        copy_data(old, now, attempt, may_cancel=False)
+
+
 def _chunks(source: Data, total: int) -> Iterator[tuple[int, int, bool]]:
     for start, length, is_data in source.extents(0, source.virtual_bytes):
         step = CHUNK_BYTES if is_data else length
@@ -99,21 +110,12 @@ class Copying(Proxy):
         return self._copy_into_new(source, snapshot, volume, attempt)
 
     def revert(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
-        """Revert natively where that is allowed for any snapshot, else copy the snapshot back in place.
-
-        Copying in place cannot be cancelled once begun: the volume would be a mixture.
-        """
+        """Revert natively where that is allowed for any snapshot, else copy the snapshot back in place."""
         if self._native.revert == "any":
             return self._backend.revert(volume, snapshot, attempt)
         if not self._native.snapshots:
             raise UnsupportedError(f"Back end {self.name} has no snapshots.")
-        if attempt.cancelled():
-            raise CancelledOperationError(f"Stopped before reverting volume {volume.id}.")
-        with (
-            self._backend.open_data(volume, snapshot) as old,
-            self._backend.open_data(volume, writable=True) as now,
-        ):
-            copy_data(old, now, attempt, may_cancel=False)
+        copy_back(self._backend, volume, snapshot, attempt)
         return Placement(locator=volume.locator, format=volume.format)
 
     def _copy_into_new(

@@ -1,6 +1,7 @@
-"""The `rest` back end: volumes in object stores, in the layout *log*, each store a pool.
+"""The `rest` back end: volumes in object stores, each store a pool, in the layout *log* or *flat*.
 
-A volume's snapshots and linked clones are one small object each. Whatever takes longer (a full copy, an
+What differs between layouts is in `rest_layouts`. In the layout log, a volume's snapshots and linked clones
+are one small object each. In both, whatever takes longer (a full copy, an
 image) is made under a mark (`rest_reports.draft_key`), and taking the mark away publishes it; a verb that
 finds its own volume marked begins the copy anew. What nobody needs any more goes with the collection.
 
@@ -19,7 +20,7 @@ from uuid import UUID
 import msgspec
 
 from breezeblock.attempt import Attempt
-from breezeblock.backends import drafts, rest_data
+from breezeblock.backends import drafts, rest_data, rest_layouts
 from breezeblock.backends import rest_adopting as adopting
 from breezeblock.backends import rest_reports as reports
 from breezeblock.backends.contract import (
@@ -35,9 +36,9 @@ from breezeblock.backends.contract import (
     Snapshot,
     Volume,
 )
-from breezeblock.backends.copying import copy_data
+from breezeblock.backends.copying import copy_back, copy_data
 from breezeblock.backends.rest_collecting import Collector
-from breezeblock.backends.rest_config import RestConfig
+from breezeblock.backends.rest_config import RestConfig, RestPool, durability, find_pool
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.backends.unable import Unable
 from breezeblock.errors import (
@@ -55,12 +56,9 @@ from breezeblock.objects.nbd.client import Place
 from breezeblock.objects.serving.messages import lock_path
 from breezeblock.objects.stores.port import Store, everything
 
-MAX_BYTES = 1 << 50
-OPTIONS = {"clone": ("linked", "full"), "durability": ("local", "store")}
-
 
 class RestBackend(Unable):
-    """Volumes in object stores. There is nothing to repair: objects are never changed in place."""
+    """Volumes in object stores. There is nothing to repair: each change is one object's, or one part's."""
 
     def __init__(self, name: str, config: RestConfig, state_dir: Path) -> None:
         self.name = name
@@ -82,20 +80,10 @@ class RestBackend(Unable):
             self._collector.collect(pool)
 
     def capabilities(self) -> Capabilities:
-        """Say what it can do."""
-        return Capabilities(
-            storage_protocol="nbd",
-            extend=True,
-            snapshots=True,
-            online_snapshots=True,
-            revert="any",
-            clone=True,
-            create_from_snapshot=True,
-            adopt=True,
-            images=True,
-            data=True,
-            max_virtual_bytes=MAX_BYTES,
-            options=OPTIONS,
+        """Say what the ablest of its pools can do; `stats` says it of each."""
+        return max(
+            map(rest_layouts.capabilities, self._config.pools.values()),
+            key=lambda able: (able.adopt, able.snapshots),
         )
 
     def stats(self) -> list[Pool]:
@@ -107,41 +95,50 @@ class RestBackend(Unable):
         self._check(volume)
 
         async def work(store: Store) -> None:
-            if not await reports.published(store, _key(volume)):
+            if not await layout.published(store, _key(volume)):
                 check_cancelled(attempt)
-                await volumes.create(store, _key(volume), volume.virtual_bytes)
+                await layout.create(store, _key(volume), volume.virtual_bytes)
 
+        layout = self._layout(volume)
         self._pools.run(volume.pool, work)
         return _placement(volume)
 
     def delete(self, volume: Volume, attempt: Attempt) -> None:
-        """Remove snapshots, then roots, the mark of a maker last; clones keep what they share."""
+        """Remove snapshots, then the volume, the mark of a maker last; clones keep what they share."""
         self._idle(volume)
-        self._pools.run(volume.pool, lambda store: reports.remove(store, _key(volume)))
+        self._pools.run(volume.pool, lambda store: self._layout(volume).remove(store, _key(volume)))
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
-        """Say in a new segment that it is longer."""
-        _check_bytes(virtual_bytes)
+        """Make it longer."""
+        self._check_bytes(volume, virtual_bytes)
         if not self._asked(volume, serving.Grow(virtual_bytes)):
-            self._on(volume, lambda store: volumes.extend(store, _key(volume), virtual_bytes))
+            self._on(volume, lambda store: self._layout(volume).extend(store, _key(volume), virtual_bytes))
         return _placement(volume)
 
     def snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Snapped:
-        """Put the volume's map as it is under the snapshot's name."""
+        """Put the volume's map as it is under the snapshot's name, or let the store take one."""
+        self._need("snapshots", volume)
         check_cancelled(attempt)
-        if not self._asked(volume, serving.Snapshot(_name(snapshot))):
-            self._on(volume, lambda store: volumes.snapshot_detached(store, _key(volume), _name(snapshot)))
+        name = _name(snapshot)
+        if not self._asked(volume, serving.Snapshot(name)):
+            self._on(volume, lambda store: self._layout(volume).snapshot(store, _key(volume), name))
         return Snapped(volume=_placement(volume), locator=_name(snapshot))
 
     def delete_snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
         """Remove its one object; what only it held goes with the collection."""
-        self._on(volume, lambda store: volumes.delete_snapshot(store, _key(volume), _name(snapshot)))
+        self._need("snapshots", volume)
+        name = _name(snapshot)
+        self._on(volume, lambda store: self._layout(volume).delete_snapshot(store, _key(volume), name))
         return _placement(volume)
 
     def revert(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
-        """Put a root that says what the snapshot says."""
+        """Put a root that says what the snapshot says, or copy it back."""
+        self._need("snapshots", volume)
         check_cancelled(attempt)
         self._idle(volume)
+        if self._settings(volume).layout != "log":
+            copy_back(self, volume, snapshot, attempt)
+            return _placement(volume)
         self._on(volume, lambda store: volumes.revert(store, _key(volume), _name(snapshot)))
         return _placement(volume)
 
@@ -153,6 +150,7 @@ class RestBackend(Unable):
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
     ) -> Placement:
         """Put a root that names the snapshot's map, or copy it in full."""
+        self._need("snapshots", source)
         return self._derive(source, snapshot, volume, attempt)
 
     def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
@@ -171,16 +169,19 @@ class RestBackend(Unable):
 
     def examine(self, volume: Volume, reference: str) -> Adopted:
         """Look at a volume that was made elsewhere, or that was released."""
+        self._need("adopt", volume)
         return self._pools.run(volume.pool, lambda store: adopting.examine(store, volume, reference))
 
     def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
         """Let it have the volume's name; no data is touched."""
+        self._need("adopt", volume)
         self._idle(msgspec.structs.replace(volume, locator=adopting.find(reference)))
         hold = f"{reports.LINKING}{attempt.operation_id}"
         return self._pools.run(volume.pool, lambda store: adopting.adopt(store, volume, reference, hold))
 
     def release(self, volume: Volume, attempt: Attempt) -> str:
         """Leave it as it is."""
+        self._need("adopt", volume)
         self._idle(volume)
         self._on(volume, _nothing)
         return reports.reference(str(UUID(_key(volume))))
@@ -211,7 +212,6 @@ class RestBackend(Unable):
         """Say which socket a host's own process serves the volume on. Nothing in it is secret."""
         self._on(volume, _nothing)
         key = _key(volume)
-        asked = self._config.pools[volume.pool].durability
         data = {
             "volume_id": volume.id,
             "uri": str(Place(str(self._socket(volume)), key)),
@@ -219,7 +219,7 @@ class RestBackend(Unable):
             "backend": self.name,
             "pool": volume.pool,
             "pool_uuid": self._pools.uuid(volume.pool),
-            "durability": volume.options.get("durability", asked),
+            "durability": volume.options.get("durability", durability(self._settings(volume))),
             "discard": True,
         }
         return Connection(driver_volume_type="nbd", data=data)
@@ -230,28 +230,43 @@ class RestBackend(Unable):
     def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
         """Compare the store with what the catalog believes."""
         return self._pools.run(
-            volume.pool, lambda store: reports.check(store, _key(volume), volume, snapshots)
+            volume.pool, lambda store: self._layout(volume).check(store, _key(volume), volume, snapshots)
         )
 
     def inventory(self) -> Iterator[Found]:
         """List every pool that answers."""
-        for pool in self._config.pools:
+        for pool, settings in self._config.pools.items():
             try:
                 items = self._pools.run(pool, lambda store: everything(store, ""))
             except BreezeblockError:
                 continue  # `stats` says why it is down
-            yield from reports.inventory(pool, items)
+            yield from rest_layouts.of(settings).inventory(pool, items)
 
     def sweep(self, live_operations: frozenset[str]) -> list[str]:
         """Remove volumes that were being made, and holds, of operations that are over."""
         swept = []
         for found in [one for one in self.inventory() if one.kind == "temporary"]:
             if not any(one in found.name for one in live_operations):
-                self._pools.run(found.pool, partial(reports.forget, found=found))
+                self._forget(found)
                 swept.append(found.name)
         return swept
 
+    def _forget(self, found: Found) -> None:
+        layout = rest_layouts.of(self._config.pools[found.pool])
+        self._pools.run(found.pool, lambda store: layout.forget(store, found))
+
     # --- parts of verbs -------------------------------------------------------------------------
+
+    def _layout(self, volume: Volume) -> rest_layouts.Layout:
+        return rest_layouts.of(self._settings(volume))
+
+    def _settings(self, volume: Volume) -> RestPool:
+        return find_pool(self.name, self._config, volume.pool)
+
+    def _need(self, what: str, volume: Volume) -> None:
+        """Raise UnsupportedError if volumes of this pool lack a capability."""
+        if not getattr(rest_layouts.capabilities(self._settings(volume)), what):
+            raise UnsupportedError(f"Pool {volume.pool} keeps volumes flat, and its store has no {what}.")
 
     def _socket(self, volume: Volume) -> Path:
         return Path(self._config.run_dir, _key(volume))
@@ -278,7 +293,7 @@ class RestBackend(Unable):
         """Do something with a volume that is there. Raises NotFoundError."""
 
         async def look(store: Store) -> None:
-            if not await reports.published(store, _key(volume)):
+            if not await self._layout(volume).published(store, _key(volume)):
                 raise NotFoundError(
                     f"Pool {volume.pool} has no volume {_key(volume)}.", remedy="Delete the volume."
                 )
@@ -299,8 +314,9 @@ class RestBackend(Unable):
         name = _name(snapshot) if snapshot else ""
         if not snapshot:
             self._asked(source, serving.Flush())
-        how = volume.options.get("clone", self._config.pools[volume.pool].clone)
-        if how == "linked" and source.pool == volume.pool:
+        settings = self._settings(volume)
+        linked = volume.options.get("clone", settings.clone) == "linked" and settings.layout == "log"
+        if linked and source.pool == volume.pool:
             self._link(source, name, volume, attempt)
         else:
 
@@ -328,47 +344,44 @@ class RestBackend(Unable):
 
     def _fill(self, volume: Volume, attempt: Attempt, write: Callable[[Data], None]) -> None:
         """Make a volume with content, which is there whole or not at all."""
-        key = _key(volume)
+        key, layout = _key(volume), self._layout(volume)
 
         async def begin(store: Store) -> bool:
-            if await reports.published(store, key):
+            if await layout.published(store, key):
                 return False
             check_cancelled(attempt)
             await store.put(reports.draft_key(key, attempt.operation_id), b"")
-            if not (await store.page(f"v/{key}/root/")).items:
-                await volumes.create(store, key, volume.virtual_bytes)
+            await layout.begin(store, key, volume.virtual_bytes)
             return True
 
-        async def publish(store: Store) -> None:
-            for mark in await everything(store, reports.draft_key(key)):
-                await store.delete(mark.key)
-
         if self._pools.run(volume.pool, begin):
-            with rest_data.opened(self._pools.made(volume.pool), key, writable=True) as data:
+            config = self._pools.made(volume.pool)
+            with rest_data.opened(config, key, writable=True, fresh=True) as data:
                 write(data)
                 check_cancelled(attempt)
-            self._pools.run(volume.pool, publish)
+            self._pools.run(volume.pool, partial(reports.end_draft, volume=key))
 
     def _check(self, volume: Volume) -> None:
         """Raise InvalidInputError for a volume that cannot be made."""
+        options = rest_layouts.capabilities(self._settings(volume)).options
         for option, value in volume.options.items():
-            if value not in OPTIONS.get(option, ()):
-                raise InvalidInputError(f"Back end {self.name} has no option {option} = {value!r}.")
-        _check_bytes(volume.virtual_bytes)
+            if value not in options.get(option, ()):
+                raise InvalidInputError(f"Pool {volume.pool} has no option {option} = {value!r}.")
+        self._check_bytes(volume, volume.virtual_bytes)
         self._pools.store(volume.pool)
+
+    def _check_bytes(self, volume: Volume, virtual_bytes: int) -> None:
+        most = rest_layouts.capabilities(self._settings(volume)).max_virtual_bytes
+        if virtual_bytes <= 0 or virtual_bytes % PAGE or virtual_bytes > (most or 0):
+            raise InvalidInputError(
+                f"A volume of {virtual_bytes} bytes cannot be made; "
+                f"allowed are multiples of {PAGE} up to {most}."
+            )
 
 
 def open_rest(name: str, config: RestConfig, state_dir: Path) -> RestBackend:
     """Return the back end, not started."""
     return RestBackend(name, config, state_dir)
-
-
-def _check_bytes(virtual_bytes: int) -> None:
-    if virtual_bytes <= 0 or virtual_bytes % PAGE or virtual_bytes > MAX_BYTES:
-        raise InvalidInputError(
-            f"A volume of {virtual_bytes} bytes cannot be made; "
-            f"allowed are multiples of {PAGE} up to {MAX_BYTES}."
-        )
 
 
 async def _nothing(_store: Store) -> None:

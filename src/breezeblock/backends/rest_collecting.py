@@ -37,7 +37,9 @@ class Collector:
                 self.collect(pool)
 
     def collect(self, pool: str) -> None:
-        """Collect one pool now; what cannot be done now is done another time."""
+        """Collect one pool now; what cannot be done now is done another time. Flat pools need none."""
+        if self._pools.config.pools[pool].layout == "flat":
+            return
         try:
             done = self._pools.run(pool, collect)
         except BreezeblockError as error:

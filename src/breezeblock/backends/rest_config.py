@@ -15,16 +15,23 @@ Url = Annotated[str, Meta(min_length=1, max_length=2048)]
 SecretName = Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127})?$")]
 SocketDirectory = Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f]*$", max_length=48)]
 """Short: a socket's path has at most 107 bytes, and ours have long names."""
+_IMPOSSIBLE = {
+    ("flat", "s3"): "s3 writes no parts of objects, which the layout flat is made of; leave `layout` out",
+    ("log", "webdav"): 'webdav lets two create one object, which the log cannot bear: layout = "flat"',
+}
 LOOPBACK = ("http://127.", "http://localhost:", "http://localhost/", "http://[::1]")
 
 
 class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[backends.NAME.pools.POOL]`: one object store, or a part of one."""
 
-    store: Literal["cdmi", "s3", "azure", "directory"]
-    """What it speaks. Volumes are kept in the layout *log*, so it must create objects atomically."""
+    store: Literal["cdmi", "s3", "azure", "webdav", "directory"]
+    """What it speaks."""
     urls: Annotated[list[Url], Meta(min_length=1, max_length=64)]
     """Its endpoints, all of the same store. For `directory`: one absolute path."""
+    layout: Literal["log", "flat"] = "log"
+    """`log`: immutable objects, with snapshots and linked clones; the store must create objects atomically.
+    `flat`: a volume is one object; the store must write parts of objects."""
     user: Annotated[str, Meta(max_length=255)] = ""
     """Who the service is to the store; for S3 the access key, for Azure the account."""
     secret: SecretName = ""
@@ -55,11 +62,13 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.store != "directory" and any(set("@?#") & set(url) for url in self.urls):
             raise ValueError("a URL has no user or password in it, and nothing after its path")
         named = self.user or self.credentials_file
-        for url in self.urls if named and self.store == "cdmi" else ():
+        for url in self.urls if named and self.store in {"cdmi", "webdav"} else ():
             if url.startswith("http:") and not url.startswith(LOOPBACK):
                 raise ValueError(f"{url}: without TLS the password would be readable; use https")
         if self.store == "directory" and (len(self.urls) > 1 or not self.urls[0].startswith("/")):
             raise ValueError("a directory is one absolute path")
+        if (self.layout, self.store) in _IMPOSSIBLE:
+            raise ValueError(_IMPOSSIBLE[self.layout, self.store])
 
 
 class RestConfig(
@@ -97,9 +106,15 @@ def store_config(pool: RestPool, uuid: str, state_dir: Path, *, wait: bool = Fal
         dialect=pool.dialect,
         region=pool.region,
         ca_file=pool.ca_file or "",
+        layout=pool.layout,
         pool=uuid,
         on_no_path="queue" if wait else "error",
     )
+
+
+def durability(pool: RestPool) -> str:
+    """Return where a flush puts what was written, where a volume's type does not say."""
+    return pool.durability if pool.layout == "log" else "store"
 
 
 def find_pool(name: str, config: RestConfig, pool: str) -> RestPool:

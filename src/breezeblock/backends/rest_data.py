@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import isawaitable
 from pathlib import Path
 from typing import TypeVar
@@ -15,16 +15,23 @@ from breezeblock.backends import drafts
 from breezeblock.backends.contract import Data
 from breezeblock.backends.copying import copy_data
 from breezeblock.backends.sparse import FileData
-from breezeblock.errors import InvalidInputError
+from breezeblock.errors import BreezeblockError, InvalidInputError
 from breezeblock.images import inspection
+from breezeblock.objects import flat
+from breezeblock.objects.flat import snapshots as flat_snapshots
+from breezeblock.objects.flat import volumes as flat_volumes
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.log.format import LEAF_BYTES, LEAF_PAGES, PAGE
 from breezeblock.objects.nbd.device import DATA
 from breezeblock.objects.nbd.device import Data as Bytes
 from breezeblock.objects.stores.opening import StoreConfig, open_store
+from breezeblock.objects.stores.port import Store
 
 _T = TypeVar("_T")
+_Device = LogDevice | flat.FlatDevice | flat.ImageDevice
+SERVICE = "the service"
+"""Who has the lock of a flat volume while the service writes into it."""
 HOLDING = "copy-"
 """How the names begin of holds that last as long as a copy."""
 _EXTENTS = 4096
@@ -34,7 +41,7 @@ _PIECE = 4 << 20
 class DeviceData:
     """A device as `contract.Data`; its loop runs while a call lasts."""
 
-    def __init__(self, runner: asyncio.Runner, device: LogDevice) -> None:
+    def __init__(self, runner: asyncio.Runner, device: _Device) -> None:
         self.virtual_bytes = device.length
         self._runner, self._device = runner, device
 
@@ -48,6 +55,10 @@ class DeviceData:
         self._within(offset, len(data))
         if self._device.read_only:
             raise InvalidInputError("What was opened for reading cannot be written.")
+        before, after = self._beside(offset, len(data))
+        if before or after:
+            data = self.read(offset - before, before) + data + self.read(offset + len(data), after)
+            offset -= before
         view = memoryview(data)
         for at, size in _pieces(offset, len(data)):
             self._run(self._write(at, view[at - offset : at - offset + size]))
@@ -55,7 +66,12 @@ class DeviceData:
     def zero(self, offset: int, length: int) -> None:
         """Make a range read as zeros, whole pages as holes."""
         self._within(offset, length)
-        self._run(self._zero(offset, length))
+        before, after = self._beside(offset, length)
+        if before or after:
+            for at, size in _pieces(offset, length):
+                self.write(at, bytes(size))
+        else:
+            self._run(self._zero(offset, length))
 
     def flush(self) -> None:
         """Return when the store has everything."""
@@ -74,6 +90,11 @@ class DeviceData:
                     yield offset, amount, is_data
                 offset += amount
 
+    def _beside(self, offset: int, length: int) -> tuple[int, int]:
+        """Return how many bytes there are before and after a range in its first and last sector."""
+        sector = self._device.minimum_bytes
+        return offset % sector, -(offset + length) % sector
+
     async def _read(self, offset: int, length: int) -> bytes:
         got: Bytes | list[Bytes] = await _settled(self._device.read(offset, length))
         return b"".join(got) if isinstance(got, list) else bytes(got)
@@ -88,6 +109,8 @@ class DeviceData:
         await _settled(self._device.flush())
 
     async def _extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
+        if not isinstance(self._device, LogDevice):
+            return [(length, True)]
         writer = self._device.writer
         leaf = offset // PAGE // LEAF_PAGES
         while writer.pages.at(leaf) is None:
@@ -103,6 +126,23 @@ class DeviceData:
             raise InvalidInputError(f"Bytes {offset}+{length} are outside the {self.virtual_bytes} there.")
 
 
+class FreshData(DeviceData):
+    """A flat volume that was just made: what is not written, or is zeros, need not be sent."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write all of `data`."""
+        if data.count(0) < len(data):
+            super().write(offset, data)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Do nothing: it reads as zeros."""
+
+    def extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
+        """Say that nothing is data yet."""
+        self._within(offset, length)
+        yield offset, length, False
+
+
 async def _settled(answer: "_T | Awaitable[_T]") -> _T:
     return await answer if isawaitable(answer) else answer
 
@@ -114,29 +154,50 @@ def _pieces(offset: int, length: int) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def opened(
-    config: StoreConfig, volume: str, snapshot: str = "", *, writable: bool = False
+    config: StoreConfig, volume: str, snapshot: str = "", *, writable: bool = False, fresh: bool = False
 ) -> Iterator[DeviceData]:
-    """Open a volume, or a snapshot of it. For writing, whoever had it is fenced off.
+    """Open a volume, or a snapshot of it. For writing, whoever had it is fenced off, or stands in the way.
 
     What is read of a volume itself is what has arrived by now: it is held, against collections, meanwhile.
+    A flat one must not change. `fresh`: it was just made.
     """
-    hold = "" if writable or snapshot else f"{HOLDING}{uuid4()}"
+    is_log = config.layout == "log"
+    hold = f"{HOLDING}{uuid4()}" if is_log and not writable and not snapshot else ""
     with asyncio.Runner() as runner:
         store = runner.run(open_store(config))
         try:
-            if writable:
-                device = runner.run(volumes.attach(store, volume))
-            else:
-                taken = (
-                    volumes.take_hold(store, volume, hold) if hold else volumes.held(store, volume, snapshot)
-                )
-                device = runner.run(volumes.view(store, runner.run(taken)))
-            yield DeviceData(runner, device)
-            runner.run(device.close())  # after a failure nothing more is to be written
+            device = runner.run(
+                _log_device(store, volume, snapshot, hold, writable=writable)
+                if is_log
+                else _flat_device(store, volume, snapshot, writable=writable)
+            )
+            try:
+                yield DeviceData(runner, device) if is_log or not fresh else FreshData(runner, device)
+            except BaseException:
+                if not is_log:  # there, after a failure nothing more is to be written; here, a lock is held
+                    with suppress(BreezeblockError):
+                        runner.run(device.close())
+                raise
+            runner.run(device.close())
         finally:
             if hold:
                 runner.run(volumes.end_hold(store, volume, hold))
             runner.run(store.close())
+
+
+async def _log_device(store: Store, volume: str, snapshot: str, hold: str, *, writable: bool) -> _Device:
+    if writable:
+        return await volumes.attach(store, volume)
+    taken = volumes.take_hold(store, volume, hold) if hold else volumes.held(store, volume, snapshot)
+    return await volumes.view(store, await taken)
+
+
+async def _flat_device(store: Store, volume: str, snapshot: str, *, writable: bool) -> _Device:
+    if writable:
+        return await flat_volumes.attach(store, volume, SERVICE)
+    if snapshot:
+        return await flat_snapshots.attach(store, volume, snapshot)
+    return await flat_volumes.attach_image(store, flat_snapshots.key(volume))
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from breezeblock.backends.contract import Finding, Health, Pool
+from breezeblock.backends.contract import Capabilities, Finding, Health, Pool
 from breezeblock.backends.rest_config import RestConfig, RestPool, find_pool, store_config
+from breezeblock.backends.rest_layouts import capabilities
 from breezeblock.backends.usage import Samples, Usage, full_in_s
 from breezeblock.errors import BreezeblockError, ConfigError, ConflictError, NotFoundError
 from breezeblock.objects.mirrors.status import EndpointStatus
@@ -94,7 +95,14 @@ class Pools:
             return self._look(pool)
         except BreezeblockError as error:
             reason = f"{error.message} {error.remedy}".strip()
-            return Pool(name=pool, total_bytes=None, free_bytes=None, up=False, reason=reason)
+            return Pool(
+                name=pool,
+                total_bytes=None,
+                free_bytes=None,
+                up=False,
+                reason=reason,
+                capabilities=self._able(pool),
+            )
 
     def _look(self, pool: str) -> Pool:
         config = self.made(pool)
@@ -112,10 +120,14 @@ class Pools:
                 name=pool,
                 total_bytes=room.total_bytes if room else None,
                 free_bytes=room.free_bytes if room else None,
+                capabilities=self._able(pool),
                 findings=tuple(_lost(pool, one) for one in endpoints if one.state in {"down", "refused"}),
             )
 
         return asyncio.run(look())
+
+    def _able(self, pool: str) -> Capabilities:
+        return capabilities(self._settings(pool))
 
     def made(self, pool: str) -> StoreConfig:
         """Return where a pool is; at its very first use make the pool, and remember which one it is."""

@@ -25,11 +25,33 @@ def draft_key(volume: str, operation: str = "") -> str:
     return f"draft/{volume}/{operation}"
 
 
+async def drafted(store: Store, volume: str) -> bool:
+    """Tell whether an operation is making a volume."""
+    return bool((await store.page(draft_key(volume))).items)
+
+
+async def end_draft(store: Store, volume: str) -> None:
+    """Take the mark of a maker away; none = done."""
+    for mark in await everything(store, draft_key(volume)):
+        await store.delete(mark.key)
+
+
 async def published(store: Store, volume: str) -> bool:
     """Tell whether a volume is there, and whole."""
     if not (await store.page(f"v/{volume}/root/")).items:
         return False
-    return not (await store.page(draft_key(volume))).items
+    return not await drafted(store, volume)
+
+
+async def length(store: Store, volume: str) -> int:
+    """Return how many bytes a volume has, as far as it has arrived. Raises NotFoundError."""
+    return (await _now(store, volume)).length
+
+
+async def begin(store: Store, volume: str, virtual_bytes: int) -> None:
+    """Make a volume that an operation is to fill; done if an earlier attempt did."""
+    if not (await store.page(f"v/{volume}/root/")).items:
+        await volumes.create(store, volume, virtual_bytes)
 
 
 async def check(store: Store, volume: str, asked: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
@@ -156,5 +178,4 @@ async def remove(store: Store, volume: str) -> None:
     for snapshot in await volumes.snapshots(store, volume):
         await volumes.delete_snapshot(store, volume, snapshot)
     await volumes.delete(store, volume)
-    for mark in await everything(store, draft_key(volume)):
-        await store.delete(mark.key)
+    await end_draft(store, volume)

@@ -37,6 +37,14 @@ NoDevice = Annotated[
     ),
 ]
 
+Steal = Annotated[
+    bool,
+    typer.Option(
+        "--steal",
+        help="Break the lock of another host, which is dead for certain (pools of the layout flat).",
+    ),
+]
+
 
 def register(root: typer.Typer) -> None:
     """Add these commands to the command line."""
@@ -68,6 +76,7 @@ def attach(
             help="Give up what this host's journal holds of a volume that another host had since.",
         ),
     ] = False,
+    steal: Steal = False,
     cloud: options.Cloud = None,
     config: options.Config = None,
 ) -> None:
@@ -87,7 +96,7 @@ def attach(
     from breezeblock.cli import client, server
 
     served = attaching.connector(
-        server.load(config), where, kernel=None if no_device else kernel, discard=discard
+        server.load(config), where, kernel=None if no_device else kernel, discard=discard, steal=steal
     )
     _result(_attach(client.connect(cloud), served, what, read_only=read_only))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from breezeblock.cli import options
-from breezeblock.cli.attaching import NoDevice, State
+from breezeblock.cli.attaching import NoDevice, State, Steal
 
 if TYPE_CHECKING:
     from breezeblock.app.rest import Rest
@@ -70,6 +70,7 @@ def attach(
     name: Name,
     state: State = None,
     no_device: NoDevice = False,
+    steal: Steal = False,
     backend: Backend = "",
     pool: Pool = "",
     config: options.Config = None,
@@ -78,7 +79,7 @@ def attach(
     import sys
 
     rest = _rest(config, backend, pool)
-    attached = _connector(rest, state, device=not no_device).attach(rest.data(name))
+    attached = _connector(rest, state, device=not no_device, steal=steal).attach(rest.data(name))
     sys.stdout.write(f"{attached.device}\n")
 
 
@@ -211,13 +212,13 @@ def _rest(config: Path | None, backend: str, pool: str) -> "Rest":
     return Rest(server.load(config), backend, pool)
 
 
-def _connector(rest: "Rest", state: Path | None, *, device: bool) -> "ServedConnector":
+def _connector(rest: "Rest", state: Path | None, *, device: bool, steal: bool = False) -> "ServedConnector":
     from breezeblock.app import attaching
     from breezeblock.connect import linux
 
     where = state or linux.STATE
     kernel = linux.LinuxConnector(where) if device else None
-    return attaching.connector(rest.config, where, kernel=kernel)
+    return attaching.connector(rest.config, where, kernel=kernel, steal=steal)
 
 
 def _bytes(text: str) -> int:

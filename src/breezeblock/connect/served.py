@@ -75,14 +75,20 @@ class ServedConnector:
         if self._kernel is not None:
             self._kernel.detach(connection_data(uri(task)), consumer, force=force)
         with self._records.alone(task.volume):
-            if _journals(task) and not serving.running(task.socket):
-                serving.start(
-                    task, log=_log(task)
-                )  # its process was killed: what the journal holds belongs into the store
+            if not serving.running(task.socket):
+                self._take_up(task)
             with suppress(NotFoundError):
                 serving.call(task.socket, serving.Detach(), timeout_s=_DRAIN_S)
             self._records.forget(task.volume)
             _log(task).unlink(missing_ok=True)
+
+    def _take_up(self, task: serving.Task) -> None:
+        """Start what was killed: what its journal holds belongs into the store, and its lock given back."""
+        if _journals(task):
+            serving.start(task, log=_log(task))
+        elif task.store.layout == "flat" and self._records.get(task.volume):
+            with suppress(ConflictError, NotFoundError):  # it is somebody else's, or nobody's, by now
+                serving.start(_resumed(task), log=_log(task))
 
     def find(self, data: Mapping[str, Any], consumer: str = HERE) -> Attached | None:
         """Say how the volume is attached here; None = not at all."""
@@ -138,7 +144,7 @@ def _journals(task: serving.Task) -> bool:
 
 
 def _resumed(task: serving.Task) -> serving.Task:
-    if not _journals(task):
+    if task.store.layout == "log" and not _journals(task):
         raise ConflictError(
             f"Volume {task.volume} belongs to this host, but its journal is gone.",
             remedy="If no other host has the volume: attach it again.",

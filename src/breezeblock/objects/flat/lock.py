@@ -7,7 +7,10 @@ arrive. So it is only broken by who knows that its holder is dead. A lease is a 
 import asyncio
 import contextlib
 import datetime as dt
+import hashlib
 import secrets
+import socket
+from pathlib import Path
 
 import msgspec
 
@@ -79,6 +82,15 @@ class Lock:
             await self._store.delete(self._key)
 
 
+def this_host() -> str:
+    """Return this host as a holder: its name, and what tells it from another one of the same name."""
+    try:
+        machine = Path("/etc/machine-id").read_bytes().strip()
+    except OSError:
+        machine = b""
+    return f"{socket.gethostname()} {hashlib.sha256(b'breezeblock' + machine).hexdigest()[:8]}"
+
+
 async def read(store: Store, key: str) -> Holder | None:
     """Return who has a lock. One that cannot be read is somebody's."""
     try:
@@ -94,5 +106,5 @@ def _taken(key: str, found: Holder | None) -> TakenError:
     who = f"{found.holder} has it since {found.since}" if found else "its lock was removed"
     return TakenError(
         f"Volume {volume}: {who}.",
-        remedy="Detach it there. If that host is dead for certain, attach with `steal`.",
+        remedy="Detach it there. If that host is dead for certain, attach with --steal.",
     )

@@ -1,7 +1,7 @@
 """Snapshots of flat volumes, where the store takes them itself: constant time, whatever the length.
 
 A small object gives each of them its name. It is written after the snapshot was taken: one that was cut off
-in between is taken anew, and what is left over of it can only be seen with the store's own tools.
+in between is taken anew, and what is left over of it goes with the volume.
 """
 
 from functools import partial

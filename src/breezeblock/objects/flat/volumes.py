@@ -33,13 +33,13 @@ async def create(store: Store, volume: str, length: int) -> None:
 async def extend(store: Store, volume: str, length: int) -> None:
     """Make a volume that nobody has attached longer; done if it is long enough."""
     check(volume, length)
-    await _free(store, volume)
+    await check_free(store, volume)
     await stretch(store, key(volume), length)
 
 
 async def delete(store: Store, volume: str) -> None:
     """Remove a volume; absent counts as success. Raises ConflictError if it is attached, or has snapshots."""
-    await _free(store, volume)
+    await check_free(store, volume)
     names = await snapshots.names(store, volume)
     if names:
         raise ConflictError(f"{volume} has snapshots: {', '.join(names[:5])}.", remedy="Delete them first.")
@@ -58,7 +58,7 @@ async def attach(store: Store, volume: str, holder: str, *, steal: bool = False)
     within seconds if it lives, but what it sent before may still arrive.
     """
     await store.head(key(volume))  # what is not there is not locked
-    held = Lock(store, _lock(volume), holder, key(volume))
+    held = Lock(store, lock_key(volume), holder, key(volume))
     await held.take(steal=steal)
     return FlatDevice(store, key(volume), (await store.head(key(volume))).length, held)
 
@@ -81,16 +81,19 @@ async def unlock(store: Store, volume: str) -> None:
         with contextlib.suppress(NotFoundError):
             await store.acquire(key(volume), steal=True)
             await store.release(key(volume))
-    await store.delete(_lock(volume))
+    await store.delete(lock_key(volume))
 
 
-async def _free(store: Store, volume: str) -> None:
-    found = await lock.read(store, _lock(volume))
+async def check_free(store: Store, volume: str) -> None:
+    """Raise ConflictError if somebody has the volume."""
+    found = await lock.read(store, lock_key(volume))
     if found:
         raise ConflictError(
-            f"Volume {volume} is attached by {found.holder} since {found.since}.", remedy="Detach it first."
+            f"Volume {volume} is attached by {found.holder} since {found.since}.",
+            remedy="Detach it there. If that host is dead for certain: attach with --steal, and detach.",
         )
 
 
-def _lock(volume: str) -> str:
+def lock_key(volume: str) -> str:
+    """Return where it is written who has a volume."""
     return f"lock/{volume}"

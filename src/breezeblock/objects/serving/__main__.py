@@ -125,7 +125,11 @@ def _work(task: Task, ready: mmap.mmap, keeper: int) -> int:
 
     try:
         uvloop.run(work(task, begun))
-    except Gone:
+    except Gone as error:
+        if not ready[0]:
+            _tell(
+                messages.failure(ConflictError(str(error), remedy="If nobody else has it: attach it again."))
+            )
         return 0
     except BreezeblockError as error:
         log.warning("serving.ended", volume=task.volume, why=str(error))

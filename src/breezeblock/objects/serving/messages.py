@@ -34,7 +34,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     discard: bool = False
     """Give up what the journal holds if another host had the volume since, instead of refusing."""
     resume: bool = False
-    """Go on only if nobody had the volume since the journal was written; never fence anybody off."""
+    """Go on only if nobody had the volume since the journal was written; never fence anybody off. In the
+    layout flat: only if this host has the lock still."""
+    steal: bool = False
+    """In the layout flat: break the lock of another host, which is dead for certain."""
 
 
 class Status(msgspec.Struct, frozen=True, tag_field="do", tag="status"):
@@ -88,25 +91,26 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     length: int
     connections: int
     """Of NBD clients."""
-    epoch: int
-    """Of its claim to the volume: who has a higher one has taken the volume over."""
-    written: int
-    """The number of the last write that was taken."""
-    stored: int
-    """The number of the last write that is in the store."""
-    waiting_segments: int
-    """Full ones, that the store has not confirmed."""
-    waiting_age_s: float
-    """Of the oldest write that the store has not."""
-    uploaded_bytes: int
-    journal_bytes: int
-    cached_bytes: int
     trouble: str
     """Why the last upload did not succeed at once, or what keeps the store away; empty when all is well."""
     failed: str
     """What ended the writer; empty while it works."""
     mirrors: MirrorsStatus
     """Its store's endpoints."""
+    # In the layout flat, where everything is in the store before it is answered, these stay as they are:
+    epoch: int = 0
+    """Of its claim to the volume: who has a higher one has taken the volume over."""
+    written: int = 0
+    """The number of the last write that was taken."""
+    stored: int = 0
+    """The number of the last write that is in the store."""
+    waiting_segments: int = 0
+    """Full ones, that the store has not confirmed."""
+    waiting_age_s: float = 0.0
+    """Of the oldest write that the store has not."""
+    uploaded_bytes: int = 0
+    journal_bytes: int = 0
+    cached_bytes: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -11,6 +11,9 @@ import msgspec
 import structlog
 
 from breezeblock.errors import BreezeblockError, NotFoundError
+from breezeblock.objects.flat import FlatDevice, lock
+from breezeblock.objects.flat import snapshots as flat_snapshots
+from breezeblock.objects.flat import volumes as flat_volumes
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.compacting import compact
 from breezeblock.objects.log.device import LogDevice
@@ -56,7 +59,7 @@ async def work(task: Task, ready: Callable[[], None]) -> None:
         await served.stop()
 
 
-async def _attached(task: Task) -> tuple[LogDevice, Mirrors]:
+async def _attached(task: Task) -> tuple[LogDevice | FlatDevice, Mirrors]:
     """Attach; one that was killed tries for as long as its store is away, for its clients wait too."""
     pause = _RETRY_FIRST_S
     while True:
@@ -70,34 +73,50 @@ async def _attached(task: Task) -> tuple[LogDevice, Mirrors]:
         pause = min(_RETRY_MOST_S, pause * 2)
 
 
-async def _attach(task: Task) -> tuple[LogDevice, Mirrors]:
-    if task.resume and not any(task.journal.glob("*.log")):
+async def _attach(task: Task) -> tuple[LogDevice | FlatDevice, Mirrors]:
+    is_log = task.store.layout == "log"
+    if is_log and task.resume and not any(task.journal.glob("*.log")):
         with suppress(FileNotFoundError):
             task.journal.rmdir()
-        for path in (task.socket, messages.control_path(task.socket)):
-            path.unlink(missing_ok=True)
-        raise Gone
+        raise _gone(task)
     store = await open_store(task.store)
     try:
-        device = await volumes.attach(
-            store,
-            task.volume,
-            task.journal,
-            task.memory,
-            discard=task.discard,
-            resume=task.resume,
-            durability=task.durability,
-        )
+        return await (_log_device(task, store) if is_log else _flat_device(task, store)), store
     except BaseException:
         await store.close()
         raise
-    return device, store
+
+
+async def _log_device(task: Task, store: Mirrors) -> LogDevice:
+    return await volumes.attach(
+        store,
+        task.volume,
+        task.journal,
+        task.memory,
+        discard=task.discard,
+        resume=task.resume,
+        durability=task.durability,
+    )
+
+
+async def _flat_device(task: Task, store: Mirrors) -> FlatDevice:
+    if task.resume and await lock.read(store, flat_volumes.lock_key(task.volume)) is None:
+        raise _gone(task)
+    return await flat_volumes.attach(
+        store, task.volume, lock.this_host(), steal=task.steal and not task.resume
+    )
+
+
+def _gone(task: Task) -> Gone:
+    for path in (task.socket, messages.control_path(task.socket)):
+        path.unlink(missing_ok=True)
+    return Gone(f"Volume {task.volume} belongs to this host no more.")
 
 
 class _Served:
     """The two sockets of a volume."""
 
-    def __init__(self, task: Task, device: LogDevice, store: Mirrors) -> None:
+    def __init__(self, task: Task, device: LogDevice | FlatDevice, store: Mirrors) -> None:
         self._task, self._device, self._store = task, device, store
         self._nbd = Server({task.volume: device})
         self._control: asyncio.Server | None = None
@@ -174,13 +193,13 @@ class _Served:
             case Status():
                 return Answer(view=self._view())
             case Snapshot(name):
-                await volumes.snapshot(self._device, name)
+                await self._snapshot(name)
             case Grow(length):
                 volumes.check(self._task.volume, length)
                 answer = self._device.grow(length)
                 if answer is not None:
                     await answer
-            case Flush():
+            case Flush() if isinstance(self._device, LogDevice):
                 await self._device.writer.barrier()
             case Endpoints(add, remove):
                 for url in add:
@@ -188,20 +207,36 @@ class _Served:
                 for url in remove:
                     with suppress(NotFoundError):
                         self._store.remove(url)
-            case Compact(segments):
+            case Compact(segments) if isinstance(self._device, LogDevice):
                 await compact(self._device, segments)
             case Detach():
                 self.ended.set()
                 await asyncio.shield(self._over)
         return Answer()
 
+    async def _snapshot(self, name: str) -> None:
+        if isinstance(self._device, LogDevice):
+            await volumes.snapshot(self._device, name)
+        else:
+            await flat_snapshots.take(self._store, self._task.volume, name)
+
     def _view(self) -> View:
-        device, writer = self._device, self._device.writer
-        return View(
+        device = self._device
+        seen = View(
             volume=self._task.volume,
             pid=os.getpid(),
             length=device.length,
             connections=self._nbd.connections,
+            trouble=self._store.trouble,
+            failed=str((device.writer if isinstance(device, LogDevice) else device).failed or ""),
+            mirrors=self._store.status(),
+        )
+        if not isinstance(device, LogDevice):
+            return seen
+        writer = device.writer
+        return msgspec.structs.replace(
+            seen,
+            trouble=writer.trouble or seen.trouble,
             epoch=writer.epoch,
             written=writer.sequence,
             stored=writer.stored,
@@ -210,7 +245,4 @@ class _Served:
             uploaded_bytes=writer.uploaded_bytes,
             journal_bytes=device.journal_bytes,
             cached_bytes=device.cached_bytes,
-            trouble=writer.trouble or self._store.trouble,
-            failed=str(writer.failed or ""),
-            mirrors=self._store.status(),
         )

@@ -15,7 +15,7 @@ import uuid
 from email.utils import format_datetime
 from urllib.parse import quote
 
-from breezeblock.errors import ConfigError, ConflictError
+from breezeblock.errors import ConfigError
 from breezeblock.objects.http.client import Client, Reply
 from breezeblock.objects.stores import elements
 from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part
@@ -125,10 +125,9 @@ class AzureStore:
         await self._change("PUT", key, {} if create else {"comp": "properties"}, headers, create=create)
 
     async def delete(self, key: str) -> None:
-        """Remove an object. Raises ConflictError if it has snapshots."""
-        reply = await self._request("DELETE", key, {}, self._leased(key))
-        if reply.status == 409 and _code(reply) == "SnapshotsPresent":
-            raise ConflictError(f"{key} has snapshots.", remedy="Delete them first.")
+        """Remove an object, with snapshots of it that nobody knows: those of attempts that were cut off."""
+        headers = {"x-ms-delete-snapshots": "include", **self._leased(key)}
+        reply = await self._request("DELETE", key, {}, headers)
         expect(reply, f"DELETE {key}", 202, 404)
 
     async def head(self, key: str) -> Item:

@@ -82,7 +82,7 @@ def s3rver(home: Path, port: int) -> list[str]:
 
 
 def foreign(name: str) -> str:
-    program = Path(__file__).with_name("node_modules") / ".bin" / name
+    program = Path(__file__).with_name("objects") / "node_modules" / ".bin" / name
     assert program.exists(), "run tools/setup.sh test, which installs it"
     return str(program)
 

@@ -1,0 +1,129 @@
+"""The layout flat for the back end: a volume is one object, and its name is its key.
+
+Where the service itself writes, it holds the volume's lock under a name of its own. One that a killed verb
+left behind is no obstacle to the next verb, for the engine lets one at a time work on a volume.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from uuid import UUID
+
+from breezeblock.backends.contract import Finding, Found, Snapshot, Volume
+from breezeblock.backends.rest_data import SERVICE
+from breezeblock.backends.rest_reports import drafted, end_draft, reference
+from breezeblock.errors import NotFoundError
+from breezeblock.objects.flat import lock, snapshots, volumes
+from breezeblock.objects.stores.port import Item, Store
+
+_DELETE = "Delete it."
+_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+
+async def published(store: Store, volume: str) -> bool:
+    """Tell whether a volume is there, and whole."""
+    try:
+        found = await length(store, volume)
+    except NotFoundError:
+        return False
+    return bool(found) and not await drafted(store, volume)
+
+
+async def length(store: Store, volume: str) -> int:
+    """Return how many bytes a volume has; 0 if making it was cut off. Raises NotFoundError."""
+    return (await store.head(snapshots.key(volume))).length
+
+
+async def begin(store: Store, volume: str, virtual_bytes: int) -> None:
+    """Make a volume anew that an operation is to fill: nothing of an earlier attempt shines through."""
+    await _unlock(store, volume)
+    await volumes.delete(store, volume)
+    await volumes.create(store, volume, virtual_bytes)
+
+
+async def extend(store: Store, volume: str, virtual_bytes: int) -> None:
+    """Make a volume longer. Raises ConflictError while a host has it."""
+    await _unlock(store, volume)
+    await volumes.extend(store, volume, virtual_bytes)
+
+
+async def remove(store: Store, volume: str) -> None:
+    """Remove a volume's snapshots, then the volume, the mark of a maker last.
+
+    Raises ConflictError while a host has it.
+    """
+    await _unlock(store, volume)
+    await volumes.check_free(store, volume)
+    for name in await snapshots.names(store, volume):
+        await snapshots.delete(store, volume, name)
+    await volumes.delete(store, volume)
+    await end_draft(store, volume)
+
+
+async def _unlock(store: Store, volume: str) -> None:
+    found = await lock.read(store, volumes.lock_key(volume))
+    if found and found.holder == SERVICE:
+        await volumes.unlock(store, volume)
+
+
+async def check(store: Store, volume: str, asked: Volume, known: tuple[Snapshot, ...]) -> list[Finding]:
+    """Compare a volume with what the catalog believes. Content has no checksums to look at."""
+    if not await published(store, volume):
+        problem = f"The store has no volume {volume}."
+        return [Finding(subject=asked.id, problem=problem, remedy="Delete the volume.")]
+    held = set(await snapshots.names(store, volume))
+    wanted = {one.locator or one.id: one for one in known}
+    findings = [
+        Finding(subject=wanted[name].id, problem="It is not in the store.", remedy=_DELETE)
+        for name in sorted(wanted.keys() - held)
+    ]
+    findings += [
+        Finding(subject=name, problem="Not in the catalog.", remedy=_DELETE)
+        for name in sorted(held - wanted.keys())
+    ]
+    there = await length(store, volume)
+    if there < asked.virtual_bytes:
+        problem = f"It has {there} bytes, not {asked.virtual_bytes}."
+        findings.append(Finding(subject=asked.id, problem=problem, remedy="Extend it."))
+    return findings
+
+
+def inventory(pool: str, items: list[Item]) -> Iterator[Found]:
+    """Tell what objects are, a volume or snapshot at a time."""
+    objects: dict[str, Item] = {}
+    makers: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        match item.key.split("/"):
+            case ["flat", volume] if _ID.fullmatch(volume):
+                objects[volume] = item
+            case ["draft", volume, operation] if _ID.fullmatch(volume):
+                makers[volume].append(operation)
+            case ["snap", volume, name] if _ID.fullmatch(volume):
+                shown = f"{reference(str(UUID(volume)))}@{name}"
+                yield Found(
+                    pool=pool,
+                    name=shown,
+                    volume_id=str(UUID(volume)),
+                    kind="snapshot",
+                    snapshot_id=name,
+                )
+            case ["lock", volume] if _ID.fullmatch(volume):
+                yield Found(pool=pool, name=item.key, volume_id=str(UUID(volume)), kind="metadata")
+            case ["pool" | "scratch" | "name", *_]:
+                pass
+            case _:
+                yield Found(pool=pool, name=item.key, volume_id=None, kind="foreign")
+    for volume in objects.keys() | makers.keys():
+        held = max(0, objects[volume].length) if volume in objects else 0
+        yield Found(
+            pool=pool,
+            name=".".join([reference(str(UUID(volume))), *makers[volume]]),
+            volume_id=str(UUID(volume)),
+            kind="temporary" if makers[volume] else "volume",
+            allocated_bytes=held,
+        )
+
+
+async def forget(store: Store, found: Found) -> None:
+    """Remove a volume that was being made."""
+    await remove(store, UUID(found.name.removeprefix("volume-").partition(".")[0]).hex)

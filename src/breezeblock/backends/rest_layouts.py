@@ -1,0 +1,100 @@
+"""The two layouts of volumes in object stores, as the back end uses them: a table of functions each.
+
+What only the layout log has (linked clones, native revert, adopting, collections) is not in the table.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from breezeblock.backends import rest_flat
+from breezeblock.backends import rest_reports as reports
+from breezeblock.backends.contract import Capabilities, Finding, Found, Snapshot, Volume
+from breezeblock.backends.rest_config import RestPool
+from breezeblock.objects.flat import snapshots as flat_snapshots
+from breezeblock.objects.flat import volumes as flat_volumes
+from breezeblock.objects.log import volumes as log_volumes
+from breezeblock.objects.stores.port import Item, Store
+
+MAX_BYTES = 1 << 50
+_PAGE_BLOB_BYTES = 8 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What is done to volumes of a layout. Volumes go by their keys; every function may be run again."""
+
+    published: Callable[[Store, str], Awaitable[bool]]
+    length: Callable[[Store, str], Awaitable[int]]
+    """Bytes."""
+    listed: Callable[[Store], Awaitable[list[str]]]
+    create: Callable[[Store, str, int], Awaitable[None]]
+    begin: Callable[[Store, str, int], Awaitable[None]]
+    """Make a volume that is to be filled, under the mark of its maker."""
+    extend: Callable[[Store, str, int], Awaitable[None]]
+    remove: Callable[[Store, str], Awaitable[None]]
+    snapshot: Callable[[Store, str, str], Awaitable[None]]
+    delete_snapshot: Callable[[Store, str, str], Awaitable[None]]
+    check: Callable[[Store, str, Volume, tuple[Snapshot, ...]], Awaitable[list[Finding]]]
+    inventory: Callable[[str, list[Item]], Iterator[Found]]
+    forget: Callable[[Store, Found], Awaitable[None]]
+
+
+_LAYOUTS = {
+    "log": Layout(
+        published=reports.published,
+        length=reports.length,
+        listed=log_volumes.volumes,
+        create=log_volumes.create,
+        begin=reports.begin,
+        extend=log_volumes.extend,
+        remove=reports.remove,
+        snapshot=log_volumes.snapshot_detached,
+        delete_snapshot=log_volumes.delete_snapshot,
+        check=reports.check,
+        inventory=reports.inventory,
+        forget=reports.forget,
+    ),
+    "flat": Layout(
+        published=rest_flat.published,
+        length=rest_flat.length,
+        listed=flat_volumes.volumes,
+        create=flat_volumes.create,
+        begin=rest_flat.begin,
+        extend=rest_flat.extend,
+        remove=rest_flat.remove,
+        snapshot=flat_snapshots.take,
+        delete_snapshot=flat_snapshots.delete,
+        check=rest_flat.check,
+        inventory=rest_flat.inventory,
+        forget=rest_flat.forget,
+    ),
+}
+
+
+def of(pool: RestPool) -> Layout:
+    """Return what a pool's volumes are made with."""
+    return _LAYOUTS[pool.layout]
+
+
+def capabilities(pool: RestPool) -> Capabilities:
+    """Say what volumes of a pool can do. A volume type may ask for the layout, as for any capability."""
+    is_log = pool.layout == "log"
+    snapshots = is_log or pool.store == "azure"
+    return Capabilities(
+        storage_protocol="nbd",
+        extend=True,
+        snapshots=snapshots,
+        online_snapshots=snapshots,
+        revert="any" if snapshots else "none",
+        clone=True,
+        create_from_snapshot=snapshots,
+        adopt=is_log,
+        images=True,
+        data=True,
+        max_virtual_bytes=_PAGE_BLOB_BYTES if not is_log and pool.store == "azure" else MAX_BYTES,
+        options={
+            "clone": ("linked", "full") if is_log else ("full",),
+            "durability": ("local", "store") if is_log else ("store",),
+        },
+        facts={"layout": pool.layout},
+    )

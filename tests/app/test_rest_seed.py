@@ -1,0 +1,111 @@
+"""As the old kernel driver was used: names, control files, an object for each volume, Scality's dialect."""
+
+import asyncio
+import errno
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from breezeblock import config, vault
+from breezeblock.app import attaching
+from breezeblock.app.control_files import ControlFiles
+from breezeblock.app.rest import Rest
+from breezeblock.errors import UnsupportedError
+from breezeblock.objects.flat.lock import Lock
+from breezeblock.objects.stores.cdmi import CdmiStore
+from cdmi_process import PASSWORD, USER, cdmi_server
+
+CONFIG = """
+[service]
+state_dir = "{place}/state"
+[backends.rest]
+kind = "rest"
+run_dir = "{place}/run"
+journal_dir = "{place}/journals"
+[backends.rest.pools.gold]
+store = "cdmi"
+layout = "flat"
+dialect = "scality"
+urls = ["{url}/volumes"]
+user = "{user}"
+secret = "cdmi"
+"""
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="b", dir="/dev/shm") as name:  # sockets have short names
+        place = Path(name)
+        (place / "store").mkdir()
+        vault.at(place / "state").set("cdmi", PASSWORD)
+        with cdmi_server(place / "store") as url:
+            (place / "breezeblock.toml").write_text(CONFIG.format(place=name, url=url, user=USER))
+            yield place
+
+
+@pytest.fixture(scope="module")
+def files(place: Path) -> ControlFiles:
+    loaded = config.load(place / "breezeblock.toml", {})
+    return ControlFiles(Rest(loaded), attaching.connector(loaded, place / "records"))
+
+
+def number(work: Callable[[], object]) -> int | None:
+    """Return the errno with which something fails."""
+    try:
+        work()
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def test_a_volume_lives_as_one_object(files: ControlFiles, place: Path) -> None:
+    def write(path: str, line: str) -> int | None:
+        return number(lambda: files.write(path, line.encode()))
+
+    assert write("create", "one 1M\n") is None
+    assert write("create", "one 1M\n") == errno.EEXIST
+    assert files.read("volumes") == b"one\n"
+    assert write("attach", "one disk\n") is None
+    uri = files.read("disk/srb_device").decode().strip()
+    pattern = ["-c", "write -P 9 64k 8k", "-c", "read -P 9 64k 8k", "-c", "flush"]
+    subprocess.run(["qemu-io", "-f", "raw", *pattern, uri], check=True, capture_output=True, timeout=60)
+    (key,) = (place / "store" / "volumes" / "flat").iterdir()
+    assert key.read_bytes() == (bytes(64 << 10) + b"\x09" * 8192).ljust(1 << 20, b"\0")
+    assert write("destroy", "one\n") == errno.EBUSY
+    assert write("extend", "one 2M\n") is None
+    assert files.read("disk/srb_size") == b"2097152\n"
+    view = files.rest.view(key.name)
+    assert view is not None
+    assert (view.trouble, view.failed, view.journal_bytes) == ("", "", 0)
+    assert files.rest.status().attached[0].volume == key.name
+    assert write("detach", "disk\n") is None
+    assert write("extend", "one 3M\n") is None
+    assert key.stat().st_size == 3 << 20
+    with pytest.raises(UnsupportedError, match="layout flat"):
+        files.rest.collect()
+    assert write("destroy", "one\n") is None
+    assert files.read("volumes") == b""
+    left = {
+        path.relative_to(place / "store" / "volumes").parts[0]
+        for path in (place / "store").rglob("volumes/*/*")
+    }
+    assert left == {"pool"}
+
+
+def test_what_another_host_has_is_not_destroyed(files: ControlFiles, place: Path) -> None:
+    files.rest.create("two", 1 << 20)
+    (listed,) = files.rest.volumes()
+
+    async def elsewhere() -> None:
+        url = files.rest.urls()[0]
+        store = CdmiStore(url, dialect="scality", user=USER, password=PASSWORD)
+        await Lock(store, f"lock/{listed.id}", "another", f"flat/{listed.id}").take()
+        await store.close()
+
+    asyncio.run(elsewhere())
+    for verb, line in (("destroy", b"two\n"), ("extend", b"two 2M\n"), ("attach", b"two disk\n")):
+        assert number(lambda verb=verb, line=line: files.write(verb, line)) == errno.EBUSY  # type: ignore[misc]
+    assert files.read("volumes") == b"two\n"
