@@ -13,6 +13,7 @@ from mirrors_lab import Flaky
 
 from breezeblock.errors import BreezeblockError, ConfigError, UnavailableError, UnsupportedError
 from breezeblock.objects import pool
+from breezeblock.objects.cdmi import CdmiServer
 from breezeblock.objects.mirrors import Gate, Mirrors, Policy
 from breezeblock.objects.stores.cdmi import CdmiStore
 from breezeblock.objects.stores.directory import DirectoryStore
@@ -177,3 +178,24 @@ def test_what_a_killed_writer_left_in_a_directory_goes_after_a_day(tmp_path: Pat
     store.room_now()
     assert [path.name for path in (tmp_path / ".tmp").iterdir()] == ["new"]
     assert store.get_now("k") == b"value"
+
+
+def test_what_cannot_be_a_key_is_not_listed(tmp_path: Path) -> None:
+    for name in ("v/one", "lost+found/two", "v/a b/three", "v/four five"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    async def main() -> None:
+        served = CdmiServer(tmp_path)
+        store = CdmiStore(f"http://127.0.0.1:{await served.start('127.0.0.1', 0)}")
+        assert [item.key for item in (await store.page("")).items] == ["v/one"]
+        await store.close()
+        await served.stop()
+        endless, url = await listening({}, b'{"children": ["a/", "/", "../", "b"]}')
+        store = CdmiStore(url)
+        async with asyncio.timeout(20):
+            assert len((await store.page("")).items) == 8, "as deep as a key may be"
+        await store.close()
+        endless.close()
+
+    asyncio.run(main())
