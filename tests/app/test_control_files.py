@@ -9,19 +9,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
+from control_lab import control_files, number
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from breezeblock import config
-from breezeblock.app import attaching, control_mount
+from breezeblock.app import control_mount
 from breezeblock.app.control_files import ControlFiles
-from breezeblock.app.rest import Rest
 from breezeblock.errors import ConfigError
 from breezeblock.objects import serving
 
@@ -54,17 +53,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def files(place: Path) -> ControlFiles:
-    loaded = config.load(place / "breezeblock.toml", {})
-    return ControlFiles(Rest(loaded), attaching.connector(loaded, place / "records"))
-
-
-def number(work: Callable[[], object]) -> int | None:
-    """Return the errno with which something fails."""
-    try:
-        work()
-    except OSError as error:
-        return error.errno
-    return None
+    return control_files(place)
 
 
 def test_verbs_and_their_errors(files: ControlFiles, place: Path) -> None:

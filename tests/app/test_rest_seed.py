@@ -4,15 +4,14 @@ import asyncio
 import errno
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from control_lab import control_files, number
 
-from breezeblock import config, vault
-from breezeblock.app import attaching
+from breezeblock import vault
 from breezeblock.app.control_files import ControlFiles
-from breezeblock.app.rest import Rest
 from breezeblock.errors import UnsupportedError
 from breezeblock.objects.flat.lock import Lock
 from breezeblock.objects.stores.cdmi import CdmiStore
@@ -48,17 +47,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def files(place: Path) -> ControlFiles:
-    loaded = config.load(place / "breezeblock.toml", {})
-    return ControlFiles(Rest(loaded), attaching.connector(loaded, place / "records"))
-
-
-def number(work: Callable[[], object]) -> int | None:
-    """Return the errno with which something fails."""
-    try:
-        work()
-    except OSError as error:
-        return error.errno
-    return None
+    return control_files(place)
 
 
 def test_a_volume_lives_as_one_object(files: ControlFiles, place: Path) -> None:

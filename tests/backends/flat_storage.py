@@ -14,6 +14,7 @@ class FlatStorage(RestStorage):
     packages: tuple[str, ...] = (
         "breezeblock.backends.rest",
         "breezeblock.backends.rest_flat",
+        "breezeblock.objects.flat.snapshots",
         "breezeblock.objects.flat.volumes",
     )
 

@@ -84,7 +84,7 @@ def in_dialects() -> Iterator[tuple[Case, str]]:
                 yield case, "standard"
 
 
-@pytest.mark.parametrize(("case", "dialect"), in_dialects(), ids=str)
+@pytest.mark.parametrize(("case", "dialect"), tuple(in_dialects()), ids=str)
 def test_flat_over_cdmi(
     case: Case, dialect: Literal["standard", "scality"], server: str, memory: Path
 ) -> None:
@@ -153,6 +153,10 @@ def test_a_page_blob_is_served_grown_and_snapshotted_under_its_lease(azure: str,
     finally:
         serving.call(task.socket, serving.Detach())
     one = msgspec.structs.replace(one, virtual_bytes=2 * MIB)
+    later = msgspec.structs.replace(held, id=str(uuid4()), virtual_bytes=2 * MIB)
+    backend.snapshot(one, later, attempt())
+    adopted = backend.adopt(one, f"volume-{one.id}", attempt()).snapshots
+    assert [(each.id, each.virtual_bytes) for each in adopted] == [(held.id, MIB), (later.id, 2 * MIB)]
     assert storage.read(one, held) == (b"\1" * 65536).ljust(MIB, b"\0")
     backend.revert(one, held, attempt())
     assert storage.read(one) == (b"\1" * 65536).ljust(2 * MIB, b"\0")
@@ -258,8 +262,8 @@ def test_each_pool_says_what_its_layout_can_do(both: RestBackend) -> None:
     log, flat = able["log"], able["flat"]
     assert log is not None
     assert flat is not None
-    assert (log.snapshots, log.adopt, log.revert, log.facts["layout"]) == (True, True, "any", "log")
-    assert (flat.snapshots, flat.adopt, flat.revert, flat.facts["layout"]) == (False, False, "none", "flat")
+    assert (log.snapshots, log.revert, log.facts["layout"]) == (True, "any", "log")
+    assert (flat.snapshots, flat.revert, flat.facts["layout"]) == (False, "none", "flat")
     assert both.capabilities() == log
     one = volume("flat")
     both.create(one, attempt())
@@ -269,8 +273,6 @@ def test_each_pool_says_what_its_layout_can_do(both: RestBackend) -> None:
         lambda: both.delete_snapshot(one, held, attempt()),
         lambda: both.revert(one, held, attempt()),
         lambda: both.create_from_snapshot(one, held, volume("log"), attempt()),
-        lambda: both.release(one, attempt()),
-        lambda: both.examine(volume("flat"), f"volume-{one.id}"),
     ):
         with pytest.raises(UnsupportedError, match="Pool flat keeps volumes flat"):
             refused()
@@ -279,6 +281,21 @@ def test_each_pool_says_what_its_layout_can_do(both: RestBackend) -> None:
             both.create(asking, attempt())
     both.collect()
     assert both.check(one, ()) == []
+
+
+def test_a_flat_volume_comes_back_under_its_own_name_only(both: RestBackend) -> None:
+    one = volume("flat")
+    both.create(one, attempt())
+    reference = both.release(one, attempt())
+    assert reference in {found.name for found in both.inventory()}
+    found = both.adopt(one, reference, attempt())
+    assert (found.virtual_bytes, found.snapshots, found.edits) == (8 * MIB, (), ())
+    with pytest.raises(UnsupportedError, match="to be copied"):
+        both.adopt(volume("flat"), reference, attempt())
+    with pytest.raises(InvalidInputError, match="not 4096"):
+        both.examine(msgspec.structs.replace(one, virtual_bytes=4096), reference)
+    with pytest.raises(NotFoundError):
+        both.examine(volume("flat"), f"volume-{uuid4()}")
 
 
 def test_volumes_are_copied_from_one_layout_to_the_other(both: RestBackend, memory: Path) -> None:

@@ -83,7 +83,7 @@ class RestBackend(Unable):
         """Say what the ablest of its pools can do; `stats` says it of each."""
         return max(
             map(rest_layouts.capabilities, self._config.pools.values()),
-            key=lambda able: (able.adopt, able.snapshots),
+            key=lambda able: (able.facts["layout"] == "log", able.snapshots),
         )
 
     def stats(self) -> list[Pool]:
@@ -117,7 +117,7 @@ class RestBackend(Unable):
 
     def snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Snapped:
         """Put the volume's map as it is under the snapshot's name, or let the store take one."""
-        self._need("snapshots", volume)
+        self._need_snapshots(volume)
         check_cancelled(attempt)
         name = _name(snapshot)
         if not self._asked(volume, serving.Snapshot(name)):
@@ -126,14 +126,14 @@ class RestBackend(Unable):
 
     def delete_snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
         """Remove its one object; what only it held goes with the collection."""
-        self._need("snapshots", volume)
+        self._need_snapshots(volume)
         name = _name(snapshot)
         self._on(volume, lambda store: self._layout(volume).delete_snapshot(store, _key(volume), name))
         return _placement(volume)
 
     def revert(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
         """Put a root that says what the snapshot says, or copy it back."""
-        self._need("snapshots", volume)
+        self._need_snapshots(volume)
         check_cancelled(attempt)
         self._idle(volume)
         if self._settings(volume).layout != "log":
@@ -150,7 +150,7 @@ class RestBackend(Unable):
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
     ) -> Placement:
         """Put a root that names the snapshot's map, or copy it in full."""
-        self._need("snapshots", source)
+        self._need_snapshots(source)
         return self._derive(source, snapshot, volume, attempt)
 
     def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
@@ -169,19 +169,20 @@ class RestBackend(Unable):
 
     def examine(self, volume: Volume, reference: str) -> Adopted:
         """Look at a volume that was made elsewhere, or that was released."""
-        self._need("adopt", volume)
-        return self._pools.run(volume.pool, lambda store: adopting.examine(store, volume, reference))
+        return self._pools.run(
+            volume.pool, lambda store: self._layout(volume).examine(store, volume, reference)
+        )
 
     def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
         """Let it have the volume's name; no data is touched."""
-        self._need("adopt", volume)
         self._idle(msgspec.structs.replace(volume, locator=adopting.find(reference)))
         hold = f"{reports.LINKING}{attempt.operation_id}"
-        return self._pools.run(volume.pool, lambda store: adopting.adopt(store, volume, reference, hold))
+        return self._pools.run(
+            volume.pool, lambda store: self._layout(volume).adopt(store, volume, reference, hold)
+        )
 
     def release(self, volume: Volume, attempt: Attempt) -> str:
         """Leave it as it is."""
-        self._need("adopt", volume)
         self._idle(volume)
         self._on(volume, _nothing)
         return reports.reference(str(UUID(_key(volume))))
@@ -247,13 +248,10 @@ class RestBackend(Unable):
         swept = []
         for found in [one for one in self.inventory() if one.kind == "temporary"]:
             if not any(one in found.name for one in live_operations):
-                self._forget(found)
+                layout = rest_layouts.of(self._config.pools[found.pool])
+                self._pools.run(found.pool, partial(layout.forget, found))
                 swept.append(found.name)
         return swept
-
-    def _forget(self, found: Found) -> None:
-        layout = rest_layouts.of(self._config.pools[found.pool])
-        self._pools.run(found.pool, lambda store: layout.forget(store, found))
 
     # --- parts of verbs -------------------------------------------------------------------------
 
@@ -263,10 +261,10 @@ class RestBackend(Unable):
     def _settings(self, volume: Volume) -> RestPool:
         return find_pool(self.name, self._config, volume.pool)
 
-    def _need(self, what: str, volume: Volume) -> None:
-        """Raise UnsupportedError if volumes of this pool lack a capability."""
-        if not getattr(rest_layouts.capabilities(self._settings(volume)), what):
-            raise UnsupportedError(f"Pool {volume.pool} keeps volumes flat, and its store has no {what}.")
+    def _need_snapshots(self, volume: Volume) -> None:
+        """Raise UnsupportedError if volumes of this pool have none."""
+        if not rest_layouts.capabilities(self._settings(volume)).snapshots:
+            raise UnsupportedError(f"Pool {volume.pool} keeps volumes flat, and its store has no snapshots.")
 
     def _socket(self, volume: Volume) -> Path:
         return Path(self._config.run_dir, _key(volume))

@@ -29,11 +29,7 @@ async def examine(store: Store, volume: Volume, text: str) -> Adopted:
     if not await published(store, there):
         raise NotFoundError(f"Pool {volume.pool} has no volume {there}.")
     root = await volumes.frozen(store, await opening.newest(store, there))
-    if volume.virtual_bytes and volume.virtual_bytes != root.length:
-        raise InvalidInputError(
-            f"Volume {there} has {root.length} bytes, not {volume.virtual_bytes}.",
-            remedy="Take it over as it is, then extend it.",
-        )
+    check_length(volume, there, root.length)
     names = await volumes.snapshots(store, there)
     if there != own and names:
         raise ConflictError(
@@ -45,7 +41,7 @@ async def examine(store: Store, volume: Volume, text: str) -> Adopted:
         volume=Placement(locator=own, format="raw"),
         virtual_bytes=root.length,
         snapshots=tuple(
-            Snapshot(id=_id(name), volume_id=volume.id, virtual_bytes=one.length, locator=name)
+            Snapshot(id=snapshot_id(name), volume_id=volume.id, virtual_bytes=one.length, locator=name)
             for one, name in sorted(held, key=lambda pair: (pair[0].last, pair[1]))
         ),
         edits=() if there == own else (f"Let volume {there} be called {own} from now on.",),
@@ -65,7 +61,17 @@ async def adopt(store: Store, volume: Volume, text: str, hold: str) -> Adopted:
     return found
 
 
-def _id(name: str) -> str:
+def check_length(volume: Volume, there: str, length: int) -> None:
+    """Raise InvalidInputError if a volume has not as many bytes as were asked for."""
+    if volume.virtual_bytes and volume.virtual_bytes != length:
+        raise InvalidInputError(
+            f"Volume {there} has {length} bytes, not {volume.virtual_bytes}.",
+            remedy="Take it over as it is, then extend it.",
+        )
+
+
+def snapshot_id(name: str) -> str:
+    """Return the id of a snapshot that somebody gave any name to."""
     try:
         return str(UUID(name))
     except ValueError:

@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from uuid import UUID
 
-from breezeblock.backends.contract import Finding, Found, Snapshot, Volume
+from breezeblock.backends.contract import Adopted, Finding, Found, Placement, Snapshot, Volume
+from breezeblock.backends.rest_adopting import check_length, find, snapshot_id
 from breezeblock.backends.rest_data import SERVICE
 from breezeblock.backends.rest_reports import drafted, end_draft, reference
-from breezeblock.errors import NotFoundError
+from breezeblock.errors import NotFoundError, UnsupportedError
 from breezeblock.objects.flat import lock, snapshots, volumes
 from breezeblock.objects.stores.port import Item, Store
 
@@ -88,6 +89,34 @@ async def check(store: Store, volume: str, asked: Volume, known: tuple[Snapshot,
     return findings
 
 
+async def examine(store: Store, volume: Volume, text: str) -> Adopted:
+    """Say what adopting means, for which nothing is to be done: a volume is taken as it is.
+
+    Raises NotFoundError, InvalidInputError, ConflictError while a host has it, and UnsupportedError for
+    another name: objects cannot be renamed, and adopting copies no data.
+    """
+    there, own = find(text), UUID(volume.id).hex
+    if not await published(store, there):
+        raise NotFoundError(f"Pool {volume.pool} has no volume {there}.")
+    if there != own:
+        raise UnsupportedError(
+            f"Volume {there} would have to be copied to be called {own}.",
+            remedy=f"Manage it as {reference(str(UUID(there)))}.",
+        )
+    await volumes.check_free(store, there)
+    found = await length(store, there)
+    check_length(volume, there, found)
+    held = [(await snapshots.held(store, there, name), name) for name in await snapshots.names(store, there)]
+    return Adopted(
+        volume=Placement(locator=own, format="raw"),
+        virtual_bytes=found,
+        snapshots=tuple(
+            Snapshot(id=snapshot_id(name), volume_id=volume.id, virtual_bytes=one.length, locator=name)
+            for one, name in sorted(held, key=lambda pair: (pair[0].moment, pair[1]))
+        ),
+    )
+
+
 def inventory(pool: str, items: list[Item]) -> Iterator[Found]:
     """Tell what objects are, a volume or snapshot at a time."""
     objects: dict[str, Item] = {}
@@ -124,6 +153,6 @@ def inventory(pool: str, items: list[Item]) -> Iterator[Found]:
         )
 
 
-async def forget(store: Store, found: Found) -> None:
+async def forget(found: Found, store: Store) -> None:
     """Remove a volume that was being made."""
     await remove(store, UUID(found.name.removeprefix("volume-").partition(".")[0]).hex)

@@ -1,14 +1,15 @@
 """The two layouts of volumes in object stores, as the back end uses them: a table of functions each.
 
-What only the layout log has (linked clones, native revert, adopting, collections) is not in the table.
+What only the layout log has (linked clones, native revert, collections) is not in the table.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
+from breezeblock.backends import rest_adopting as adopting
 from breezeblock.backends import rest_flat
 from breezeblock.backends import rest_reports as reports
-from breezeblock.backends.contract import Capabilities, Finding, Found, Snapshot, Volume
+from breezeblock.backends.contract import Adopted, Capabilities, Finding, Found, Snapshot, Volume
 from breezeblock.backends.rest_config import RestPool
 from breezeblock.objects.flat import snapshots as flat_snapshots
 from breezeblock.objects.flat import volumes as flat_volumes
@@ -34,9 +35,12 @@ class Layout:
     remove: Callable[[Store, str], Awaitable[None]]
     snapshot: Callable[[Store, str, str], Awaitable[None]]
     delete_snapshot: Callable[[Store, str, str], Awaitable[None]]
+    examine: Callable[[Store, Volume, str], Awaitable[Adopted]]
+    adopt: Callable[[Store, Volume, str, str], Awaitable[Adopted]]
+    """The last is a name for a hold meanwhile."""
     check: Callable[[Store, str, Volume, tuple[Snapshot, ...]], Awaitable[list[Finding]]]
     inventory: Callable[[str, list[Item]], Iterator[Found]]
-    forget: Callable[[Store, Found], Awaitable[None]]
+    forget: Callable[[Found, Store], Awaitable[None]]
 
 
 _LAYOUTS = {
@@ -50,6 +54,8 @@ _LAYOUTS = {
         remove=reports.remove,
         snapshot=log_volumes.snapshot_detached,
         delete_snapshot=log_volumes.delete_snapshot,
+        examine=adopting.examine,
+        adopt=adopting.adopt,
         check=reports.check,
         inventory=reports.inventory,
         forget=reports.forget,
@@ -64,6 +70,8 @@ _LAYOUTS = {
         remove=rest_flat.remove,
         snapshot=flat_snapshots.take,
         delete_snapshot=flat_snapshots.delete,
+        examine=rest_flat.examine,
+        adopt=lambda store, volume, text, _hold: rest_flat.examine(store, volume, text),
         check=rest_flat.check,
         inventory=rest_flat.inventory,
         forget=rest_flat.forget,
@@ -88,7 +96,7 @@ def capabilities(pool: RestPool) -> Capabilities:
         revert="any" if snapshots else "none",
         clone=True,
         create_from_snapshot=snapshots,
-        adopt=is_log,
+        adopt=True,
         images=True,
         data=True,
         max_virtual_bytes=_PAGE_BLOB_BYTES if not is_log and pool.store == "azure" else MAX_BYTES,

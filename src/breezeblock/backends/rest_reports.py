@@ -166,7 +166,7 @@ def _volume(pool: str, name: str, items: list[Item], makers: list[str]) -> Itera
             )
 
 
-async def forget(store: Store, found: Found) -> None:
+async def forget(found: Found, store: Store) -> None:
     """Remove temporary work: a volume that was being made, or a hold."""
     name, _, hold = found.name.partition("@")
     volume = UUID(name.removeprefix("volume-").partition(".")[0]).hex

@@ -39,7 +39,7 @@ async def take(store: Store, volume: str, name: str) -> None:
             await store.put(record, msgspec.json.encode(taken), create=True)
         except ExistsError:
             # Somebody else was quicker; or we were, and the answer was lost on a connection that had died.
-            if await _taken(store, volume, name) != taken:
+            if await held(store, volume, name) != taken:
                 await able.delete_snapshot(key(volume), taken.moment)
 
 
@@ -54,7 +54,7 @@ async def delete(store: Store, volume: str, name: str) -> None:
     """Remove one; absent counts as success."""
     able = _able(store)
     try:
-        taken = await _taken(store, volume, name)
+        taken = await held(store, volume, name)
     except NotFoundError:
         return
     await able.delete_snapshot(key(volume), taken.moment)
@@ -63,7 +63,7 @@ async def delete(store: Store, volume: str, name: str) -> None:
 
 async def attach(store: Store, volume: str, name: str, *, cache_bytes: int = 64 << 20) -> ImageDevice:
     """Open one for reading. Raises NotFoundError."""
-    able, taken = _able(store), await _taken(store, volume, name)
+    able, taken = _able(store), await held(store, volume, name)
     fetch = partial(able.get_snapshot, key(volume), taken.moment)
     return ImageDevice(Source(f"{volume} {name}", taken.length, fetch, _never), cache_bytes=cache_bytes)
 
@@ -72,7 +72,8 @@ async def _never() -> None:
     """Do nothing: a snapshot does not change."""
 
 
-async def _taken(store: Store, volume: str, name: str) -> Taken:
+async def held(store: Store, volume: str, name: str) -> Taken:
+    """Return what is known of a snapshot. Raises NotFoundError, CorruptError."""
     try:
         return msgspec.json.decode(await store.get(_record(volume, name)), type=Taken)
     except msgspec.DecodeError as error:
