@@ -152,6 +152,9 @@ class CdmiSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Who may come."""
     secret: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] = "cdmi"  # noqa: S105 - a name
     """Name of that user's password in the vault."""
+    certificate: Annotated[str, Meta(pattern=r"^(/.*)?$")] = ""
+    """PEM file of a certificate and its key: serve TLS. Without it another user of this machine can listen in
+    the service's place while that is stopped, and is told the password."""
 
 
 class PoolPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -83,7 +83,9 @@ def patient(healthy: Patient, tmp_path: Path) -> Patient:
     # Holes stay holes: the volumes are a GiB each.
     subprocess.run(["cp", "-a", "--sparse=always", healthy.data, data], check=True)
     file = data / "breezeblock.toml"
-    file.write_text(file.read_text().replace(str(healthy.data), str(data)))
+    text = file.read_text().replace(str(healthy.data), str(data))
+    # Sockets need short names, and nothing is attached.
+    file.write_text(text.replace(f'"{data}/run"', f'"{healthy.data}/run"'))
     return Patient(data, healthy.plain, healthy.snapped, healthy.snapshot)
 
 

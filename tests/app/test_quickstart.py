@@ -1,9 +1,12 @@
 """The first start: complete, repeatable, and safe to be killed anywhere."""
 
+import contextlib
 import os
+import socket
 import stat
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -12,7 +15,8 @@ import pytest
 import sqlalchemy as sa
 
 from breezeblock import vault
-from breezeblock.app import compose, quickstart
+from breezeblock.app import attaching, compose, gateway, quickstart
+from breezeblock.backends.rest import open_rest
 from breezeblock.catalog import types
 from breezeblock.engine.lease import Lease
 from breezeblock.errors import ConfigError, UnavailableError
@@ -76,8 +80,37 @@ def test_two_services_get_two_object_stores(tmp_path: Path) -> None:
     assert one.config.cdmi.directory != two.config.cdmi.directory
     for ready in (one, two):
         (url,) = ready.config.backends["rest"]["pools"]["rest"]["urls"]
-        assert url == f"http://127.0.0.1:{ready.config.cdmi.port}/rest"
+        assert url == f"https://127.0.0.1:{ready.config.cdmi.port}/rest"
         assert ready.config.backends["rest"]["only_by_type"] is True
+
+
+def test_who_listens_in_the_object_stores_place_is_told_no_password(tmp_path: Path) -> None:
+    ready = quickstart.prepare(tmp_path, PORT)
+    assert stat.S_IMODE((tmp_path / quickstart.CERTIFICATE).stat().st_mode) == 0o600
+    backend = open_rest(
+        "rest", attaching.rest_config(ready.config, "rest"), Path(ready.config.service.state_dir)
+    )
+    with gateway.lent(ready.config):
+        (pool,) = backend.stats()
+        assert pool.up, pool.reason
+    heard: list[bytes] = []
+
+    def listen(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connected, _ = listener.accept()
+                heard.append(connected.recv(1 << 16))
+                connected.close()
+
+    with socket.create_server(("127.0.0.1", ready.config.cdmi.port)) as listener:
+        thread = threading.Thread(target=listen, args=(listener,))
+        thread.start()
+        (pool,) = backend.stats()
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert not pool.up
+    assert heard
+    assert not any(b"Basic" in said for said in heard)
 
 
 def test_a_second_start_changes_nothing(tmp_path: Path) -> None:

@@ -71,10 +71,11 @@ def _own(directory: Path) -> None:
     """Make a directory. Raises ConfigError if others could put something into it."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = directory.stat()
+        found, named = directory.stat(), directory.lstat()
     except OSError as error:
         raise ConfigError(f"{directory} cannot be made: {error.strerror}.") from error
-    if found.st_uid not in {0, os.geteuid()} or found.st_mode & 0o022:
+    # Somebody else's link may lead to a directory of ours now, and to one of his next time.
+    if {found.st_uid, named.st_uid} - {0, os.geteuid()} or found.st_mode & 0o022:
         raise ConfigError(
             f"{directory} is somebody else's, or others may write there.",
             remedy="Give it to the user that attaches, with mode 0700, or name another directory.",

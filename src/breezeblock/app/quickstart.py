@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from breezeblock import config as configuration
 from breezeblock import vault
-from breezeblock.app import compose
+from breezeblock.app import compose, gateway
 from breezeblock.catalog import types
 from breezeblock.catalog.clock import new_id
 from breezeblock.catalog.database import Database
@@ -38,6 +38,9 @@ STOPPING_S = 5.0
 """How long another service in the directory may take to end before it counts as running."""
 STORE = "rest"
 """The object store's back end, pool, volume type, user and secret."""
+CERTIFICATE = "store.pem"
+"""The object store's certificate and key. Clients trust nothing else: whoever listens on its port while it is
+stopped is told no password."""
 MAX_RUN_DIR = 48
 ACCOUNTS = {
     # cloud: (user = project, roles)
@@ -164,6 +167,7 @@ directory = {_quoted(str(data / "objects"))}
 port = {store}
 user = "{STORE}"
 secret = "{STORE}"
+certificate = {_quoted(str(data / CERTIFICATE))}
 
 [backends.{STORE}]
 kind = "rest"
@@ -173,7 +177,8 @@ journal_dir = {_quoted(str(data / "journals"))}
 
 [backends.{STORE}.pools.{STORE}]
 store = "cdmi"
-urls = ["http://{HOST}:{store}/{STORE}"]
+urls = ["https://{HOST}:{store}/{STORE}"]
+ca_file = {_quoted(str(data / CERTIFICATE))}
 user = "{STORE}"
 secret = "{STORE}"
 """
@@ -202,9 +207,12 @@ def _free_port(wanted: int) -> int:
 
 
 def _make_store(data: Path, config: Config, notes: list[str]) -> None:
-    """Make a password for the object store of ours, if the configuration still has one and it has none."""
+    """Make a password and a certificate for our object store, if the configuration has it and they lack."""
     if config.cdmi.directory != str(data / "objects"):
         return
+    certificate = data / CERTIFICATE
+    if config.cdmi.certificate == str(certificate) and not certificate.exists():
+        _write(certificate, gateway.certificate(), 0o600)
     secrets = vault.at(Path(config.service.state_dir))
     if config.cdmi.secret not in secrets.names():
         secrets.set(config.cdmi.secret, users.generate_password())

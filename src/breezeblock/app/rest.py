@@ -23,12 +23,14 @@ from breezeblock.config import Config
 from breezeblock.errors import (
     ConfigError,
     ConflictError,
+    CorruptError,
     DuplicateError,
     InvalidInputError,
     NotFoundError,
     UnsupportedError,
 )
 from breezeblock.objects import serving
+from breezeblock.objects.log import format as form
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.collecting import Collected, collect
 from breezeblock.objects.mirrors.status import MirrorsStatus
@@ -116,11 +118,11 @@ class Rest:
         """Return all volumes, by name."""
 
         async def work(store: Store) -> list[Listed]:
-            ids = set(await self._layout.listed(store))
+            ids = {volume for volume in await self._layout.listed(store) if form.is_volume(volume)}
             names = {}
             for item in await everything(store, _NAMES):
-                volume = (await store.get(item.key)).decode()
-                names[volume] = item.key.removeprefix(_NAMES)
+                with suppress(NotFoundError, CorruptError):  # deleted meanwhile, or a stranger's
+                    names[await _named(store, item.key)] = item.key.removeprefix(_NAMES)
             found = []
             for volume in sorted(ids):
                 with suppress(NotFoundError):  # deleted meanwhile
@@ -196,7 +198,7 @@ class Rest:
                     return volume
         else:
             with suppress(NotFoundError):
-                return (await store.get(_key(name))).decode()
+                return await _named(store, _key(name))
         raise NotFoundError(f"There is no volume {name}.", remedy="`breezeblock rest volumes` lists them.")
 
     def _run(self, work: Callable[[Store], Awaitable[_T]]) -> _T:
@@ -237,3 +239,11 @@ def _key(name: str) -> str:
     if name.startswith("volume-"):
         raise UnsupportedError(f"{name}: names that begin with volume- are the service's.")
     return f"{_NAMES}{name}"
+
+
+async def _named(store: Store, key: str) -> str:
+    """Return the id that a name stands for; paths are made of it. Raises CorruptError for anything else."""
+    said = (await store.get(key, 0, 64)).decode("ascii", "replace")
+    if not form.is_volume(said):
+        raise CorruptError(f"{key} in the store names no volume.", remedy="Delete that object.")
+    return said

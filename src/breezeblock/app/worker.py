@@ -25,7 +25,7 @@ from breezeblock.operations.run import execute, give_up
 from breezeblock.operations.table import VERBS
 from breezeblock.service import layers
 
-FIRST_LOOK_S = 1.0
+FIRST_LOOK_S, FIRST_LOOK_EVER_S = 1.0, 5.0
 """How long the start waits for slow storage to be looked at; later it is looked at anyway."""
 LEASE_WAIT_S = 5.0
 KEEP_WORKFLOWS_S = 3600
@@ -96,9 +96,13 @@ class Worker:
         live = self._live_operations()
         imaging.sweep(self._environment.images, live)
         looks = [self._thread(f"stats-{name}", self._watch_storage, name, live) for name in self._backends]
-        end = time.monotonic() + FIRST_LOOK_S
-        for look in looks:
-            look.wait(max(0.0, end - time.monotonic()))
+        begun = time.monotonic()
+        with self._database.read() as connection:
+            known = {pool.backend for pool in pools.all_pools(connection)}
+        for name, look in zip(self._backends, looks, strict=True):
+            # Who was never seen has no pools at all for the first request that comes.
+            limit_s = FIRST_LOOK_S if name in known else FIRST_LOOK_EVER_S
+            look.wait(max(0.0, begun + limit_s - time.monotonic()))
         self._forget_old_pools()
         self._engine.launch()
         self.dispatcher.recover()
@@ -188,6 +192,8 @@ class Worker:
                 log.info("storage.swept", backend=name, name=temporary)
         except BreezeblockError as error:
             log.warning("storage.start_failed", backend=name, error=str(error))
+        except Exception:  # its pools are looked at all the same
+            log.exception("storage.start_failed", backend=name)
         while True:
             try:
                 self.look(name)

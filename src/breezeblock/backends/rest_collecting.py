@@ -57,6 +57,9 @@ class Collector:
         except BreezeblockError as error:
             _log.warning("collect.failed", backend=self._backend, pool=pool, error=str(error))
             return
+        except Exception:  # noqa: BLE001 - the thread goes on: other pools have room to give back
+            _log.exception("collect.failed", backend=self._backend, pool=pool)
+            return
         _log.info(
             "collect.done",
             backend=self._backend,

@@ -59,6 +59,8 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError("`user` needs `secret`, and `secret` a `user`")
         if self.user and self.credentials_file:
             raise ValueError("at most one of `user` and `credentials_file` is needed")
+        if self.store != "directory" and any(set("@?#") & set(url) for url in self.urls):
+            raise ValueError("a URL has no user or password in it, and nothing after its path")
         named = self.user or self.credentials_file
         for url in self.urls if named and self.store in {"cdmi", "webdav"} else ():
             if url.startswith("http:") and not url.startswith(LOOPBACK):

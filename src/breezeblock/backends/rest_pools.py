@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -22,6 +23,8 @@ from breezeblock.shares import files
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
+_AT_ONCE = 16
+_ROOM_S = 5.0
 
 
 class Pools:
@@ -78,23 +81,9 @@ class Pools:
 
     def describe(self) -> list[Pool]:
         """Look at every pool."""
-        seen: list[Pool] = []
-        for pool in self.config.pools:
-            try:
-                seen.append(self._look(pool))
-            except BreezeblockError as error:
-                rest_metrics.show_lost(self._backend, pool, self._shown.get(pool, set()))
-                reason = f"{error.message} {error.remedy}".strip()
-                seen.append(
-                    Pool(
-                        name=pool,
-                        total_bytes=None,
-                        free_bytes=None,
-                        up=False,
-                        reason=reason,
-                        capabilities=self._able(pool),
-                    )
-                )
+        # At one time: one that does not answer keeps nobody waiting for the others.
+        with ThreadPoolExecutor(min(_AT_ONCE, len(self.config.pools))) as threads:
+            seen = list(threads.map(self._seen, self.config.pools))
         used = {
             one.name: one.total_bytes - one.free_bytes
             for one in seen
@@ -102,6 +91,21 @@ class Pools:
         }
         samples = self._usage.note(used)
         return [_with_outlook(one, samples.get(one.name, [])) for one in seen]
+
+    def _seen(self, pool: str) -> Pool:
+        try:
+            return self._look(pool)
+        except BreezeblockError as error:
+            rest_metrics.show_lost(self._backend, pool, self._shown.get(pool, set()))
+            reason = f"{error.message} {error.remedy}".strip()
+            return Pool(
+                name=pool,
+                total_bytes=None,
+                free_bytes=None,
+                up=False,
+                reason=reason,
+                capabilities=self._able(pool),
+            )
 
     def _look(self, pool: str) -> Pool:
         config = self.made(pool)
@@ -115,7 +119,7 @@ class Pools:
                 rest_metrics.show(self._backend, pool, endpoints, self._shown.setdefault(pool, set()))
             finally:
                 await store.close()
-            room = await _room(config)
+            room = await _room(config, [one.url for one in endpoints if one.state == "up"])
             return Pool(
                 name=pool,
                 total_bytes=room.total_bytes if room else None,
@@ -159,9 +163,8 @@ class Pools:
         note = self._path(pool, what)
         with files.storage_errors(str(note)):
             note.parent.mkdir(parents=True, exist_ok=True)
-            temp = note.with_name(f".tmp-{uuid4().hex}")
-            temp.write_text("".join(f"{line}\n" for line in lines))
-            temp.rename(note)
+            content = "".join(f"{line}\n" for line in lines).encode()
+            files.replace(note, content, note.with_name(f"{files.TEMPORARY}{uuid4().hex}"), 0o600)
 
     def _path(self, pool: str, what: str) -> Path:
         return self._state_dir / "pools" / f"{self._backend}.{pool}{what}"
@@ -182,13 +185,14 @@ def _with_outlook(pool: Pool, samples: Samples) -> Pool:
     return msgspec.structs.replace(pool, health=Health(full_in_s=full_in_s(samples, pool.total_bytes)))
 
 
-async def _room(config: StoreConfig) -> Room | None:
-    """Return what the first endpoint that answers tells of its room; None if it tells nothing."""
-    for url in config.urls:
+async def _room(config: StoreConfig, urls: list[str]) -> Room | None:
+    """Return what the first of these endpoints that answers tells of its room; None if it tells nothing."""
+    for url in urls:
         store = endpoint(config, url)
         try:
-            return await store.room() if isinstance(store, Measured) else None
-        except BreezeblockError:
+            async with asyncio.timeout(_ROOM_S):
+                return await store.room() if isinstance(store, Measured) else None
+        except (BreezeblockError, TimeoutError):
             continue
         finally:
             await store.close()

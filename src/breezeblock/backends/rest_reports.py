@@ -132,9 +132,9 @@ def inventory(pool: str, items: list[Item]) -> Iterator[Found]:
     makers: dict[str, list[str]] = defaultdict(list)
     for item in items:
         parts = item.key.split("/")
-        if parts[0] == "v" and len(parts) > 3 and len(parts[1]) == 32:
+        if parts[0] == "v" and len(parts) > 3 and form.is_volume(parts[1]):
             found[parts[1]].append(item)
-        elif parts[0] == "draft" and len(parts) == 3:
+        elif parts[0] == "draft" and len(parts) == 3 and form.is_volume(parts[1]):
             makers[parts[1]].append(parts[2])
         elif parts[0] not in {"pool", "scratch", "gc", "name"}:
             yield Found(pool=pool, name=item.key, volume_id=None, kind="foreign")

@@ -34,7 +34,9 @@ def serve(
     from breezeblock.cli import output
     from breezeblock.errors import ConfigError
     from breezeblock.objects.cdmi import CdmiServer
+    from breezeblock.observe import configure_logging
 
+    configure_logging("info", "auto")
     password = os.environ.get(PASSWORD, "")
     if user and not password:
         raise ConfigError(f"There is no password for {user}.", remedy=f"Set {PASSWORD}.")

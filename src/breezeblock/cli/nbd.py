@@ -51,7 +51,9 @@ def serve(
 ) -> None:
     """Serve a raw image over NBD until SIGTERM or Ctrl-C; SIGHUP takes notice that it was made longer."""
     from breezeblock.app import nbd
+    from breezeblock.observe import configure_logging
 
+    configure_logging("info", "auto")
     if socket is None and tcp is None:
         raise typer.BadParameter("give --socket or --tcp")
     nbd.serve(
@@ -113,9 +115,11 @@ def keep(
     from breezeblock.app import attaching
     from breezeblock.cli import output, server
     from breezeblock.connect import linux
+    from breezeblock.observe import configure_logging
 
-    connector = _connector(state)
-    served = attaching.connector(server.load(config), state or linux.STATE, kernel=connector)
+    connector, loaded = _connector(state), server.load(config)
+    configure_logging(loaded.logging.level, loaded.logging.format)
+    served = attaching.connector(loaded, state or linux.STATE, kernel=connector)
     if once:
         failures = [*served.restore(), *(failure.error for failure in connector.restore())]
         for failure in failures:

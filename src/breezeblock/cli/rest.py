@@ -208,7 +208,9 @@ def mount(
 def _rest(config: Path | None, backend: str, pool: str) -> "Rest":
     from breezeblock.app.rest import Rest
     from breezeblock.cli import server
+    from breezeblock.observe import configure_logging
 
+    configure_logging("warning", "console")  # what is printed is the answer
     return Rest(server.load(config), backend, pool)
 
 

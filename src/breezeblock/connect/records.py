@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,10 +20,15 @@ class Records(Generic[T]):
         self._directory, self._kind = directory, kind
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Let one process of this host at a time change what they are about."""
+    def alone(self, name: str = "") -> Iterator[None]:
+        """Let one process, or thread, of this host at a time change what they are about.
+
+        With a name only what that one is about. There are 256 such locks, as none can be removed: two names
+        share one now and then.
+        """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self._directory / ".lock").open("w") as lock:
+        which = f".{self._path(name).name[:2]}" if name else ""
+        with (self._directory / f"{which}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -31,7 +36,11 @@ class Records(Generic[T]):
         """Return every record."""
         if not self._directory.is_dir():
             return []
-        return [self._decoded(path) for path in sorted(self._directory.glob("*.json"))]
+        found = []
+        for path in sorted(self._directory.glob("*.json")):
+            with suppress(FileNotFoundError):  # forgotten meanwhile
+                found.append(self._decoded(path))
+        return found
 
     def get(self, name: str) -> T | None:
         """Return a record, None if there is none of that name."""

@@ -7,6 +7,7 @@ another host had it since, for that one is not to be fenced off by a machine tha
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from breezeblock.objects import serving
 from breezeblock.objects.nbd import client
 from breezeblock.objects.nbd.client import Place
 
+_AT_ONCE = 16
 _GROW_S = 10.0
 _DRAIN_S = 3600.0
 """How long a detach may take to put everything into the store."""
@@ -60,7 +62,7 @@ class ServedConnector:
     def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
         """Serve the volume, and make it a device. Raises ConflictError if its journal comes too late."""
         task = self._task(data)
-        with self._records.alone():
+        with self._records.alone(task.volume):
             known = self._records.get(task.volume)
             relayed = known.relayed if known else self._relayed and self._kernel is not None
             self._records.put(task.volume, Record(dict(data), relayed))
@@ -80,7 +82,7 @@ class ServedConnector:
         task = self._task(data)
         if self._kernel is not None:
             self._kernel.detach(self._where(task), consumer, force=force)
-        with self._records.alone():
+        with self._records.alone(task.volume):
             relays.end(relays.path_of(task.socket))
             if not serving.running(task.socket):
                 self._take_up(task)
@@ -124,19 +126,26 @@ class ServedConnector:
         return [record.data for record in self._records.all()]
 
     def restore(self) -> list[BreezeblockError]:
-        """Start what belongs here and is not served; return why it could not be."""
-        failures: list[BreezeblockError] = []
-        sockets: list[Path] = []
-        with self._records.alone():
-            for record in self._records.all():
-                try:
-                    task = self._task(record.data)
-                    self._serve(task, relayed=record.relayed, resume=True)
-                    sockets.append(task.socket)
-                except BreezeblockError as error:
-                    failures.append(error)
-        self._sockets = sockets
-        return failures
+        """Start what belongs here and is not served; return why it could not be.
+
+        Side by side: a volume whose store is away keeps trying for minutes, and no other waits for it.
+        """
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            found = list(threads.map(self._restored, self._records.all()))
+        self._sockets = [one for one in found if isinstance(one, Path)]
+        return [one for one in found if isinstance(one, BreezeblockError)]
+
+    def _restored(self, record: Record) -> Path | BreezeblockError | None:
+        try:
+            task = self._task(record.data)
+            with self._records.alone(task.volume):
+                # It may have been detached while this one waited for its turn.
+                if not self._records.get(task.volume):
+                    return None
+                self._serve(task, relayed=record.relayed, resume=True)
+                return task.socket
+        except BreezeblockError as error:
+            return error
 
     def lost(self) -> bool:
         """Tell whether a process that was there at the last `restore` is gone. Costs next to nothing."""

@@ -91,7 +91,9 @@ async def qualify(store: Store, endpoint: str, layout: str) -> None:
         found = _decoded(await store.get(_probe_key(endpoint), 0, _MOST), Probed).probe
     except NotFoundError:
         found = await probe(store)
-        await _keep(store, endpoint, found)
+        # A server that had a bad moment is refused now, and probed again; not for ever.
+        if not any(one.again for one in found.findings):
+            await _keep(store, endpoint, found)
     found.require(layout)
 
 

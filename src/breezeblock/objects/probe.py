@@ -29,6 +29,8 @@ class Finding(msgspec.Struct, frozen=True):
     """What happened instead."""
     needed_by: tuple[str, ...] = ()
     """The layouts that cannot do without."""
+    again: bool = False
+    """It failed in a way that may be another one next time: it says little of the store."""
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -78,18 +80,18 @@ async def probe(store: Store) -> Probe:
     ]
     findings = []
     for number, (name, trial, needed_by, promised) in enumerate(trials):
-        key = f"{scratch}-{number}"
+        key, again = f"{scratch}-{number}", False
         try:
             seen = await trial(store, key) if promised else "the protocol does not have it"
         except BreezeblockError as error:
             if not error.permanent and not number:
                 raise
-            seen = str(error)
+            seen, again = str(error), not error.permanent
         finally:  # also of a probe that is broken off, but it must not wait long then
             with contextlib.suppress(BreezeblockError, TimeoutError):  # the trial of deleting says so
                 async with asyncio.timeout(_CLEAN_S):
                     await store.delete(key)
-        findings.append(Finding(name, not seen, seen, needed_by))
+        findings.append(Finding(name, not seen, seen, needed_by, again))
     return Probe(findings)
 
 
@@ -131,6 +133,9 @@ async def _race(store: Store, key: str) -> str:
         results = await asyncio.gather(
             *(store.put(key, body, create=True) for body in bodies), return_exceptions=True
         )
+        for result in results:
+            if isinstance(result, BreezeblockError) and not result.permanent:
+                raise result  # nobody knows whether that one won
         won = [number for number, result in enumerate(results) if result is None]
         if len(won) != 1:
             return f"{len(won)} of 8 creators were told that they had won"

@@ -142,8 +142,12 @@ class Client:
             port = parts.port
         except ValueError:  # which may quote a password
             raise ConfigError("The host or port of an endpoint's URL cannot be read.") from None
-        if parts.username or parts.password:
-            raise ConfigError("Credentials do not belong in a URL.", remedy="Use the settings for them.")
+        # What is more than that may be a secret, and URLs are shown in messages.
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ConfigError(
+                "Credentials do not belong in a URL, nor anything after its path.",
+                remedy="Use the settings for them.",
+            )
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ConfigError(f"{url!r} is no http or https URL of a server.")
         self.path = parts.path.rstrip("/")
@@ -174,7 +178,8 @@ class Client:
         """Ask, and return the answer; a body of more than `limit` bytes is refused.
 
         If a kept-alive connection turns out to be dead before any answer came, a fresh one is tried: our
-        requests may all be repeated. Raises UnavailableError.
+        requests may be repeated, but for those with a condition. Their caller has to know that there may have
+        been a first one, which made the condition false. Raises UnavailableError.
         """
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self.authority}", "User-Agent: breezeblock"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -184,9 +189,11 @@ class Client:
         if "\r" in text.replace("\r\n", "") or "\n" in text.replace("\r\n", "") or not text.isascii():
             raise ConfigError(f"{method} to {self.authority}: a header has characters that it cannot have.")
         data = text.encode("ascii") + b"\r\n\r\n"
+        said = {name.lower(): value for name, value in (headers or {}).items()}
+        once = "if-none-match" in said or said.get("if-match", "*") != "*"
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await self._ask(data, body, limit, head=method == "HEAD")
+                return await self._ask(data, body, limit, head=method == "HEAD", once=once)
         except TimeoutError:
             raise UnavailableError(
                 f"{self.authority} did not answer {method} within {self._deadline_s:g} s."
@@ -195,7 +202,7 @@ class Client:
             raise UnavailableError(f"{self.authority} cannot be reached: {error}.") from error
 
     async def _ask(
-        self, data: bytes, body: bytes | bytearray | memoryview, limit: int, *, head: bool
+        self, data: bytes, body: bytes | bytearray | memoryview, limit: int, *, head: bool, once: bool
     ) -> Reply:
         while self._idle:
             held = self._idle.pop()
@@ -203,7 +210,8 @@ class Client:
                 try:
                     return await self._over(held, data, body, limit, head=head)
                 except BrokenError:
-                    if not held.silent:
+                    if once or not held.silent:
+                        self._drop_idle()  # they may be as dead
                         raise
         return await self._over(await self._connect(), data, body, limit, head=head)
 
@@ -232,6 +240,9 @@ class Client:
     async def close(self) -> None:
         """End the connections that are idle now, the others with their requests."""
         self._closed = True
+        self._drop_idle()
+        await asyncio.sleep(0)
+
+    def _drop_idle(self) -> None:
         while self._idle:
             self._idle.pop().close()
-        await asyncio.sleep(0)

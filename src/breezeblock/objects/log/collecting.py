@@ -15,6 +15,7 @@ A collection can be killed anywhere and run again, beside others and beside ever
 """
 
 import asyncio
+import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Coroutine, Iterable
@@ -34,6 +35,13 @@ MAX_ASKED = 1 << 12
 """Lengths of segments that are asked for one by one, where listings do not tell them."""
 MAX_REMOVED = 1 << 18
 """Objects that one collection removes: it holds their names in memory."""
+_NAMES = {
+    "seg": re.compile(r"[0-9a-f]{12}"),
+    "leaf": re.compile(r"[0-9a-f]{16}"),
+    "root": re.compile(r"[0-9a-f]{12}-[0-9a-f]{8}"),
+}
+"""As `format` writes them."""
+_MARK = re.compile(r"gc/[0-9a-f]{12}")
 
 
 class Found(msgspec.Struct):
@@ -143,7 +151,12 @@ async def collect(store: Store) -> Collected:
 async def _list(store: Store) -> dict[str, _Volume]:
     found: defaultdict[str, _Volume] = defaultdict(_Volume)
     for item in await everything(store, "v/"):
-        _, name, part, rest = item.key.split("/", 3)
+        parts = item.key.split("/", 3)
+        if len(parts) < 4 or not form.is_volume(parts[1]):
+            continue  # a stranger's object: it holds nothing, and is not ours to remove
+        _, name, part, rest = parts
+        if part in _NAMES and not _NAMES[part].fullmatch(rest):
+            continue
         volume = found[name]
         if part == "seg":
             volume.segments[int(rest, 16)] = item.length
@@ -325,10 +338,10 @@ def _mark_key(number: int) -> str:
 
 async def _last_mark(store: Store) -> tuple[int, Mark]:
     """Return the newest mark and its number; 0 if there is none."""
-    items = await everything(store, "gc/")
-    if not items:
+    keys = [item.key for item in await everything(store, "gc/") if _MARK.fullmatch(item.key)]
+    if not keys:
         return 0, Mark()
-    key = items[-1].key
+    key = keys[-1]
     unpacker = zlib.decompressobj()
     try:
         body = unpacker.decompress(await store.get(key), form.MAX_MARK_BYTES)

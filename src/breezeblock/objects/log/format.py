@@ -124,6 +124,11 @@ def add_extent(extents: list[Extent], new: Extent) -> None:
     extents.append(new)
 
 
+def is_volume(name: str) -> bool:
+    """Tell whether this names a volume."""
+    return _NAME.fullmatch(name) is not None
+
+
 def segment_key(volume: str, number: int) -> str:
     """Return where a segment lies."""
     return f"v/{volume}/seg/{number:012x}"

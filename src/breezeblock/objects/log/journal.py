@@ -16,6 +16,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -285,17 +286,24 @@ class Journal:
             one.path.unlink(missing_ok=True)
             one.close()
         if self._spare is None:
-            self._spare = self._begun(self._directory / _SPARE)
+            # What was to be stored is. Whoever needs the next file tries again, and hears of it.
+            with suppress(OSError):
+                self._spare = self._begun(self._directory / _SPARE)
 
     def _begun(self, path: Path) -> _File:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        # All its room at once: a full disk must be an error here, not a signal (SIGBUS) later.
-        os.posix_fallocate(fd, 0, FILE_BYTES)
-        head = _FILE.pack(_MAGIC, self._volume, self._token)
-        files.write_all(fd, head + _SUM.pack(crc(head)), 0)
-        os.fsync(fd)
-        files.sync_directory(self._directory)
-        return _File(path, fd, mmap.mmap(fd, FILE_BYTES))
+        try:
+            # All its room at once: a full disk must be an error here, not a signal (SIGBUS) later.
+            os.posix_fallocate(fd, 0, FILE_BYTES)
+            head = _FILE.pack(_MAGIC, self._volume, self._token)
+            files.write_all(fd, head + _SUM.pack(crc(head)), 0)
+            os.fsync(fd)
+            files.sync_directory(self._directory)
+            return _File(path, fd, mmap.mmap(fd, FILE_BYTES))
+        except BaseException:
+            os.close(fd)
+            path.unlink(missing_ok=True)  # it must not take the room that others need, nor the name
+            raise
 
 
 def _read(path: Path, volume: bytes, kept: Kept) -> None:

@@ -21,7 +21,6 @@ from breezeblock.objects.log.reading import Reader
 from breezeblock.objects.log.writer import Writer
 from breezeblock.objects.stores.port import ExistsError, Store, everything, judged
 
-_VOLUME = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", re.ASCII)
 
 
@@ -294,7 +293,11 @@ async def delete(store: Store, volume: str) -> None:
 async def volumes(store: Store) -> list[str]:
     """Return the volumes that the store has."""
     return sorted(
-        {key.split("/")[1] for key in [i.key for i in await everything(store, "v/")] if "/root/" in key}
+        {
+            key.split("/")[1]
+            for key in [item.key for item in await everything(store, "v/")]
+            if "/root/" in key and form.is_volume(key.split("/")[1])
+        }
     )
 
 
@@ -310,7 +313,7 @@ async def held(store: Store, volume: str, name: str) -> form.Root:
 
 def check(volume: str, length: int) -> None:
     """Raise InvalidInputError for what is no name, or no length in bytes, of a volume."""
-    if not _VOLUME.fullmatch(volume):
+    if not form.is_volume(volume):
         raise InvalidInputError(f"{volume!r} is no volume: 32 hexadecimal digits.")
     if length <= 0 or length % form.PAGE or length > 1 << 50:
         raise InvalidInputError(f"{length} bytes: a length is a multiple of 4,096, up to 1 PiB.")

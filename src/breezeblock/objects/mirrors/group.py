@@ -189,8 +189,8 @@ class Group:
             endpoint.down(UnavailableError(f"{endpoint.url} did not prove itself within {limit_s:g} s."))
         except BreezeblockError as error:
             endpoint.down(error)
-        except OSError as error:
-            endpoint.down(UnavailableError(f"{endpoint.url}: {error}."))
+        except Exception as error:  # noqa: BLE001 - whoever waits for this endpoint must not wait for ever
+            endpoint.down(UnavailableError(f"{endpoint.url}: {error!r}."))
         else:
             endpoint.proved_at = self._now()
             return True

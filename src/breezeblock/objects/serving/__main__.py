@@ -19,6 +19,7 @@ from breezeblock.errors import BreezeblockError, ConflictError, InvalidInputErro
 from breezeblock.objects.serving import messages
 from breezeblock.objects.serving.messages import Answer, Task
 from breezeblock.objects.serving.worker import Gone, work
+from breezeblock.observe import configure_logging
 from breezeblock.shares import files
 
 _PR_SET_PDEATHSIG = 1
@@ -32,7 +33,7 @@ log = structlog.get_logger()
 def main() -> int:
     """Keep a worker; return the exit code."""
     # Standard output has one line, for the starter; everything else is the log.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    configure_logging("info", "auto")
     try:
         task = messages.unpacked(sys.stdin.buffer.read())
     except InvalidInputError as error:

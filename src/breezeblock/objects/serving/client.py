@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -45,7 +46,7 @@ def start(task: Task, *, timeout_s: float = START_S, log: Path | None = None) ->
     Its log is added to that file, or goes where ours does. Raises what the attaching raised, ConflictError
     if the volume is served here already, and UnavailableError if it takes longer than that.
     """
-    with log.open("ab") if log else nullcontext() as errors:
+    with _private(log) if log else nullcontext() as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "breezeblock.objects.serving"],
             stdin=subprocess.PIPE,
@@ -70,6 +71,10 @@ def start(task: Task, *, timeout_s: float = START_S, log: Path | None = None) ->
     return process.pid
 
 
+def _private(log: Path) -> IO[bytes]:
+    return open(log, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o600))
+
+
 def call(nbd: Path, request: Request, *, timeout_s: float = 60.0) -> Answer:
     """Ask the process that serves NBD on that socket, and return its answer.
 
@@ -78,9 +83,8 @@ def call(nbd: Path, request: Request, *, timeout_s: float = 60.0) -> Answer:
     repeated.
     """
     path, until = control_path(nbd), time.monotonic() + timeout_s
-    with _connected(nbd) as connection:
+    with _connected(nbd, until) as connection:
         try:
-            connection.settimeout(timeout_s)
             connection.sendall(line(request))
         except OSError as error:
             raise UnavailableError(f"{path} takes no request: {error}.") from error
@@ -101,12 +105,20 @@ def running(nbd: Path) -> View | None:
         return None
 
 
-def _connected(nbd: Path) -> socket.socket:
+def _connected(nbd: Path, last: float) -> socket.socket:
     path, until = control_path(nbd), time.monotonic() + _RESTART_S
     while True:
         connection = socket.socket(socket.AF_UNIX)
         try:
+            connection.settimeout(max(0.01, last - time.monotonic()))
             connection.connect(str(path))
+        except BlockingIOError:  # as many wait as may: it is stopped, or very busy
+            connection.close()
+            if time.monotonic() > last:
+                raise UnavailableError(
+                    f"{path} takes no request.", remedy="Look whether its process is stopped."
+                ) from None
+            time.sleep(0.02)
         except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
             if not kept(nbd):

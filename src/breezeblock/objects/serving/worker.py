@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -133,10 +134,12 @@ class _Served:
         path = messages.control_path(self._task.socket)
         new = path.with_name(f".{path.name}.{os.getpid()}")
         new.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(new))
+        new.chmod(0o600)  # before it listens: whatever the umask, nobody else was ever let in
         self._control = await asyncio.start_unix_server(
-            self._talk, path=new, limit=messages.MAX_LINE_BYTES, backlog=16
+            self._talk, sock=listener, limit=messages.MAX_LINE_BYTES, backlog=16
         )
-        new.chmod(0o600)
         new.rename(path)
         await self._nbd.listen_unix(self._task.socket)
 

@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 from breezeblock.errors import ConfigError
 from breezeblock.objects.http.client import Client, Reply
+from breezeblock.objects.stores import elements
 from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part
-from breezeblock.objects.stores.elements import records
 from breezeblock.objects.stores.port import (
     MAX_OBJECT_BYTES,
     ChangedError,
@@ -140,11 +140,8 @@ class AzureStore:
         query = {"restype": "container", "comp": "list", "prefix": self._prefix + prefix}
         query |= {"marker": after} if after else {}
         reply = await self._send("GET", self._container, query, limit=MAX_LISTING_BYTES)
-        found = records(expect(reply, f"List {prefix}", 200).body, "Blob")
-        items = [
-            Item(one["Name"][len(self._prefix) :], int(one["Content-Length"]), one.get("Etag", ""))
-            for one in found[:-1]
-        ]
+        found = elements.records(expect(reply, f"List {prefix}", 200).body, "Blob")
+        items = [elements.item(one, self._prefix, "Name", "Content-Length", "Etag") for one in found[:-1]]
         return Page(items, found[-1].get("NextMarker", ""))
 
     # --- snapshots and leases -------------------------------------------------------------------

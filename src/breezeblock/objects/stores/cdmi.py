@@ -12,7 +12,7 @@ import msgspec
 
 from breezeblock.errors import NotFoundError, UnavailableError
 from breezeblock.objects.stores.answers import expect
-from breezeblock.objects.stores.port import Item, Page, Room, Traits
+from breezeblock.objects.stores.port import Item, Page, Room, Traits, is_key
 from breezeblock.objects.stores.web import WebStore
 
 VERSIONS = "1.0.2,1.1"
@@ -98,6 +98,8 @@ class CdmiStore(WebStore):
             folder = folders.pop()
             for child in await self._children(folder):
                 key = f"{folder}/{child}".lstrip("/")
+                if not is_key(key.removesuffix("/")):
+                    continue  # a stranger's, which we could not ask for
                 if child.endswith("/"):
                     if key.startswith(prefix) or prefix.startswith(key):
                         folders.append(key[:-1])

@@ -8,8 +8,9 @@ processes one wins.
 import asyncio
 import os
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from breezeblock.errors import InvalidInputError, NotFoundError
@@ -26,6 +27,8 @@ from breezeblock.objects.stores.port import (
 from breezeblock.shares import files, space
 
 _TEMPORARIES = ".tmp"
+_ABANDONED_S = 86400.0
+"""Nobody takes so long to store an object."""
 
 
 class DirectoryStore:
@@ -133,8 +136,9 @@ class DirectoryStore:
             return Item(key, os.fstat(fd).st_size)
 
     def room_now(self) -> Room:
-        """Ask the file system."""
+        """Ask the file system, once what killed writers left has given its room back."""
         with files.storage_errors("The store"):
+            self._sweep()
             found = space.of(self.root)
         return Room(found.total_bytes, found.free_bytes)
 
@@ -175,6 +179,13 @@ class DirectoryStore:
 
     def _temporary(self) -> Path:
         return self.root / _TEMPORARIES / secrets.token_hex(12)
+
+    def _sweep(self) -> None:
+        old = time.time() - _ABANDONED_S
+        with suppress(FileNotFoundError), os.scandir(self.root / _TEMPORARIES) as found:
+            for one in found:
+                if one.stat(follow_symlinks=False).st_mtime < old:
+                    Path(one.path).unlink(missing_ok=True)
 
     def _make_parents(self, path: Path) -> None:
         for folder in (self.root / _TEMPORARIES, *reversed(path.relative_to(self.root).parents[:-1])):

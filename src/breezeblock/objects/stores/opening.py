@@ -71,7 +71,7 @@ async def open_store(
         policy = msgspec.structs.replace(policy, on_no_path=config.on_no_path)
     uuid = config.pool
     if config.kind != "web" and not uuid:
-        found = await _identity(config, policy)
+        found, _ = await _identity(config, policy)
         if found is None:
             raise ConflictError(f"{config.urls[0]} shows no pool.", remedy="Make it first, if it is new.")
         uuid = found.uuid
@@ -99,17 +99,17 @@ async def make_pool(config: StoreConfig) -> pool.Identity:
     probed here, so that nobody has to wait for it later. Raises UnsupportedError if the store cannot hold
     the layout, ConflictError if it has another pool.
     """
-    found = await _identity(config, Policy())
+    found, url = await _identity(config, Policy())
     if found is None:
         if config.pool:
-            raise ConflictError(f"{config.urls[0]} shows no pool {config.pool}.")
-        store = endpoint(config, config.urls[0])
+            raise ConflictError(f"{url} shows no pool {config.pool}.")
+        store = endpoint(config, url)
         try:
-            found = await pool.make(store, config.urls[0], config.layout)
+            found = await pool.make(store, url, config.layout)
         finally:
             await store.close()
     if config.pool and found.uuid != config.pool:
-        raise ConflictError(f"{config.urls[0]} shows the pool {found.uuid} instead of {config.pool}.")
+        raise ConflictError(f"{url} shows the pool {found.uuid} instead of {config.pool}.")
     if found.layout != config.layout:
         raise ConflictError(f"The pool {found.uuid} has the layout {found.layout}, not {config.layout}.")
     store = await open_store(msgspec.structs.replace(config, pool=found.uuid))
@@ -120,8 +120,11 @@ async def make_pool(config: StoreConfig) -> pool.Identity:
     return found
 
 
-async def _identity(config: StoreConfig, policy: Policy) -> pool.Identity | None:
-    """Return what the endpoints show that can be reached, all the same. Raises ConflictError if not."""
+async def _identity(config: StoreConfig, policy: Policy) -> tuple[pool.Identity | None, str]:
+    """Return what the endpoints show that can be reached, and one of these.
+
+    Raises ConflictError if they do not all show the same.
+    """
 
     async def ask(url: str) -> pool.Identity | None:
         store = endpoint(config, url)
@@ -134,10 +137,10 @@ async def _identity(config: StoreConfig, policy: Policy) -> pool.Identity | None
             await store.close()
 
     answers = await asyncio.gather(*map(ask, config.urls), return_exceptions=True)
-    seen = {}
+    seen: dict[pool.Identity | None, str] = {}
     for url, answer in zip(config.urls, answers, strict=True):
         if not isinstance(answer, BaseException):
-            seen[answer] = url
+            seen.setdefault(answer, url)
         elif not isinstance(answer, UnavailableError):
             raise answer
     if len(seen) > 1:
@@ -148,7 +151,7 @@ async def _identity(config: StoreConfig, policy: Policy) -> pool.Identity | None
     for answer in answers:
         if isinstance(answer, BaseException) and not seen:
             raise answer
-    return next(iter(seen))
+    return next(iter(seen.items()))
 
 
 def _gate(config: StoreConfig, uuid: str) -> Gate:

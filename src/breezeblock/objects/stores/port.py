@@ -183,9 +183,14 @@ async def judged(
     return judge(await store.get(key, first, length))
 
 
+def is_key(text: str) -> bool:
+    """Tell whether this may be a key. A store may list others, which are somebody else's."""
+    return _KEY.fullmatch(text) is not None
+
+
 def checked(key: str) -> str:
     """Return the key if it is one. Raises InvalidInputError."""
-    if not _KEY.fullmatch(key):
+    if not is_key(key):
         raise InvalidInputError(f"{key!r} is no key: parts of letters, digits, '.', '_', '-' joined by '/'.")
     return key
 

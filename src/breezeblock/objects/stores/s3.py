@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 from breezeblock.errors import ConfigError, UnsupportedError
 from breezeblock.objects.http.client import Client, Reply
-from breezeblock.objects.stores import sigv4
+from breezeblock.objects.stores import elements, sigv4
 from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part
 from breezeblock.objects.stores.credentials import found
-from breezeblock.objects.stores.elements import records
 from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Item, Page, Traits, checked
 
 MAX_LISTING_BYTES = 4 << 20
@@ -77,10 +76,8 @@ class S3Store:
         if after:
             pairs["continuation-token"] = after
         reply = await self._send("GET", self._bucket, sigv4.query(pairs), {}, b"", MAX_LISTING_BYTES)
-        found = records(expect(reply, f"List {prefix}", 200).body, "Contents")
-        items = [
-            Item(one["Key"][len(self._prefix) :], int(one["Size"]), one.get("ETag", "")) for one in found[:-1]
-        ]
+        found = elements.records(expect(reply, f"List {prefix}", 200).body, "Contents")
+        items = [elements.item(one, self._prefix, "Key", "Size", "ETag") for one in found[:-1]]
         return Page(items, found[-1].get("NextContinuationToken", ""))
 
     @property

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from breezeblock.errors import NotFoundError
 from breezeblock.objects.stores.answers import expect
 from breezeblock.objects.stores.elements import records
-from breezeblock.objects.stores.port import Item, Page, Traits
+from breezeblock.objects.stores.port import Item, Page, Traits, is_key
 from breezeblock.objects.stores.web import WebStore
 
 _WANTED = (
@@ -62,6 +62,8 @@ class WebDavStore(WebStore):
             folder = folders.pop()
             for name, length in await self._members(folder):
                 key = f"{folder}/{name}".lstrip("/")
+                if not is_key(key):
+                    continue  # a stranger's, which we could not ask for; or the folder itself
                 if length is None:
                     if key.startswith(prefix) or prefix.startswith(f"{key}/"):
                         folders.append(key)
