@@ -5,6 +5,7 @@ that the service made have none, and go by `volume-UUID`.
 """
 
 import asyncio
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -39,6 +40,8 @@ from breezeblock.objects.stores.port import ExistsError, Store, everything
 
 _T = TypeVar("_T")
 _NAMES = "name/"
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", re.ASCII)
+"""Of new volumes. One part of a key: where keys are paths, `a/b` would forbid `a`."""
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +85,11 @@ class Rest:
                     raise DuplicateError(f"There is a volume {name}.") from None
             await self._layout.create(store, volume, length)
 
+        if not _NAME.fullmatch(name):
+            raise InvalidInputError(
+                f"{name[:300]!r} is no volume's name: at most 200 letters, digits, '_', '-' and '.', "
+                "which is not the first."
+            )
         volumes.check("0" * 32, length)
         self._run(work)
 
@@ -153,19 +161,19 @@ class Rest:
 
     def add_url(self, url: str) -> None:
         """Use one more endpoint, which has to show this pool; volumes in use here use it at once."""
-        config = msgspec.structs.replace(self._pools.made(self.pool), urls=[url], on_no_path="error")
+        config = self._pools.with_url(self.pool, url)
 
         async def proven() -> None:
             await (await open_store(config)).close()
 
         asyncio.run(proven())
         self._pools.add_url(self.pool, url)
-        self._tell(serving.Endpoints(add=[url]))
+        self._tell(serving.Endpoints(add=self.urls()))
 
     def remove_url(self, url: str) -> None:
         """Use an endpoint no more. Raises NotFoundError, ConflictError for the last or a configured one."""
-        self._pools.remove_url(self.pool, url)
-        self._tell(serving.Endpoints(remove=[url]))
+        known = self._pools.remove_url(self.pool, url)
+        self._tell(serving.Endpoints(remove=[known]))
 
     def urls(self) -> list[str]:
         """Return the endpoints that this host uses."""

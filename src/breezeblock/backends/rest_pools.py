@@ -15,7 +15,7 @@ from breezeblock.backends.contract import Capabilities, Finding, Health, Pool
 from breezeblock.backends.rest_config import RestConfig, RestPool, find_pool, store_config
 from breezeblock.backends.rest_layouts import capabilities
 from breezeblock.backends.usage import Samples, Usage, full_in_s
-from breezeblock.errors import BreezeblockError, ConfigError, ConflictError, NotFoundError
+from breezeblock.errors import BreezeblockError, ConfigError, ConflictError, InvalidInputError, NotFoundError
 from breezeblock.objects.mirrors.status import EndpointStatus
 from breezeblock.objects.stores.opening import StoreConfig, endpoint, make_pool, open_store
 from breezeblock.objects.stores.port import Measured, Room, Store
@@ -38,8 +38,23 @@ class Pools:
 
     def store(self, pool: str, *, wait: bool = False) -> StoreConfig:
         """Return where a pool is, secrets included. Raises ConfigError, NotFoundError for a secret."""
-        settings = msgspec.structs.replace(self._settings(pool), urls=self.urls(pool))
+        try:
+            settings = msgspec.structs.replace(self._settings(pool), urls=self.urls(pool))
+        except ValueError as error:
+            text = f"An endpoint that was added to pool {pool} cannot be used: {error}."
+            raise ConfigError(text, remedy="`breezeblock rest remove-urls` takes it away.") from None
         return store_config(settings, self.uuid(pool), self._state_dir, wait=wait)
+
+    def with_url(self, pool: str, url: str) -> StoreConfig:
+        """Return where a pool is by one more endpoint, and no other: to try that one.
+
+        Raises InvalidInputError for what the settings could not name either: a password would be readable.
+        """
+        try:
+            msgspec.structs.replace(self._settings(pool), urls=[*self.urls(pool), url])
+        except ValueError as error:
+            raise InvalidInputError(f"Pool {pool} can have no such endpoint: {error}.") from None
+        return msgspec.structs.replace(self.made(pool), urls=[url], on_no_path="error")
 
     def urls(self, pool: str) -> list[str]:
         """Return a pool's endpoints: the configured ones, and those added on this host."""
@@ -52,19 +67,24 @@ class Pools:
 
     def add_url(self, pool: str, url: str) -> None:
         """Use one more endpoint on this host; there already = done."""
-        if url not in self.urls(pool):
+        if not _same(url, self.urls(pool)):
             self._note(pool, [*self._noted(pool, ".urls"), url], ".urls")
 
-    def remove_url(self, pool: str, url: str) -> None:
-        """Use an endpoint no more. Raises NotFoundError, ConflictError for one of the configuration."""
+    def remove_url(self, pool: str, url: str) -> str:
+        """Use an endpoint no more; return how it was known.
+
+        Raises NotFoundError, ConflictError for one of the configuration.
+        """
         added = self._noted(pool, ".urls")
-        if url in self._settings(pool).urls:
+        if _same(url, self._settings(pool).urls):
             raise ConflictError(
                 f"{url} is in the configuration of pool {pool}.", remedy="Remove it there, on every host."
             )
-        if url not in added:
+        known = _same(url, added)
+        if not known:
             raise NotFoundError(f"Pool {pool} has no endpoint {url}.")
-        self._note(pool, [one for one in added if one != url], ".urls")
+        self._note(pool, [one for one in added if one != known], ".urls")
+        return known
 
     def run(self, pool: str, work: Callable[[Store], Awaitable[_T]]) -> _T:
         """Do something with a pool's store, and return its result."""
@@ -168,6 +188,11 @@ class Pools:
 
     def _path(self, pool: str, what: str) -> Path:
         return self._state_dir / "pools" / f"{self._backend}.{pool}{what}"
+
+
+def _same(url: str, known: list[str]) -> str:
+    """Return the one of these that is the same endpoint, or nothing: a slash at the end means nothing."""
+    return next((one for one in known if one.rstrip("/") == url.rstrip("/")), "")
 
 
 def _lost(pool: str, endpoint: EndpointStatus) -> Finding:

@@ -44,12 +44,17 @@ def create(
 
 @app.command()
 def extend(
-    name: Name, size: Size, backend: Backend = "", pool: Pool = "", config: options.Config = None
+    name: Name,
+    size: Size,
+    state: State = None,
+    backend: Backend = "",
+    pool: Pool = "",
+    config: options.Config = None,
 ) -> None:
     """Make a volume longer, also while it is attached here; its device grows with it."""
     rest = _rest(config, backend, pool)
     rest.extend(name, _bytes(size))
-    _connector(rest, None, device=True).grown(rest.data(name))
+    _connector(rest, state, device=True).grown(rest.data(name))
 
 
 @app.command()
