@@ -22,6 +22,7 @@ from breezeblock.backends.rest_config import RestConfig, durability
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.config import Config
 from breezeblock.errors import (
+    BreezeblockError,
     ConfigError,
     ConflictError,
     CorruptError,
@@ -34,7 +35,7 @@ from breezeblock.objects import serving
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.collecting import Collected, collect
-from breezeblock.objects.mirrors.status import MirrorsStatus
+from breezeblock.objects.mirrors.status import EndpointStatus, together, unreached
 from breezeblock.objects.stores.opening import open_store
 from breezeblock.objects.stores.port import ExistsError, Store, everything
 
@@ -54,9 +55,11 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """A pool's endpoints, and the volumes that this host serves."""
+    """A pool's endpoints, as all that this host serves uses them, and the volumes that it serves."""
 
-    endpoints: MirrorsStatus
+    pool: str
+    """Its identity."""
+    endpoints: list[EndpointStatus]
     attached: list[serving.View]
 
 
@@ -186,16 +189,23 @@ class Rest:
     def status(self) -> Status:
         """Look at every endpoint, and at what this host serves."""
 
-        async def look() -> MirrorsStatus:
-            store = await open_store(self._pools.made(self.pool))
+        async def look() -> list[EndpointStatus]:
+            config = self._pools.made(self.pool)
+            try:
+                store = await open_store(config)
+            except BreezeblockError as error:
+                return unreached(config.urls, error.message)
             try:
                 await store.settled()
-                return store.status()
+                return store.status().endpoints
             finally:
                 await store.close()
 
         seen = [serving.running(path) for path in self._sockets()]
-        return Status(endpoints=asyncio.run(look()), attached=[one for one in seen if one is not None])
+        attached = [one for one in seen if one is not None]
+        now, uuid = asyncio.run(look()), self._pools.uuid(self.pool)
+        users = [one.mirrors.endpoints for one in attached if one.mirrors.pool == uuid]
+        return Status(pool=uuid, endpoints=together([now, *users]), attached=attached)
 
     async def _find(self, store: Store, name: str) -> str:
         """Return a volume's id. Raises NotFoundError."""
@@ -216,8 +226,7 @@ class Rest:
         return Path(self.settings.run_dir, volume)
 
     def _sockets(self) -> list[Path]:
-        run = Path(self.settings.run_dir)
-        return [path for path in sorted(run.glob("?" * 32)) if path.is_socket()]
+        return serving.sockets(Path(self.settings.run_dir))
 
     def _tell(self, request: serving.Request) -> None:
         uuid = self._pools.uuid(self.pool)

@@ -11,12 +11,13 @@ import msgspec
 import structlog
 
 from breezeblock.backends import rest_metrics
-from breezeblock.backends.contract import Capabilities, Finding, Health, Pool
+from breezeblock.backends.contract import Capabilities, Endpoint, Finding, Health, Pool
 from breezeblock.backends.rest_config import RestConfig, RestPool, find_pool, store_config
 from breezeblock.backends.rest_layouts import capabilities
+from breezeblock.backends.rest_served import views
 from breezeblock.backends.usage import Samples, Usage, full_in_s
 from breezeblock.errors import BreezeblockError, ConfigError, ConflictError, InvalidInputError, NotFoundError
-from breezeblock.objects.mirrors.status import EndpointStatus
+from breezeblock.objects.mirrors.status import EndpointStatus, together, unreached
 from breezeblock.objects.stores.opening import StoreConfig, endpoint, make_pool, open_store
 from breezeblock.objects.stores.port import Measured, Room, Store
 from breezeblock.shares import files
@@ -25,6 +26,7 @@ _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _AT_ONCE = 16
 _ROOM_S = 5.0
+_ANSWER_S = 1.0
 
 
 class Pools:
@@ -125,10 +127,12 @@ class Pools:
                 up=False,
                 reason=reason,
                 capabilities=self._able(pool),
+                health=Health(endpoints=_shown(unreached(self.urls(pool), error.message))),
             )
 
     def _look(self, pool: str) -> Pool:
         config = self.made(pool)
+        served = views(Path(self.config.run_dir), timeout_s=_ANSWER_S)
 
         async def look() -> Pool:
             store = await open_store(config)
@@ -139,12 +143,15 @@ class Pools:
                 rest_metrics.show(self._backend, pool, endpoints, self._shown.setdefault(pool, set()))
             finally:
                 await store.close()
+            used = [one.mirrors for one in served if one.mirrors.pool == config.pool]
+            health = Health(endpoints=_shown(together([endpoints, *(one.endpoints for one in used)])))
             room = await _room(config, [one.url for one in endpoints if one.state == "up"])
             return Pool(
                 name=pool,
                 total_bytes=room.total_bytes if room else None,
                 free_bytes=room.free_bytes if room else None,
                 capabilities=self._able(pool),
+                health=health,
                 findings=tuple(_lost(pool, one) for one in endpoints if one.state in {"down", "refused"}),
             )
 
@@ -207,7 +214,12 @@ def _lost(pool: str, endpoint: EndpointStatus) -> Finding:
 def _with_outlook(pool: Pool, samples: Samples) -> Pool:
     if pool.total_bytes is None:
         return pool
-    return msgspec.structs.replace(pool, health=Health(full_in_s=full_in_s(samples, pool.total_bytes)))
+    health = msgspec.structs.replace(pool.health, full_in_s=full_in_s(samples, pool.total_bytes))
+    return msgspec.structs.replace(pool, health=health)
+
+
+def _shown(endpoints: list[EndpointStatus]) -> tuple[Endpoint, ...]:
+    return msgspec.convert(endpoints, tuple[Endpoint, ...], from_attributes=True)
 
 
 async def _room(config: StoreConfig, urls: list[str]) -> Room | None:

@@ -22,6 +22,11 @@ def asked(socket: Path, request: serving.Request, *, timeout_s: float = 60.0) ->
     return True
 
 
+def views(run: Path, *, timeout_s: float) -> list[serving.View]:
+    """Return how all processes are doing that serve there; those that do not answer in time are left out."""
+    return [one for path in serving.sockets(run) if (one := view(path, timeout_s=timeout_s)) is not None]
+
+
 def view(socket: Path, *, timeout_s: float) -> serving.View | None:
     """Return how the process that serves there is doing; None if that cannot be had in time."""
     if not os.access(lock_path(socket), os.R_OK | os.W_OK):
