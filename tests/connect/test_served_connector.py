@@ -147,6 +147,25 @@ def test_what_gets_no_device_is_not_served_either(host: Host) -> None:
     host.connector().detach(data)
 
 
+def test_what_cannot_be_brought_back_is_said_and_stops_nothing_else(host: Host) -> None:
+    connector = host.connector()
+    lame, well = made(host)[1], made(host)[1]
+    for data in (lame, well):
+        connector.attach(data)
+        host.kill(data)
+    log = attaching.task(host.config, lame).socket.with_suffix(".log")
+    log.mkdir()  # as a full disk would, it stops the process from being started
+    (host.directory / "records" / "served" / "0.json").write_bytes(b"{")
+    (failure,) = connector.restore()
+    assert str(attaching.task(host.config, lame).volume) in str(failure)
+    assert connector.find(lame) is None
+    assert connector.find(well) is not None
+    log.rmdir()
+    assert connector.restore() == []
+    for data in (lame, well):
+        connector.detach(data)
+
+
 def test_qemu_uses_it_and_the_back_end_goes_on_meanwhile(host: Host) -> None:
     volume, data = made(host)
     connector = host.connector()

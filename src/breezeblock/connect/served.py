@@ -21,6 +21,7 @@ from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, U
 from breezeblock.objects import serving
 from breezeblock.objects.nbd import client
 from breezeblock.objects.nbd.client import Place
+from breezeblock.shares import files
 
 _AT_ONCE = 16
 _GROW_S = 10.0
@@ -148,15 +149,21 @@ class ServedConnector:
 
         Side by side: a volume whose store is away keeps trying for minutes, and no other waits for it.
         """
+        try:
+            with files.storage_errors("The records of served volumes"):
+                records = self._records.all()
+        except BreezeblockError as error:
+            return [error]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            found = list(threads.map(self._restored, self._records.all()))
+            found = list(threads.map(self._restored, records))
         self._sockets = [one for one in found if isinstance(one, Path)]
         return [one for one in found if isinstance(one, BreezeblockError)]
 
     def _restored(self, record: Record) -> Path | BreezeblockError | None:
         try:
             task = self._task(record.data)
-            with self._records.alone(task.volume):
+            # A full disk, say, ends this attempt and not whoever goes on trying.
+            with files.storage_errors(f"Volume {task.volume}"), self._records.alone(task.volume):
                 # It may have been detached while this one waited for its turn.
                 if not self._records.get(task.volume):
                     return None
