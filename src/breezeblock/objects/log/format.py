@@ -29,7 +29,8 @@ LEAF_BYTES = LEAF_PAGES * PAGE
 WINDOW = 16
 """A writer never uploads a number of this much or more above the first that has not arrived."""
 MAX_SOURCES = 1 << 12
-MAX_ROOT_BYTES = 8 << 20
+MAX_ROOT_BYTES = 32 << 20
+"""A volume of 1 PiB has a million leaves, each of up to 18 bytes in its root."""
 MAX_MARK_BYTES = 64 << 20
 STILL_S = 1.0
 """A collection looks twice, so far apart. Who makes a holder from another within half of it needs no look
@@ -228,7 +229,10 @@ def open_chunk(segment: Segment, chunk: int, data: bytes) -> bytes:
         raise damaged(key)
     if segment.chunks and segment.chunks[chunk] < amount * PAGE:
         try:
-            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=CHUNK_PAGES * PAGE)
+            # zstandard heeds its limit only where the data does not say how long it will be.
+            if zstandard.frame_content_size(data) > amount * PAGE:
+                raise damaged(f"Chunk {chunk} of {key}")
+            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=amount * PAGE)
         except zstandard.ZstdError as error:
             raise damaged(f"Chunk {chunk} of {key}") from error
     if len(data) < amount * PAGE:
@@ -262,6 +266,10 @@ def unpack_root(data: bytes, key: str) -> Root:
         root = msgspec.msgpack.decode(data[12:], type=Root)
     except msgspec.DecodeError as error:
         raise damaged(key) from error
+    known = range(len(root.sources))
+    named = {source for source, _ in root.leaves.values()} | {source for source, _, _ in root.tails}
+    if root.own not in known or not all(one in known for one in named):
+        raise damaged(key)
     if not all(map(_NAME.fullmatch, root.sources)) or root.sources[root.own] != root.volume:
         raise damaged(key)
     return root

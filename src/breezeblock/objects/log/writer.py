@@ -339,7 +339,9 @@ class Writer:
     def _new_ref(self) -> int:
         """Return a ref for a leaf: they go upwards, and the epoch makes them this writer's own."""
         self._leaves += 1
-        return self.epoch << 24 | self._leaves
+        # Added, so that they never meet those at the beginning: more than 2**24 of them are a week's work, and
+        # the next epoch lies further away than a segment for each checkpoint.
+        return (self.epoch << 24) + self._leaves
 
     def _weigh(self) -> None:
         """See that the map is stored when enough of it has changed."""
