@@ -13,6 +13,7 @@ from breezeblock.errors import CorruptError, NotFoundError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log.format import CHUNK_PAGES
 from breezeblock.objects.log.pages import Place
+from breezeblock.objects.log.sharing import Shared
 from breezeblock.objects.stores.port import Store, judged
 
 _HEADS = 1024
@@ -31,6 +32,7 @@ class Reader:
         self._store = store
         self._chunks: OrderedDict[_Chunk, bytes] = OrderedDict()
         self._heads: OrderedDict[tuple[str, int], form.Segment] = OrderedDict()
+        self._heads_coming = Shared(self._head)
         self._room = max(2, cache_bytes // (CHUNK_PAGES * form.PAGE))
         self._coming: dict[_Chunk, asyncio.Future[bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -126,17 +128,18 @@ class Reader:
 
     async def head(self, volume: str, number: int) -> form.Segment:
         """Return a segment's head. Raises NotFoundError, CorruptError."""
-        held = self._heads.get((volume, number))
-        if held is None:
-            held = self._heads[volume, number] = await judged(
-                self._store,
-                form.segment_key(volume, number),
-                lambda data: form.unpack(data, volume, number),
-                length=form.HEAD_BYTES,
-            )
-            if len(self._heads) > _HEADS:
-                self._heads.popitem(last=False)
-        return held
+        return self._heads.get((volume, number)) or await self._heads_coming.get((volume, number))
+
+    async def _head(self, segment: tuple[str, int]) -> form.Segment:
+        head = self._heads[segment] = await judged(
+            self._store,
+            form.segment_key(*segment),
+            lambda data: form.unpack(data, *segment),
+            length=form.HEAD_BYTES,
+        )
+        if len(self._heads) > _HEADS:
+            self._heads.popitem(last=False)
+        return head
 
     async def _got(self, start: _Chunk, count: int) -> list[bytes]:
         """Return chunks that follow each other in a segment."""
