@@ -63,8 +63,16 @@ class ServedConnector:
         self._records = Records(state / "served", Record)
 
     def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
-        """Serve the volume, and make it a device. Raises ConflictError if its journal comes too late."""
+        """Serve the volume, and make it a device.
+
+        Raises ConflictError if its journal comes too late, or if it can only be read and more was asked for.
+        """
         task = self._task(data)
+        if task.image and not read_only:
+            raise ConflictError(
+                f"Volume {data.get('volume_id', task.volume)} can only be read.",
+                remedy="Attach it read-only: breezeblock attach --read-only.",
+            )
         with self._records.alone(task.volume):
             known = self._records.get(task.volume)
             relayed = known.relayed if known else self._relayed and self._kernel is not None

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from breezeblock.errors import ConfigError, UnavailableError
+from breezeblock.errors import ConfigError, UnavailableError, UnsupportedError
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_IDLE = 64
@@ -28,6 +28,14 @@ class Reply(NamedTuple):
 
 class BrokenError(UnavailableError):
     """The connection ended, or what came over it is no HTTP."""
+
+
+class TooLongError(BrokenError):
+    """More came than was asked for."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("The server's answer is longer than what was asked for.")
+        self.status = status
 
 
 class _Connection(asyncio.Protocol):
@@ -117,6 +125,8 @@ class _Connection(asyncio.Protocol):
         """Take a part of the body."""
         self._room -= len(body)
         if self._room < 0:
+            status = self._parser.get_status_code() if self._parser else 0
+            self._fail(TooLongError(status))
             raise ValueError("a longer body than was asked for")
         self._body.append(body)
 
@@ -198,6 +208,11 @@ class Client:
         once = method != "GET" and _conditional(headers or {})
         try:
             return await self._ask(data, body, limit, until, head=method == "HEAD", once=once)
+        except TooLongError as error:
+            if error.status == 200 and any(name.lower() == "range" for name in headers or {}):
+                # It would send the whole again and again: no use in asking once more.
+                raise UnsupportedError(f"{self.authority} ignores ranges: it sends whole objects.") from None
+            raise
         except TimeoutError:
             raise UnavailableError(
                 f"{self.authority} did not answer {method} within {self._deadline_s:g} s."

@@ -96,7 +96,7 @@ class LogDevice:
         return cut(await self._fetched(first, end - first), offset % PAGE, length)
 
     def _one_page(self, page: int) -> Soon[Data | list[Data]] | None:
-        """Read the one page that most requests are about, in half the time; None: its leaf must come first."""
+        """Read the one page that most requests are about, in half the time; None: its leaf has to come."""
         leaf = self.writer.pages.at(page // LEAF_PAGES)
         if leaf is None:
             return None

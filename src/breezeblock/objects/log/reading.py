@@ -184,10 +184,11 @@ class Reader:
                 head = await self._heads_coming.get((volume, number))
             if head is None:
                 # Where the pages lie follows from their index, unless this segment is packed.
-                head, data = await asyncio.gather(
+                came, data = await asyncio.gather(
                     self._heads_coming.get((volume, number)),
                     self._store.get(name, *_span((), chunk, count)),
                 )
+                head = came
                 if head.chunks:
                     self._packed, data = True, b""
             else:

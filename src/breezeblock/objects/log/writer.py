@@ -357,8 +357,8 @@ class Writer:
     def _new_ref(self) -> int:
         """Return a ref for a leaf: they go upwards, and the epoch makes them this writer's own."""
         self._leaves += 1
-        # Added, so that they never meet those at the beginning: more than 2**24 of them are a week's work, and
-        # the next epoch lies further away than a segment for each checkpoint.
+        # Added, so that they never meet those at the beginning: more than 2**24 of them are a week's work,
+        # and the next epoch lies further away than a segment for each checkpoint.
         return (self.epoch << 24) + self._leaves
 
     def _weigh(self) -> None:
