@@ -9,6 +9,7 @@ Errors: `NotFoundError` for an absent key, `ExistsError` for a create-only put t
 a condition that failed, `UnavailableError` for what may work later, `ForbiddenError` for credentials.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Protocol, TypeVar, runtime_checkable
@@ -185,6 +186,7 @@ async def judged(
     return judge(await store.get(key, first, length))
 
 
+@functools.lru_cache(1024)
 def is_key(text: str) -> bool:
     """Tell whether this may be a key. A store may list others, which are somebody else's."""
     return _KEY.fullmatch(text) is not None

@@ -123,8 +123,8 @@ class S3Store:
         await self._renew()
         for last in (False, True):
             full = {"host": self.client.authority, **headers}
-            now = dt.datetime.now(dt.UTC) + self._ahead
-            signed = sigv4.sign(self._credentials, self._region, method, path, search, full, payload, now)
+            now_s = time.time() + self._ahead.total_seconds()
+            signed = sigv4.sign(self._credentials, self._region, method, path, search, full, payload, now_s)
             reply = await self.client.request(method, target, signed, body, limit=limit)
             if reply.status == 400 and (method == "HEAD" or b"<Code>ExpiredToken<" in reply.body):
                 reply = reply._replace(status=401)
