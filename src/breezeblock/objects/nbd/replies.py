@@ -28,7 +28,6 @@ class Replies:
         self._transport = transport
         self._structured = structured
         self._out: list[Data] = []
-        self._soon = False
         self.waiting_bytes = 0
 
     def done(self, cookie: bytes) -> None:
@@ -87,15 +86,9 @@ class Replies:
             self._out.append(wire.SIMPLE.pack(wire.SIMPLE_MAGIC, error, cookie))
             self.waiting_bytes += _HEAD_BYTES
 
-    def send_soon(self) -> None:
-        """Send at the end of this turn of the loop: a store's answers come in bursts."""
-        if not self._soon:
-            self._soon = True
-            asyncio.get_running_loop().call_soon(self.send)
-
     def send(self) -> None:
         """Hand everything to the transport; to one that is closed, that changes nothing."""
-        out, self._out, self._soon = self._out, [], False
+        out, self._out = self._out, []
         if out and not self._transport.is_closing():
             if self.waiting_bytes <= _JOIN_BYTES:
                 self._transport.write(b"".join(out))

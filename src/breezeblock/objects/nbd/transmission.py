@@ -331,7 +331,7 @@ class Transmission(asyncio.BufferedProtocol):
             reply(done.result())
         stalled = not self._has_room()
         self._under_way -= cost
-        self._replies.send_soon()
+        self._replies.send()
         if self._lost or self._leaving:
             self._close_if_done()
         elif stalled and self._has_room():
