@@ -11,7 +11,8 @@ class Gathering:
     def __init__(self, number: int, last: int) -> None:
         self.number, self.last = number, last
         self.length = 0
-        self._view = memoryview(bytearray(form.SEGMENT_PAGES * form.PAGE))
+        self._object = memoryview(bytearray(form.HEAD_BYTES + form.SEGMENT_PAGES * form.PAGE))
+        self._view = self._object[form.HEAD_BYTES :]
         self.pages = 0
         self.extents: list[form.Extent] = []
         self.ends = False
@@ -21,3 +22,8 @@ class Gathering:
         """Return the room of pages."""
         begin = index * form.PAGE
         return self._view[begin : begin + count * form.PAGE]
+
+    def body(self, head: bytes) -> memoryview:
+        """Return what is stored: the head before the pages, where there is room for it."""
+        self._object[: form.HEAD_BYTES] = head
+        return self._object[: form.HEAD_BYTES + self.pages * form.PAGE]

@@ -211,9 +211,9 @@ class Writer:
         """Create the segment's object, for as long as it takes. Raises FencedError."""
         pages = segment.page(0, segment.pages)
         chunks: tuple[int, ...] = ()
-        stored: memoryview | bytes = pages
+        packed_pages = b""
         if self._zstd_level and segment.pages:
-            chunks, stored = await asyncio.to_thread(form.compressed, pages, self._zstd_level)
+            chunks, packed_pages = await asyncio.to_thread(form.compressed, pages, self._zstd_level)
         head = form.pack(
             form.Segment(
                 volume=self.volume,
@@ -224,14 +224,12 @@ class Writer:
                 resume=segment.number + 1,
                 pages=segment.pages,
                 extents=segment.extents,
-                sums=b"".join(
-                    form.crc(bytes(segment.page(page))).to_bytes(4, "little") for page in range(segment.pages)
-                ),
+                sums=form.sums(pages),
                 chunks=chunks,
                 ends=segment.ends,
             )
         )
-        body = b"".join((head, stored))
+        body = head + packed_pages if chunks else segment.body(head)
         key, pause = form.segment_key(self.volume, segment.number), RETRY_FIRST_S
         while True:
             try:
