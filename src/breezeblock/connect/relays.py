@@ -47,12 +47,6 @@ def ensure(where: Place, path: Path, log: Path) -> None:
         raise UnavailableError(f"The relay to {where} does not start.", remedy=f"{log} says why.")
 
 
-def refresh(path: Path) -> None:
-    """Have the relay ask for the export's length again; it does so soon."""
-    if (process := _process(path)) is not None:
-        os.kill(process, signal.SIGHUP)
-
-
 def end(path: Path) -> None:
     """End the relay; none = done. Raises UnavailableError if it does not end."""
     if (process := _process(path)) is not None:

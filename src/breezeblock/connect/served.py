@@ -5,7 +5,6 @@ everything. So a volume comes back after a restart of the host (`restore`), its 
 another host had it since, for that one is not to be fenced off by a machine that merely woke up.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,13 +16,12 @@ import msgspec
 from breezeblock.connect import Attached, relays
 from breezeblock.connect.linux import HERE, STATE, LinuxConnector, connection_data
 from breezeblock.connect.records import Records
-from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
+from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
 from breezeblock.objects import serving
 from breezeblock.objects.nbd import client
 from breezeblock.objects.nbd.client import Place
 
 _AT_ONCE = 16
-_GROW_S = 10.0
 _DRAIN_S = 3600.0
 """How long a detach may take to put everything into the store."""
 
@@ -48,12 +46,13 @@ class ServedConnector:
         state: Path = STATE,
         *,
         kernel: LinuxConnector | None = None,
-        relayed: bool = False,
+        relayed: bool = True,
     ) -> None:
         """Prepare. `task` turns connection info into what is to be done here, secrets included.
 
-        Without a `kernel` volumes end at their sockets, for QEMU or libvirt to open. With `relayed` devices
-        that are made get a relay: a killed process costs them less than the kernel's request timeout.
+        Without a `kernel` volumes end at their sockets, for QEMU or libvirt to open. A device that is made is
+        `relayed`: a killed process costs it a pause as long as that is away, instead of the kernel's request
+        timeout.
         """
         self._task, self._kernel, self._relayed = task, kernel, relayed
         self._sockets: list[Path] = []
@@ -112,14 +111,8 @@ class ServedConnector:
         """Let the device have the length that the volume has now; no device = done."""
         task = self._task(data)
         where = self._where(task)
-        if self._kernel is None or not self._kernel.find(where, consumer):
-            return
-        view, until = serving.running(task.socket), time.monotonic() + _GROW_S
-        relays.refresh(relays.path_of(task.socket))
-        while self._kernel.extend(where, consumer) < (view.length if view else 0):
-            if time.monotonic() > until:
-                raise UnavailableError(f"The relay of {task.volume} does not learn that it is longer.")
-            time.sleep(0.02)
+        if self._kernel is not None and self._kernel.find(where, consumer):
+            self._kernel.extend(where, consumer)
 
     def records(self) -> list[dict[str, Any]]:
         """Return the connection info of all that belongs here."""
