@@ -7,7 +7,7 @@ another host had it since, for that one is not to be fenced off by a machine tha
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class ServedConnector:
         """
         self._task, self._kernel, self._relayed = task, kernel, relayed
         self._sockets: list[Path] = []
+        self._relays = relays.Watch([])
         self._records = Records(state / "served", Record)
 
     def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
@@ -126,6 +127,8 @@ class ServedConnector:
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             found = list(threads.map(self._restored, self._records.all()))
         self._sockets = [one for one in found if isinstance(one, Path)]
+        self._relays.close()
+        self._relays = relays.Watch(map(relays.path_of, self._sockets))
         return [one for one in found if isinstance(one, BreezeblockError)]
 
     def _restored(self, record: Record) -> Path | BreezeblockError | None:
@@ -142,14 +145,14 @@ class ServedConnector:
 
     def lost(self) -> bool:
         """Tell whether a process that was there at the last `restore` is gone. Costs next to nothing."""
-        return not all(serving.kept(path) for path in self._sockets)
+        return self._relays.ended() or not all(serving.kept(path) for path in self._sockets)
 
     def _serve(self, task: serving.Task, *, relayed: bool, resume: bool = False) -> None:
         """See that the volume is served, and relayed if it is to be."""
-        if not serving.running(task.socket):
-            serving.start(_resumed(task) if resume else task, log=_log(task))
-        if relayed:
-            relays.ensure(client.place(uri(task)), relays.path_of(task.socket), _log(task))
+        front, log = relays.path_of(task.socket), _log(task)
+        with relays.ensured(client.place(uri(task)), front, log) if relayed else nullcontext():
+            if not serving.running(task.socket):
+                serving.start(_resumed(task) if resume else task, log=log)
 
     def _where(self, task: serving.Task) -> dict[str, Any]:
         """Return what the kernel connects to."""

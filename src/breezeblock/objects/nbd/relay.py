@@ -31,7 +31,7 @@ from breezeblock.objects.nbd.wire import Command
 log = structlog.get_logger()
 
 _RETRY_S = 0.01
-_MAX_RETRY_S = 0.2
+_MAX_RETRY_S = 0.05
 _BUFFER_BYTES = 1 << 18
 _ROOM_BYTES = 1 << 15
 """A buffer with less room than that is not worth a system call."""
@@ -134,6 +134,7 @@ class _Client:
         self._front = front
         self._where = where
         self._back: socket.socket | None = None
+        self._newest: socket.socket | None = None
         self._lock = threading.Lock()
         """Held by who sends to the server, or gives us another connection to it."""
         self._asked: dict[bytes, _Asked] = {}
@@ -282,6 +283,7 @@ class _Client:
                 pause_s = min(pause_s * 1.5, _MAX_RETRY_S)
             else:
                 break
+        self._newest = new
         # By somebody else: the server may want its answers read before it takes more.
         threading.Thread(target=self._ask_again, args=(new,), daemon=True).start()
         log.info("nbd.server_back", server=str(self._where))
@@ -289,6 +291,8 @@ class _Client:
 
     def _ask_again(self, back: socket.socket) -> None:
         with self._lock, suppress(OSError):
+            if back is not self._newest:
+                return  # lost before it was of any use
             self._back = back
             for buffer, start, end, _read_bytes in list(self._asked.values()):
                 back.sendall(buffer.view[start:end])
