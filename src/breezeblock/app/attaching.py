@@ -31,7 +31,7 @@ def connector(
     *,
     kernel: LinuxConnector | None = None,
     discard: bool = False,
-    relayed: bool = False,
+    relayed: bool = True,
     steal: bool = False,
 ) -> ServedConnector:
     """Return the connector for volumes that this configuration's back ends keep in object stores."""

@@ -75,7 +75,7 @@ def attach(
     name: Name,
     state: State = None,
     no_device: NoDevice = False,
-    relay: Relay = False,
+    relay: Relay = True,
     steal: Steal = False,
     backend: Backend = "",
     pool: Pool = "",
@@ -222,7 +222,7 @@ def _rest(config: Path | None, backend: str, pool: str) -> "Rest":
 
 
 def _connector(
-    rest: "Rest", state: Path | None, *, device: bool, relayed: bool = False, steal: bool = False
+    rest: "Rest", state: Path | None, *, device: bool, relayed: bool = True, steal: bool = False
 ) -> "ServedConnector":
     from breezeblock.app import attaching
     from breezeblock.connect import linux
