@@ -15,7 +15,14 @@ class Gathering:
         self.pages = 0
         self.extents: list[form.Extent] = []
         self.ends = False
-        self.born = time.monotonic()
+        self.born = 0.0
+        """When the first of it was written."""
+
+    def add(self, extent: form.Extent) -> None:
+        """Take notice of an extent."""
+        if not self.extents:
+            self.born = time.monotonic()
+        form.add_extent(self.extents, extent)
 
     def page(self, index: int, count: int = 1) -> memoryview:
         """Return the room of pages."""

@@ -142,7 +142,9 @@ async def claim(
         else:
             seen = fence
         _apply(opened, seen, opened.root.own)
-        opened.next, opened.length, opened.epoch = seen.resume, seen.length, seen.epoch
+        opened.next, opened.epoch = seen.resume, seen.epoch
+        # Who was quicker may not know of the length that is to be claimed.
+        opened.length = max(opened.length, seen.length)
         opened.ended, dead = seen.ends, dead and not seen.fence
         if seen.token == token:
             opened.token = token

@@ -155,7 +155,11 @@ async def attach(
         )
         if local:
             local.stored = lambda: writer.stored
-        await device.replay(records)
+        try:
+            await device.replay(records)
+        except BaseException:
+            await writer.stop()
+            raise
     except BaseException:
         if local:
             local.abandon()

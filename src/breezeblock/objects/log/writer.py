@@ -89,7 +89,7 @@ class Writer:
             amount = min(count - at, form.SEGMENT_PAGES - segment.pages)
             segment.page(segment.pages, amount)[:] = data[at * form.PAGE : (at + amount) * form.PAGE]
             self.pages.set(first + at, amount, packed(self.own, segment.number, segment.pages))
-            form.add_extent(segment.extents, form.Extent(first + at, amount, segment.pages))
+            segment.add(form.Extent(first + at, amount, segment.pages))
             segment.pages += amount
             at += amount
             segment.last = self.sequence if at == count else torn
@@ -99,7 +99,7 @@ class Writer:
         self.check()
         self.sequence += 1
         segment = self._room(0)
-        segment.extents.append(form.Extent(first, count, -1))
+        segment.add(form.Extent(first, count, -1))
         segment.last = self.sequence
         self.pages.set(first, count, 0)
 
@@ -339,8 +339,8 @@ class Writer:
     def _new_ref(self) -> int:
         """Return a ref for a leaf: they go upwards, and the epoch makes them this writer's own."""
         self._leaves += 1
-        # Added, so that they never meet those at the beginning: more than 2**24 of them are a week's work, and
-        # the next epoch lies further away than a segment for each checkpoint.
+        # Added, so that they never meet the first ones: 2**24 are some days' work. The next epoch lies
+        # further away than that, for there is at least a segment for each checkpoint.
         return (self.epoch << 24) + self._leaves
 
     def _weigh(self) -> None:
@@ -355,8 +355,8 @@ class Writer:
     async def _checkpoint_soon(self) -> None:
         try:
             await self.checkpoint()
-        except BreezeblockError as error:
-            self.trouble = str(error)  # nothing is lost meanwhile
+        except Exception as error:  # noqa: BLE001 - writers may wait for it: it must be tried again, whatever it was
+            self.trouble = str(error) or repr(error)  # nothing is lost meanwhile
             await asyncio.sleep(RETRY_MOST_S)
         finally:
             self._checkpointing = None
