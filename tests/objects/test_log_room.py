@@ -6,30 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from collecting_lab import LENGTH, ONE, QUIET, TWO, write
 from log_lab import PAGE, Disk, content, soon
 
 from breezeblock.errors import ConflictError, NotFoundError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.collecting import collect
-from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.log.writer import FencedError
 from breezeblock.objects.stores.memory import MemoryStore
 from breezeblock.objects.stores.port import Item, Page
 
-LENGTH = 64 * PAGE
-ONE, TWO = "1" * 32, "2" * 32
-QUIET = volumes.Memory(age_s=3600)
-
-
-@pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(form, "STILL_S", 0.0)
-
-
-async def write(device: LogDevice, first: int, count: int, mark: bytes) -> None:
-    await soon(device.write(first * PAGE, memoryview(mark * (count * PAGE))))
-    await device.writer.barrier()
+pytestmark = pytest.mark.usefixtures("no_pause")
 
 
 class Untold(MemoryStore):
