@@ -1,4 +1,4 @@
-"""Where numbers of the layout *log* end: the largest volume, the longest life, and what claims to be more."""
+"""Where numbers of the layout *log* end: the largest volume, the longest life, and what claims more."""
 
 import asyncio
 import struct

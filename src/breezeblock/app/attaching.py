@@ -17,6 +17,7 @@ from breezeblock.config import Config, split_policy
 from breezeblock.connect.linux import STATE, LinuxConnector
 from breezeblock.connect.served import ServedConnector
 from breezeblock.errors import ConfigError, InvalidInputError, UnsupportedError
+from breezeblock.objects.flat import pinned
 from breezeblock.objects.serving import Task
 
 LOOK_S, GLANCE_S = 5.0, 0.1
@@ -58,12 +59,14 @@ def task(config: Config, data: Mapping[str, Any]) -> Task:
         _own(directory)
     pools = Pools(name, settings, Path(config.service.state_dir))
     store = pools.store(pool, wait=True)
+    image = pinned.unpacked(str(data.get("object", ""))) if store.layout == "read-only" else None
     return Task(
         store=msgspec.structs.replace(store, pool=str(data.get("pool_uuid", "")) or store.pool),
         volume=volume,
         socket=run / volume,
         journal=journals / volume,
         durability="store" if data.get("durability") == "store" else "local",
+        image=image,
     )
 
 
