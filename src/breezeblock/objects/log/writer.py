@@ -218,23 +218,7 @@ class Writer:
         stored: memoryview | bytes = pages
         if self._zstd_level and segment.pages:
             chunks, stored = await asyncio.to_thread(form.compressed, pages, self._zstd_level)
-        head = form.pack(
-            form.Segment(
-                volume=self.volume,
-                number=segment.number,
-                epoch=self.epoch,
-                length=segment.length,
-                last=segment.last,
-                resume=segment.number + 1,
-                pages=segment.pages,
-                extents=segment.extents,
-                sums=b"".join(
-                    form.crc(bytes(segment.page(page))).to_bytes(4, "little") for page in range(segment.pages)
-                ),
-                chunks=chunks,
-                ends=segment.ends,
-            )
-        )
+        head = form.pack(segment.head(self.volume, self.epoch, chunks))
         body = b"".join((head, stored))
         key, pause = form.segment_key(self.volume, segment.number), RETRY_FIRST_S
         while True:
