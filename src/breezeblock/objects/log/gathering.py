@@ -16,6 +16,7 @@ class Gathering:
         self.extents: list[form.Extent] = []
         self.ends = False
         self.born = time.monotonic()
+        """When the first of it came, if there is any."""
 
     def page(self, index: int, count: int = 1) -> memoryview:
         """Return the room of pages."""

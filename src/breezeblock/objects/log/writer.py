@@ -127,6 +127,8 @@ class Writer:
     def _room(self, pages: int) -> Gathering:
         if len(self._open.extents) >= form.MAX_EXTENTS or self._open.pages + pages > form.SEGMENT_PAGES:
             self.seal()
+        if not self._open.extents:
+            self._open.born = time.monotonic()
         return self._open
 
     # --- storing --------------------------------------------------------------------------------
