@@ -317,7 +317,7 @@ class LogDevice:
             if sequence != self.writer.sequence + 1:
                 raise CorruptError(
                     f"The journal begins with write {sequence}; the store has {self.writer.sequence}.",
-                    remedy="Attach with `discard` to go on with what the store has.",
+                    remedy="`detach --discard` gives up what the journal has.",
                 )
             if data is None:
                 self.writer.zero(offset // PAGE, length // PAGE)
