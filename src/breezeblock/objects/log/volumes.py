@@ -178,7 +178,7 @@ async def _kept(journal: Journal, token: bytes, volume: str, *, discard: bool, r
     if (kept.records or resume) and not discard:
         raise ConflictError(
             f"The journal holds {len(kept.records)} writes to {volume}, which was in use elsewhere since.",
-            remedy="Look which of the two is right; to give up what is here, attach with `discard`.",
+            remedy="Look which of the two is right; to give up what is here: detach --discard.",
         )
     await asyncio.to_thread(journal.forget)
     return []
