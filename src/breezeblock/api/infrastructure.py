@@ -58,8 +58,14 @@ def pools(request: Request) -> Reply:
         name = f"{host}@{pool.backend}#{pool.name}"
         if wanted not in {None, name} or specs.get("volume_backend_name", pool.backend) != pool.backend:
             continue
-        facts = _capabilities(pool, chains.get((pool.backend, pool.name), Chains()))
-        shown.append({"name": name, "capabilities": facts} if detail else {"name": name})
+        one: dict[str, Any] = {"name": name}
+        if detail:
+            health = msgspec.json.decode(pool.health, type=Health)
+            of_pool = chains.get((pool.backend, pool.name), Chains())
+            one["capabilities"] = _capabilities(pool, of_pool, health)
+            if health.endpoints:  # beside Cinder's capabilities, in which exporters want scalars only
+                one["endpoints"] = health.endpoints
+        shown.append(one)
     return reply({"pools": shown})
 
 
@@ -119,9 +125,8 @@ def resource_filters(request: Request) -> Reply:
     )
 
 
-def _capabilities(pool: Any, chains: Chains) -> dict[str, Any]:
+def _capabilities(pool: Any, chains: Chains, health: Health) -> dict[str, Any]:
     can = msgspec.json.decode(pool.capabilities, type=Capabilities)
-    health = msgspec.json.decode(pool.health, type=Health)
     # Scalars only: exporters have crashed on anything else.
     return {
         **can.facts,

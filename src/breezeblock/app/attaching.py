@@ -101,17 +101,19 @@ def rest_config(config: Config, name: str) -> RestConfig:
 
 
 def keep(served: ServedConnector, kernel: LinuxConnector, stopped: Callable[[], bool]) -> None:
-    """Bring back, until `stopped`, what belongs on this host: processes that serve, then devices."""
+    """Bring back, until `stopped`, what belongs on this host: processes that serve, and devices.
+
+    Side by side: a store that is away keeps no device waiting whose volume is served.
+    """
     ending = threading.Event()
 
     def look() -> None:
-        looked, failures = time.monotonic(), 0
+        looked, failures = time.monotonic(), tell(served)
         while not ending.wait(GLANCE_S):
             # Where something could not be brought back, it is not tried ten times a second.
             if time.monotonic() - looked >= LOOK_S or (not failures and served.lost()):
                 looked, failures = time.monotonic(), tell(served)
 
-    tell(served)
     watching = threading.Thread(target=look, name="served", daemon=True)
     watching.start()
     try:

@@ -14,8 +14,9 @@ from breezeblock.objects.stores.port import is_key
 
 Url = Annotated[str, Meta(min_length=1, max_length=2048)]
 SecretName = Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127})?$")]
-SocketDirectory = Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f]*$", max_length=48)]
-"""Short: a socket's path has at most 107 bytes, and ours have long names."""
+MAX_RUN_DIR = 48
+"""Characters: a socket's path has at most 107 bytes, and ours have long names."""
+SocketDirectory = Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f]*$", max_length=MAX_RUN_DIR)]
 _IMPOSSIBLE = {
     ("flat", "s3"): "s3 writes no parts of objects, which the layout flat is made of; leave `layout` out",
     ("log", "webdav"): 'webdav lets two create one object, which the log cannot bear: layout = "flat"',

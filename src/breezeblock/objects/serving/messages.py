@@ -72,7 +72,8 @@ class Compact(msgspec.Struct, frozen=True, tag_field="do", tag="compact"):
 class Endpoints(msgspec.Struct, frozen=True, tag_field="do", tag="endpoints"):
     """Use more endpoints of the pool, and some no more. What is so already is no error.
 
-    For as long as this process lives, and its worker is not killed: the task says what holds from then on.
+    For as long as the worker is not killed: the next one has its task's, until it is told again
+    (`breezeblock nbd keep` does it).
     """
 
     add: list[str] = []
