@@ -168,7 +168,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     only_by_type: bool = False
     """The operator's policy, not the back end's: volumes come here only where their type asks for it."""
     facts: Mapping[str, str] = {}
-    """What else a volume type's extra specs are compared with; names that no other capability has."""
+    """What else a volume type's extra specs are compared with, and `get_pools` shows."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):

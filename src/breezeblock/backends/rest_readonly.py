@@ -106,7 +106,7 @@ async def items(store: Store, images: list[str]) -> list[Item]:
     return [Item(name, -1) for name in images]
 
 
-async def look(store: Store, images: list[str]) -> tuple[Finding, ...]:
+async def look(pool: str, store: Store, images: list[str]) -> list[Finding]:
     """Prove a pool by its first object, without reading it. Raises UnsupportedError with the finding."""
     findings = []
     for item in await items(store, images):
@@ -116,5 +116,6 @@ async def look(store: Store, images: list[str]) -> tuple[Finding, ...]:
         except NotFoundError:
             problem = "The configuration names it, and it is not there."
             remedy = "Take it out of the pool's images, or put it back."
-            findings.append(Finding(subject=item.key, problem=problem, remedy=remedy, severity="warning"))
-    return tuple(findings)
+            subject = f"pool {pool}, object {item.key}"
+            findings.append(Finding(subject=subject, problem=problem, remedy=remedy, severity="warning"))
+    return findings
