@@ -241,8 +241,9 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     volume_id: str | None
     """The volume it belongs to by its name, or None for a stranger's."""
-    kind: Literal["volume", "snapshot", "layer", "kept", "metadata", "temporary", "foreign"]
-    """`layer`: in use, but of no snapshot. `kept`: of a deleted volume, for volumes that share it."""
+    kind: Literal["volume", "snapshot", "layer", "kept", "metadata", "temporary", "foreign", "offered"]
+    """`layer`: in use, but of no snapshot. `kept`: of a deleted volume, for volumes that share it.
+    `offered`: a stranger's, who put it there to be adopted."""
     snapshot_id: str | None = None
     allocated_bytes: int = 0
 

@@ -94,9 +94,8 @@ async def check(store: Store, volume: str, asked: Volume, _known: tuple[Snapshot
 def inventory(pool: str, items: list[Item]) -> Iterator[Found]:
     """Tell what objects there are. They are nobody's: one may be managed by several, as it never changes."""
     for item in items:
-        yield Found(
-            pool=pool, name=item.key, volume_id=None, kind="foreign", allocated_bytes=max(0, item.length)
-        )
+        held = max(0, item.length)
+        yield Found(pool=pool, name=item.key, volume_id=None, kind="offered", allocated_bytes=held)
 
 
 async def items(store: Store, images: list[str]) -> list[Item]:
