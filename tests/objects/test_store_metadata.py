@@ -227,7 +227,7 @@ def test_what_is_good_is_used_on_while_the_service_is_away(container: Service) -
 )
 def test_no_other_host_is_asked(service: Service, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
-    with pytest.raises(ConfigError, match="another host|cannot be read") as caught:
+    with pytest.raises(ConfigError, match=r"another host|cannot be read") as caught:
         credentials.found()
     assert "word" not in str(caught.value)
     assert service.asked == []

@@ -108,13 +108,13 @@ async def items(store: Store, images: list[str]) -> list[Item]:
 async def look(pool: str, store: Store, images: list[str]) -> list[Finding]:
     """Prove a pool by its first object, without reading it. Raises UnsupportedError with the finding."""
     findings = []
-    for item in await items(store, images):
+    for name in images or [item.key for item in (await store.page("")).items[:1]]:
         try:
-            await pinned.prove(store, item.key)
+            await pinned.prove(store, name)
             break
         except NotFoundError:
             problem = "The configuration names it, and it is not there."
             remedy = "Take it out of the pool's images, or put it back."
-            subject = f"pool {pool}, object {item.key}"
+            subject = f"pool {pool}, object {name}"
             findings.append(Finding(subject=subject, problem=problem, remedy=remedy, severity="warning"))
     return findings
