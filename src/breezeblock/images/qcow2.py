@@ -9,6 +9,7 @@ that somebody else wrote can make a tool open another file.
 import os
 import re
 import struct
+from functools import lru_cache
 
 import msgspec
 
@@ -23,7 +24,10 @@ MAX_VIRTUAL_BYTES = (MAX_L1_BYTES // 8) << (2 * CLUSTER_BITS - 3)
 
 _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQII")
+_NAME = struct.Struct(">QI")
 _HEADER_BYTES = 112
+_HEAD_BYTES, _KEPT_BYTES, _MOST_HEAD_BYTES = 4096, 1024, 65536
+"""What is read, what of that is looked at and kept, and what is read if that does not do."""
 _SECTOR = 512
 _EXTENSION = struct.Struct(">II")
 _END, _BACKING_FORMAT, _DATA_FILE, _LUKS = 0, 0xE2792ACA, 0x44415441, 0x0537BE77
@@ -83,10 +87,30 @@ def parse(fd: int, *, foreign: bool = False) -> Header:
     `foreign`: accept a backing file named by a path, and one whose format is not recorded, so that an
     image can be taken over. The name is then only text: nothing may be opened by it.
     """
-    file_bytes = os.fstat(fd).st_size
-    head = os.pread(fd, 4096, 0)
+    file_bytes = os.lseek(fd, 0, os.SEEK_END)
+    head = os.pread(fd, _HEAD_BYTES, 0)
     if len(head) < _V2.size or head[:4] != MAGIC:
         raise _bad("there is none, the file is not QCOW2", 0)
+    offset, length = _NAME.unpack_from(head, 8)
+    try:
+        return _decode(head[:_KEPT_BYTES], head[offset : offset + length], file_bytes, foreign)
+    except _FurtherError:
+        head = os.pread(fd, _MOST_HEAD_BYTES, 0)
+        name = os.pread(fd, min(length, _MAX_NAME), offset) if length else b""
+        # Large ones are not kept: a file from outside may have one, and many such files may come.
+        return _decode.__wrapped__(head, name, file_bytes, foreign)
+
+
+class _FurtherError(Exception):
+    """More of the file is needed than is mostly read."""
+
+
+@lru_cache(1024)
+def _decode(head: bytes, name: bytes, file_bytes: int, foreign: bool) -> Header:
+    """Check and decode a header. Raises CorruptError; `_FurtherError` if its first KiB does not have it all.
+
+    A function of the bytes alone, whose results are kept: a chain looked at again mostly holds the same.
+    """
     (
         _magic,
         version,
@@ -117,10 +141,14 @@ def parse(fd: int, *, foreign: bool = False) -> Header:
     if name_offset and name_offset + name_length > 1 << cluster_bits:
         raise _bad("the backing file's name lies outside the first cluster", 8)
     limit = name_offset or 1 << cluster_bits
-    if limit > len(head):
-        head = os.pread(fd, min(1 << cluster_bits, 1 << 16), 0)
-    backing_format, format_offset, end = _parse_extensions(head, header_bytes, min(limit, len(head)))
-    backing = _parse_name(fd, name_offset, name_length, _PATH if foreign else _BARE_NAME)
+    if not len(head) == _KEPT_BYTES < file_bytes:
+        limit = min(limit, len(head))
+    elif name_offset and len(name) < name_length:
+        raise _FurtherError
+    backing_format, format_offset, end = _parse_extensions(head, header_bytes, limit)
+    backing = None
+    if name_offset and name_length:
+        backing = _backing(name, name_length, name_offset, _PATH if foreign else _BARE_NAME)
     if backing is not None and backing_format is None and not foreign:
         raise _bad("the backing file's format is not recorded", header_bytes)
     return Header(
@@ -184,14 +212,18 @@ def _parse_extensions(head: bytes, offset: int, limit: int) -> tuple[str | None,
     """Return the recorded backing format, where it stands, and where the extensions end."""
     backing_format, format_offset = None, 0
     while offset + _EXTENSION.size <= limit:
-        kind, length = _EXTENSION.unpack_from(head, offset)
         start = offset + _EXTENSION.size
+        if start > len(head):
+            raise _FurtherError
+        kind, length = _EXTENSION.unpack_from(head, offset)
         if kind == _END:
             return backing_format, format_offset, start
         if length > limit - start:
             raise _bad(f"an extension of {length} bytes does not fit", offset)
         if kind in {_DATA_FILE, _LUKS}:
             raise _bad("it names an external data file or a key", offset)
+        if start + length > len(head):
+            raise _FurtherError
         if kind == _BACKING_FORMAT:
             backing_format = head[start : start + length].decode("ascii", "replace")
             format_offset = offset
@@ -201,12 +233,9 @@ def _parse_extensions(head: bytes, offset: int, limit: int) -> tuple[str | None,
     return backing_format, format_offset, min(offset, limit)
 
 
-def _parse_name(fd: int, offset: int, length: int, allowed: re.Pattern[bytes]) -> str | None:
-    if not offset or not length:
-        return None
+def _backing(name: bytes, length: int, offset: int, allowed: re.Pattern[bytes]) -> str:
     if length > _MAX_NAME:
         raise _bad(f"a backing file name of {length} bytes is over the limit of {_MAX_NAME}", 16)
-    name = os.pread(fd, length, offset)
     if len(name) != length or not allowed.match(name):
         raise _bad(f"the backing file {name[:80]!a} is not a bare file name", offset)
     return name.decode("ascii")
