@@ -96,7 +96,7 @@ class Qcow2(Layer):
         self.header = replace(self.header, file_bytes=self.file.size())
 
     def _reload(self) -> None:
-        self.header = qcow2.parse(self.file.fd)
+        self.header = qcow2.parse(self.file.fd, name=self.file.name)
         self.__dict__.pop("_writer", None)
 
     def grow(self, virtual_bytes: int) -> None:
@@ -173,7 +173,7 @@ def recognises(head: bytes, _tail: bytes) -> bool:
 
 def open_layer(file: File) -> Qcow2:
     """Read the header. Raises CorruptError."""
-    return Qcow2(file, qcow2.parse(file.fd))
+    return Qcow2(file, qcow2.parse(file.fd, name=file.name))
 
 
 def create(file: File, virtual_bytes: int, options: Options) -> None:
