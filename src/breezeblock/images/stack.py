@@ -102,7 +102,12 @@ def _opened(place: str, name: str, layers: list[Layer], *, write: bool) -> File:
     except FileNotFoundError as error:
         if not layers:
             raise
-        raise corrupt(layers[-1].file, f"its parent {name} is missing", 0) from error
+        raise corrupt(
+            layers[-1].file,
+            f"its parent {name} is missing",
+            0,
+            remedy="Bring it back beside the image, or name another by `breezeblock image reparent`.",
+        ) from error
 
 
 def parent_name(layer: Layer, recorded: Parent) -> str:

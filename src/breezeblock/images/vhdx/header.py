@@ -62,7 +62,7 @@ def read(file: File, file_bytes: int) -> Header:
     """Return the current header. Raises CorruptError."""
     if file.peek(0, len(SIGNATURE)) != SIGNATURE:
         raise corrupt(file, "there is no VHDX signature", 0)
-    one, other = (file.peek(offset, HEADER_BYTES) for offset in HEADER_OFFSETS)
+    one, other = file.peek(HEADER_OFFSETS[0], HEADER_BYTES), file.peek(HEADER_OFFSETS[1], HEADER_BYTES)
     first, second = _sequence(one), _sequence(other)
     if first == second:
         if first < 0:
