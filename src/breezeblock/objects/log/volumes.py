@@ -8,6 +8,7 @@ import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -120,7 +121,7 @@ async def _begin(store: Store, root: form.Root) -> None:
         await store.put(form.root_key(root.volume, 0, 0), form.pack_root(root), create=True)
     except ExistsError:
         key = form.root_key(root.volume, 0, 0)
-        if form.unpack_root(await store.get(key), key) != root:
+        if await judged(store, key, partial(form.unpack_root, key=key)) != root:
             raise ConflictError(f"The store has another volume {root.volume}.") from None
 
 
@@ -164,7 +165,11 @@ async def attach(
         )
         if local:
             local.stored = lambda: writer.stored
-        await device.replay(records)
+        try:
+            await device.replay(records)
+        except BaseException:
+            await writer.stop()
+            raise
     except BaseException:
         if local:
             local.abandon()
@@ -182,7 +187,7 @@ async def _kept(journal: Journal, token: bytes, volume: str, *, discard: bool, r
     if (kept.records or resume) and not discard:
         raise ConflictError(
             f"The journal holds {len(kept.records)} writes to {volume}, which was in use elsewhere since.",
-            remedy="Look which of the two is right; to give up what is here, attach with `discard`.",
+            remedy="Look which of the two is right; to give up what is here: detach --discard.",
         )
     await asyncio.to_thread(journal.forget)
     return []

@@ -94,7 +94,7 @@ class Writer:
             amount = min(count - at, form.SEGMENT_PAGES - segment.pages)
             segment.page(segment.pages, amount)[:] = data[at * form.PAGE : (at + amount) * form.PAGE]
             self.pages.set(first + at, amount, packed(self.own, segment.number, segment.pages))
-            form.add_extent(segment.extents, form.Extent(first + at, amount, segment.pages))
+            segment.add(form.Extent(first + at, amount, segment.pages))
             segment.pages += amount
             at += amount
             segment.last = self.sequence if at == count else torn
@@ -104,7 +104,7 @@ class Writer:
         self.check()
         self.sequence += 1
         segment = self._room(0)
-        segment.extents.append(form.Extent(first, count, -1))
+        segment.add(form.Extent(first, count, -1))
         segment.last = self.sequence
         self.pages.set(first, count, 0)
 
@@ -218,23 +218,7 @@ class Writer:
         stored: memoryview | bytes = pages
         if self._zstd_level and segment.pages:
             chunks, stored = await asyncio.to_thread(form.compressed, pages, self._zstd_level)
-        head = form.pack(
-            form.Segment(
-                volume=self.volume,
-                number=segment.number,
-                epoch=self.epoch,
-                length=segment.length,
-                last=segment.last,
-                resume=segment.number + 1,
-                pages=segment.pages,
-                extents=segment.extents,
-                sums=b"".join(
-                    form.crc(bytes(segment.page(page))).to_bytes(4, "little") for page in range(segment.pages)
-                ),
-                chunks=chunks,
-                ends=segment.ends,
-            )
-        )
+        head = form.pack(segment.head(self.volume, self.epoch, chunks))
         body = b"".join((head, stored))
         key, pause = form.segment_key(self.volume, segment.number), RETRY_FIRST_S
         while True:
@@ -373,8 +357,8 @@ class Writer:
     async def _checkpoint_soon(self) -> None:
         try:
             await self.checkpoint()
-        except BreezeblockError as error:
-            self.trouble = str(error)  # nothing is lost meanwhile
+        except Exception as error:  # noqa: BLE001 - writers may wait for it: it must be tried again, whatever it was
+            self.trouble = str(error) or repr(error)  # nothing is lost meanwhile
             await asyncio.sleep(RETRY_MOST_S)
         finally:
             self._checkpointing = None

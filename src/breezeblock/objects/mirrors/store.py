@@ -109,6 +109,9 @@ class Mirrors:
                 made = judge(data)
             except CorruptError:
                 liars.append(endpoint)
+            except NotFoundError:
+                if await self._group.believable(endpoint):
+                    raise
             except (UnavailableError, ForbiddenError):
                 continue
             else:
