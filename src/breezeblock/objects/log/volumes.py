@@ -175,7 +175,7 @@ async def attach(
             local.abandon()
         raise
     device.keep_young(memory.age_s)
-    writer.warm()
+    writer.fetcher.warm()
     return device
 
 
