@@ -20,10 +20,13 @@ from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
 from breezeblock.objects import serving
 from breezeblock.objects.nbd import client
 from breezeblock.objects.nbd.client import Place
+from breezeblock.shares import files
 
 _AT_ONCE = 16
 _DRAIN_S = 3600.0
 """How long a detach may take to put everything into the store."""
+_UNDO_S = 30.0
+"""The same, of what nobody has written to."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -60,8 +63,16 @@ class ServedConnector:
         self._records = Records(state / "served", Record)
 
     def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
-        """Serve the volume, and make it a device. Raises ConflictError if its journal comes too late."""
+        """Serve the volume, and make it a device.
+
+        Raises ConflictError if its journal comes too late, or if it can only be read and more was asked for.
+        """
         task = self._task(data)
+        if task.image and not read_only:
+            raise ConflictError(
+                f"Volume {data.get('volume_id', task.volume)} can only be read.",
+                remedy="Attach it read-only: breezeblock attach --read-only.",
+            )
         with self._records.alone(task.volume):
             known = self._records.get(task.volume)
             relayed = known.relayed if known else self._relayed and self._kernel is not None
@@ -75,19 +86,35 @@ class ServedConnector:
                 raise
         if self._kernel is None:
             return Attached(consumer=consumer, device=uri(task), read_only=read_only)
-        return self._kernel.attach(self._where(task), consumer, read_only=read_only)
+        try:
+            return self._kernel.attach(self._where(task), consumer, read_only=read_only)
+        except BaseException:
+            if known is None:
+                self._undo(task)
+            raise
+
+    def _undo(self, task: serving.Task) -> None:
+        """Serve no more what got no device: the service is about to say that nobody has the volume.
+
+        While the store is away it goes on, and stays recorded: a detach ends it.
+        """
+        with suppress(BreezeblockError):
+            self._end(task, _UNDO_S)
 
     def detach(self, data: Mapping[str, Any], consumer: str = HERE, *, force: bool = False) -> None:
         """Take the device away, put everything into the store, and leave nothing here."""
         task = self._task(data)
         if self._kernel is not None:
             self._kernel.detach(self._where(task), consumer, force=force)
+        self._end(task, _DRAIN_S)
+
+    def _end(self, task: serving.Task, drain_s: float) -> None:
         with self._records.alone(task.volume):
             relays.end(relays.path_of(task.socket))
             if not serving.running(task.socket):
                 self._take_up(task)
             with suppress(NotFoundError):
-                serving.call(task.socket, serving.Detach(), timeout_s=_DRAIN_S)
+                serving.call(task.socket, serving.Detach(), timeout_s=drain_s)
             self._records.forget(task.volume)
             _log(task).unlink(missing_ok=True)
 
@@ -124,8 +151,13 @@ class ServedConnector:
 
         Side by side: a volume whose store is away keeps trying for minutes, and no other waits for it.
         """
+        try:
+            with files.storage_errors("The records of served volumes"):
+                records = self._records.all()
+        except BreezeblockError as error:
+            return [error]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            found = list(threads.map(self._restored, self._records.all()))
+            found = list(threads.map(self._restored, records))
         self._sockets = [one for one in found if isinstance(one, Path)]
         self._relays.close()
         self._relays = relays.Watch(map(relays.path_of, self._sockets))
@@ -134,7 +166,8 @@ class ServedConnector:
     def _restored(self, record: Record) -> Path | BreezeblockError | None:
         try:
             task = self._task(record.data)
-            with self._records.alone(task.volume):
+            # A full disk, say, ends this attempt and not whoever goes on trying.
+            with files.storage_errors(f"Volume {task.volume}"), self._records.alone(task.volume):
                 # It may have been detached while this one waited for its turn.
                 if not self._records.get(task.volume):
                     return None
@@ -151,7 +184,9 @@ class ServedConnector:
         """See that the volume is served, and relayed if it is to be."""
         front, log = relays.path_of(task.socket), _log(task)
         with relays.ensured(client.place(uri(task)), front, log) if relayed else nullcontext():
-            if not serving.running(task.socket):
+            if view := serving.running(task.socket):
+                _set_endpoints(task, {one.url for one in view.mirrors.endpoints})
+            else:
                 serving.start(_resumed(task) if resume else task, log=log)
 
     def _where(self, task: serving.Task) -> dict[str, Any]:
@@ -159,6 +194,13 @@ class ServedConnector:
         record = self._records.get(task.volume)
         socket = relays.path_of(task.socket) if record and record.relayed else task.socket
         return connection_data(str(Place(str(socket), task.volume)))
+
+
+def _set_endpoints(task: serving.Task, used: set[str]) -> None:
+    """Let what serves use the endpoints of today's settings: a worker that was replaced knows its task's."""
+    wanted = set(task.store.urls)
+    if wanted != used:
+        serving.call(task.socket, serving.Endpoints(add=sorted(wanted - used), remove=sorted(used - wanted)))
 
 
 def uri(task: serving.Task) -> str:
