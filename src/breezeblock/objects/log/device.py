@@ -141,7 +141,7 @@ class LogDevice:
         gathered: list[list[memoryview] | asyncio.Future[list[memoryview]]] = []
         for number, start, amount in parts(first, count):
             while (leaf := self.writer.pages.at(number)) is None:
-                await self.writer.leaf(number)
+                await self.writer.fetcher.bring(number)
             for entry, pages in runs(leaf, start, amount):
                 views = self._held(entry, pages)
                 if views is None:
@@ -250,13 +250,19 @@ class LogDevice:
         self.writer.zero(first, count)
 
     def _answer(self, *, fua: bool) -> Soon[None]:
+        if self.writer.behind(self.dirty_segments):
+            return self._room(fua=fua)
         if fua:
             return self.flush()
-        if self.writer.behind(self.dirty_segments):
-            return self.writer.room(self.dirty_segments)
         if self._journal and self._journal.behind:
             return self._journal.drained()
         return None
+
+    async def _room(self, *, fua: bool) -> None:
+        """Return when writers need not wait. Who only wants to be sure of each write must wait, too."""
+        if fua and (durable := self.flush()) is not None:
+            await durable
+        await self.writer.room(self.dirty_segments)
 
     def flush(self) -> Soon[None]:
         """Make everything answered survive: in the journal, or in the store."""
@@ -311,7 +317,7 @@ class LogDevice:
             if sequence != self.writer.sequence + 1:
                 raise CorruptError(
                     f"The journal begins with write {sequence}; the store has {self.writer.sequence}.",
-                    remedy="Attach with `discard` to go on with what the store has.",
+                    remedy="`detach --discard` gives up what the journal has.",
                 )
             if data is None:
                 self.writer.zero(offset // PAGE, length // PAGE)
