@@ -108,6 +108,24 @@ def test_tcp_takes_only_clients_with_a_certificate(image: Path, tmp_path: Path) 
         tool("nbdinfo", f"nbds://localhost:{port}/?tls-certificates={alone}", code=1)
 
 
+def test_a_relay_lets_other_machines_use_what_is_served_on_a_socket(image: Path, tmp_path: Path) -> None:
+    pki, path, port = tmp_path / "pki", tmp_path / "socket", free_port()
+    certificates.make(pki)
+    image.write_bytes(os.urandom(4 * MIB))
+    near, far = str(client.Place(str(path), "disk")), f"nbds://localhost:{port}/disk?tls-certificates={pki}"
+    other = ("--tcp", f"127.0.0.1:{port}", "--tls", str(pki))
+    with (
+        running("serve", str(image), "--name", "disk", "--socket", str(path), until=path),
+        running("relay", near, *other) as relaying,
+    ):
+        while "refused" in tool("nbdinfo", far, code=None):
+            assert relaying.poll() is None, relaying.communicate()
+            time.sleep(0.05)
+        tool("nbdcopy", far, str(tmp_path / "copy"))
+        assert (tmp_path / "copy").read_bytes() == image.read_bytes()
+        assert "TLS" in tool("nbdinfo", f"nbd://localhost:{port}/disk", code=1)
+
+
 def test_nothing_in_the_clear_slips_behind_the_encryption(tmp_path: Path) -> None:
     """An attacker on the line could otherwise put a request between STARTTLS and the handshake."""
     certificates.make(tmp_path / "pki")

@@ -28,19 +28,20 @@ def serve(
 
     Over TCP only with TLS: the protocol knows no passwords, so certificates say who may come.
     """
-    if tcp is not None and tls is None:
-        raise ConfigError("NBD over TCP needs TLS.", remedy="Give --tls DIRECTORY with the certificates.")
-    context = tls_context(tls) if tls is not None else None
+    context = _trusted(tcp, tls)
     with raw_device(image, read_only=read_only) as device:
         uvloop.run(_serve(device, device.refresh, name, unix, tcp, context))
 
 
-def relay(uri: str, *, unix: Path) -> None:
-    """Serve another server's export, under the same name, and outlive that server.
+def relay(
+    uri: str, *, unix: Path | None, tcp: tuple[str, int] | None = None, tls: Path | None = None
+) -> None:
+    """Serve another server's export, under the same name, and outlive that server; TCP as in `serve`.
 
     SIGHUP asks for the export's length again.
     """
     where = client.place(uri)
+    context = _trusted(tcp, tls)
 
     async def main() -> None:
         device = RemoteDevice(where)
@@ -58,7 +59,7 @@ def relay(uri: str, *, unix: Path) -> None:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        await _serve(device, refresh, where.export, unix, None, None)
+        await _serve(device, refresh, where.export, unix, tcp, context)
 
     uvloop.run(main())
 
@@ -90,6 +91,12 @@ async def _serve(
     log.info("nbd.serving", export=name, bytes=device.length)
     await ended.wait()
     await server.stop()
+
+
+def _trusted(tcp: tuple[str, int] | None, tls: Path | None) -> ssl.SSLContext | None:
+    if tcp is not None and tls is None:
+        raise ConfigError("NBD over TCP needs TLS.", remedy="Give --tls DIRECTORY with the certificates.")
+    return tls_context(tls) if tls is not None else None
 
 
 def tls_context(directory: Path) -> ssl.SSLContext:
