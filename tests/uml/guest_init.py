@@ -15,6 +15,8 @@ from pathlib import Path
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 MODULES = {"nfs": ("nfsd", "nfsv3", "nfsv4"), "smb": ("cifs",), "nbd": ("nbd", "xfs", "btrfs")}
+DEBIANS = Path("/usr/lib/uml/modules")
+OWN = Path(__file__).resolve().parents[2] / ".uml" / "lib" / "modules"
 ROOT = Path("/run/nfsroot")
 """What the server takes for its root, so that NFS 3 and 4 know an export by the same path."""
 
@@ -34,7 +36,8 @@ def base_system(kind: str) -> None:
     # Modules lie elsewhere than modprobe looks, and the kernel itself calls modprobe too.
     Path("/run/modules/lib/modules").mkdir(parents=True)
     release = platform.release()
-    Path("/run/modules/lib/modules", release).symlink_to(f"/usr/lib/uml/modules/{release}")
+    there = [one / release for one in (DEBIANS, OWN) if (one / release).is_dir()]
+    Path("/run/modules/lib/modules", release).symlink_to(there[0])
     modprobe = Path("/run/modprobe")
     modprobe.write_text('#!/bin/sh\nexec /sbin/modprobe -d /run/modules "$@"\n')
     modprobe.chmod(0o755)
@@ -116,8 +119,9 @@ def run_tests(scratch: Path, files: list[str]) -> None:
     os.environ["BREEZEBLOCK_SCRATCH"] = str(scratch)
     directory = str(Path(files[0]).parent)
     tests = Path(__file__).resolve().parent.parent
+    paths = [tests, tests / "backends", tests / "objects", tests / "uml" / "nbd_guest"]
     options = ["-q", "-s", "--color=no", "-rf", "--durations=3", "--tb=short", "-p", "no:cacheprovider"]
-    options += ["-o", "python_files=guest_*.py", "-o", f"pythonpath={tests} {tests / 'backends'}"]
+    options += ["-o", "python_files=guest_*.py", "-o", f"pythonpath={' '.join(map(str, paths))}"]
     places = [f"--confcutdir={directory}", "--basetemp=/run/tmp/pytest", f"--junitxml={scratch}/junit.xml"]
     status = pytest.main([*options, *places, *files])
     (scratch / "status").write_text(str(int(status)))

@@ -12,7 +12,7 @@ from breezeblock.api.routing import Endpoint
 from breezeblock.backends.contract import Capabilities, Health
 from breezeblock.catalog.families import Chains
 from breezeblock.service import infrastructure as service
-from breezeblock.service import volume_types
+from breezeblock.service import scheduling, volume_types
 from breezeblock.service.core import GIB
 
 ALIVE_S = 60
@@ -130,6 +130,7 @@ def _capabilities(pool: Any, chains: Chains, health: Health) -> dict[str, Any]:
     # Scalars only: exporters have crashed on anything else.
     return {
         **can.facts,
+        **scheduling.abilities(can),
         "volume_backend_name": pool.backend,
         "pool_name": pool.name,
         "total_capacity_gb": _gib(pool.total_bytes),
@@ -147,10 +148,6 @@ def _capabilities(pool: Any, chains: Chains, health: Health) -> dict[str, Any]:
         "full_in_hours": _hours(health.full_in_s),
         "chain_full_in_hours": _hours(health.chain_full_in_s),
         "max_over_subscription_ratio": f"{pool.max_over_subscription_ratio:g}",
-        "thin_provisioning_support": can.thin,
-        "thick_provisioning_support": not can.thin,
-        "QoS_support": False,
-        "multiattach": False,
         "storage_protocol": can.storage_protocol,
         "driver_version": __version__,
         "vendor_name": "Breezeblock",

@@ -17,6 +17,7 @@ from breezeblock.config import Config, split_policy
 from breezeblock.connect.linux import STATE, LinuxConnector
 from breezeblock.connect.served import ServedConnector
 from breezeblock.errors import ConfigError, InvalidInputError, UnsupportedError
+from breezeblock.objects.flat import pinned
 from breezeblock.objects.serving import Task
 
 LOOK_S, GLANCE_S = 5.0, 0.1
@@ -30,7 +31,7 @@ def connector(
     *,
     kernel: LinuxConnector | None = None,
     discard: bool = False,
-    relayed: bool = False,
+    relayed: bool = True,
     steal: bool = False,
 ) -> ServedConnector:
     """Return the connector for volumes that this configuration's back ends keep in object stores."""
@@ -58,6 +59,7 @@ def task(config: Config, data: Mapping[str, Any]) -> Task:
         _own(directory)
     pools = Pools(name, settings, Path(config.service.state_dir))
     store = pools.store(pool, wait=True)
+    image = pinned.unpacked(str(data.get("object", ""))) if store.layout == "read-only" else None
     return Task(
         store=msgspec.structs.replace(store, pool=str(data.get("pool_uuid", "")) or store.pool),
         volume=volume,
@@ -65,6 +67,7 @@ def task(config: Config, data: Mapping[str, Any]) -> Task:
         journal=journals / volume,
         memory=memory(settings, pool),
         durability="store" if data.get("durability") == "store" else "local",
+        image=image,
     )
 
 

@@ -18,7 +18,7 @@ import msgspec
 from breezeblock.app import attaching
 from breezeblock.backends import rest_layouts
 from breezeblock.backends import rest_reports as reports
-from breezeblock.backends.rest_config import RestConfig, durability
+from breezeblock.backends.rest_config import RestConfig, durability, read_only
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.config import Config
 from breezeblock.errors import (
@@ -71,7 +71,9 @@ class Rest:
         self.config = config
         self.backend = _only(_backends(config), backend, "back end")
         self.settings: RestConfig = attaching.rest_config(config, self.backend)
-        self.pool = _only(list(self.settings.pools), pool, "pool")
+        # What is only read has no volumes of ours to make, name or destroy.
+        writable = [name for name, one in self.settings.pools.items() if not read_only(one)]
+        self.pool = _only(writable, pool, "pool")
         self._layout = rest_layouts.of(self.settings.pools[self.pool])
         self._pools = Pools(self.backend, self.settings, Path(config.service.state_dir))
 

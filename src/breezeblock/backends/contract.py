@@ -160,6 +160,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     `full`. Then `flatten` and `shorten` are there too."""
     data: bool = False
     """`open_data` works, so that `backends.copying` can stand in for missing verbs."""
+    read_only: bool = False
+    """Volumes are adopted, and never made, written, extended or removed from storage; hosts read them."""
     max_virtual_bytes: int | None = None
     options: Mapping[str, tuple[str, ...]] = {}
     """Per option name the values a volume type may ask for."""

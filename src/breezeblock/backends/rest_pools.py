@@ -10,16 +10,16 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from breezeblock.backends import rest_metrics
+from breezeblock.backends import rest_metrics, rest_readonly
 from breezeblock.backends.contract import Capabilities, Endpoint, Finding, Health, Pool
-from breezeblock.backends.rest_config import RestConfig, RestPool, find_pool, store_config
+from breezeblock.backends.rest_config import RestConfig, RestPool, find_pool, read_only, store_config
 from breezeblock.backends.rest_layouts import capabilities
 from breezeblock.backends.rest_served import views
 from breezeblock.backends.usage import Samples, Usage, full_in_s
 from breezeblock.errors import BreezeblockError, ConfigError, ConflictError, InvalidInputError, NotFoundError
 from breezeblock.objects.mirrors.status import EndpointStatus, together, unreached
 from breezeblock.objects.stores.opening import StoreConfig, endpoint, make_pool, open_store
-from breezeblock.objects.stores.port import Measured, Room, Store
+from breezeblock.objects.stores.port import Item, Measured, Room, Store
 from breezeblock.shares import files
 
 _log = structlog.get_logger(__name__)
@@ -101,6 +101,11 @@ class Pools:
 
         return asyncio.run(run())
 
+    def items(self, pool: str) -> list[Item]:
+        """Return the objects of a pool."""
+        settings = self._settings(pool)
+        return self.run(pool, lambda store: rest_readonly.items(store, settings.images))
+
     def describe(self) -> list[Pool]:
         """Look at every pool."""
         # At one time: one that does not answer keeps nobody waiting for the others.
@@ -131,7 +136,7 @@ class Pools:
             )
 
     def _look(self, pool: str) -> Pool:
-        config = self.made(pool)
+        config, settings = self.made(pool), self._settings(pool)
         served = views(Path(self.config.run_dir), timeout_s=_ANSWER_S)
 
         async def look() -> Pool:
@@ -141,6 +146,18 @@ class Pools:
                     await store.settled()
                 endpoints = store.status().endpoints
                 rest_metrics.show(self._backend, pool, endpoints, self._shown.setdefault(pool, set()))
+                if read_only(settings):
+                    found = await rest_readonly.look(store, settings.images)
+                    return Pool(
+                        name=pool,
+                        total_bytes=0,
+                        free_bytes=0,
+                        capabilities=self._able(pool),
+                        findings=tuple(
+                            msgspec.structs.replace(one, subject=f"pool {pool}, object {one.subject}")
+                            for one in found
+                        ),
+                    )
             finally:
                 await store.close()
             used = [one.mirrors for one in served if one.mirrors.pool == config.pool]
@@ -163,7 +180,7 @@ class Pools:
     def made(self, pool: str) -> StoreConfig:
         """Return where a pool is; at its very first use make the pool, and remember which one it is."""
         config = self.store(pool)
-        if config.pool:
+        if config.pool or read_only(self._settings(pool)):
             return config
         identity = asyncio.run(make_pool(config))
         self._note(pool, [identity.uuid])

@@ -39,9 +39,10 @@ NoDevice = Annotated[
 Relay = Annotated[
     bool,
     typer.Option(
-        "--relay",
-        help="Put a process between the kernel and the one that serves the volume: if that is killed, "
-        "requests wait for under a second instead of --timeout, but each costs more.",
+        "--relay/--no-relay",
+        help="A small process stands between the kernel and the one that serves the volume: if that is "
+        "killed, requests wait until it is back, under a second. Without it each costs less, and waits for "
+        "--timeout.",
     ),
 ]
 Discard = Annotated[
@@ -84,7 +85,7 @@ def attach(
     ] = 600,
     read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody write to the device.")] = False,
     no_device: NoDevice = False,
-    relay: Relay = False,
+    relay: Relay = True,
     discard: Discard = False,
     steal: Steal = False,
     cloud: options.Cloud = None,

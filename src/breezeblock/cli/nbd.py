@@ -25,30 +25,27 @@ Uri = Annotated[
         show_default=False,
     ),
 ]
-Socket = Annotated[
-    Path | None, typer.Option("--socket", help="Listen on this Unix socket.", show_default=False)
-]
-Tcp = Annotated[
-    str | None,
-    typer.Option("--tcp", metavar="HOST:PORT", help="Listen on TCP; needs --tls.", show_default=False),
-]
-Tls = Annotated[
-    Path | None,
-    typer.Option(
-        "--tls",
-        metavar="DIRECTORY",
-        help="Speak TLS only, with ca-cert.pem, server-cert.pem and server-key.pem from here.",
-        show_default=False,
-    ),
-]
 
 
 @app.command()
 def serve(
     image: Annotated[Path, typer.Argument(metavar="PATH", help="A raw image.", show_default=False)],
-    socket: Socket = None,
-    tcp: Tcp = None,
-    tls: Tls = None,
+    socket: Annotated[
+        Path | None, typer.Option("--socket", help="Listen on this Unix socket.", show_default=False)
+    ] = None,
+    tcp: Annotated[
+        str | None,
+        typer.Option("--tcp", metavar="HOST:PORT", help="Listen on TCP; needs --tls.", show_default=False),
+    ] = None,
+    tls: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls",
+            metavar="DIRECTORY",
+            help="Speak TLS only, with ca-cert.pem, server-cert.pem and server-key.pem from here.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[str, typer.Option("--name", help="The export's name.")] = "",
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse writes.")] = False,
 ) -> None:
@@ -57,21 +54,30 @@ def serve(
     from breezeblock.observe import configure_logging
 
     configure_logging("info", "auto")
-    unix, at = _places(socket, tcp)
-    nbd.serve(image, name=name, unix=unix, tcp=at, tls=tls, read_only=read_only)
+    if socket is None and tcp is None:
+        raise typer.BadParameter("give --socket or --tcp")
+    nbd.serve(
+        image,
+        name=name,
+        unix=socket.absolute() if socket is not None else None,
+        tcp=_host_and_port(tcp) if tcp is not None else None,
+        tls=tls,
+        read_only=read_only,
+    )
 
 
 @app.command()
-def relay(uri: Uri, socket: Socket = None, tcp: Tcp = None, tls: Tls = None) -> None:
+def relay(
+    uri: Uri,
+    socket: Annotated[Path, typer.Option("--socket", help="Listen on this Unix socket.", show_default=False)],
+) -> None:
     """Serve another server's export and outlive it: what it did not answer is sent again at once.
 
-    Between a server and the kernel this makes the stall as short as the server's absence. Over TCP it lets
-    other machines use what this host serves to itself.
+    Between a server and the kernel this makes the stall as short as the server's absence.
     """
     from breezeblock.app import nbd
 
-    unix, at = _places(socket, tcp)
-    nbd.relay(uri, unix=unix, tcp=at, tls=tls)
+    nbd.relay(uri, unix=socket.absolute())
 
 
 @app.command("list")
@@ -135,12 +141,6 @@ def _connector(state: Path | None) -> "LinuxConnector":
     from breezeblock.connect import linux
 
     return linux.LinuxConnector(state or linux.STATE)
-
-
-def _places(socket: Path | None, tcp: str | None) -> tuple[Path | None, tuple[str, int] | None]:
-    if socket is None and tcp is None:
-        raise typer.BadParameter("give --socket or --tcp")
-    return socket.absolute() if socket else None, _host_and_port(tcp) if tcp else None
 
 
 def _host_and_port(text: str) -> tuple[str, int]:

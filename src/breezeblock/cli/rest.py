@@ -75,7 +75,7 @@ def attach(
     name: Name,
     state: State = None,
     no_device: NoDevice = False,
-    relay: Relay = False,
+    relay: Relay = True,
     discard: Discard = False,
     steal: Steal = False,
     backend: Backend = "",
@@ -231,7 +231,7 @@ def _connector(
     state: Path | None,
     *,
     device: bool,
-    relayed: bool = False,
+    relayed: bool = True,
     discard: bool = False,
     steal: bool = False,
 ) -> "ServedConnector":

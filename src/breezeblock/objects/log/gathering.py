@@ -15,10 +15,34 @@ class Gathering:
         self.pages = 0
         self.extents: list[form.Extent] = []
         self.ends = False
-        self.born = time.monotonic()
-        """When the first of it came, if there is any."""
+        self.born = 0.0
+        """When the first of it was written."""
+
+    def add(self, extent: form.Extent) -> None:
+        """Take notice of an extent."""
+        if not self.extents:
+            self.born = time.monotonic()
+        form.add_extent(self.extents, extent)
 
     def page(self, index: int, count: int = 1) -> memoryview:
         """Return the room of pages."""
         begin = index * form.PAGE
         return self._view[begin : begin + count * form.PAGE]
+
+    def head(self, volume: str, epoch: int, chunks: tuple[int, ...]) -> form.Segment:
+        """Return what is stored before the pages; `chunks` are their bytes where they are compressed."""
+        return form.Segment(
+            volume=volume,
+            number=self.number,
+            epoch=epoch,
+            length=self.length,
+            last=self.last,
+            resume=self.number + 1,
+            pages=self.pages,
+            extents=self.extents,
+            sums=b"".join(
+                form.crc(bytes(self.page(page))).to_bytes(4, "little") for page in range(self.pages)
+            ),
+            chunks=chunks,
+            ends=self.ends,
+        )

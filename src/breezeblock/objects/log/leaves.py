@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log.pages import Frozen
+from breezeblock.objects.log.together import each
 from breezeblock.objects.stores.port import Store, judged
 
 _AT_ONCE = 4
@@ -30,23 +31,16 @@ async def store(
     `refs` is where they were, for what was changed without being fetched.
     """
     stored: dict[int, tuple[int, int]] = {}
-    room = asyncio.Semaphore(_AT_ONCE)
 
     async def put(number: int, one: Frozen) -> None:
-        async with room:
-            base = one.base
-            if base is None and not one.blank:
-                base = await fetch(store, root, refs[number])
-            body = await asyncio.to_thread(form.pack_changed, base, one.changes)
-            if body:
-                ref = new_ref()
-                await store.put(form.leaf_key(root.volume, ref), body)
-                stored[number] = (root.own, ref)
+        base = one.base
+        if base is None and not one.blank:
+            base = await fetch(store, root, refs[number])
+        body = await asyncio.to_thread(form.pack_changed, base, one.changes)
+        if body:
+            ref = new_ref()
+            await store.put(form.leaf_key(root.volume, ref), body)
+            stored[number] = (root.own, ref)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for number, one in frozen.items():
-                group.create_task(put(number, one))
-    except BaseExceptionGroup as several:
-        raise several.exceptions[0] from several
+    await each((put(number, one) for number, one in frozen.items()), _AT_ONCE)
     return stored

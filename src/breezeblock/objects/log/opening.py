@@ -142,7 +142,9 @@ async def claim(
         else:
             seen = fence
         _apply(opened, seen, opened.root.own)
-        opened.next, opened.length, opened.epoch = seen.resume, seen.length, seen.epoch
+        opened.next, opened.epoch = seen.resume, seen.epoch
+        # Who was quicker may not know of the length that is to be claimed.
+        opened.length = max(opened.length, seen.length)
         opened.ended, dead = seen.ends, dead and not seen.fence
         if seen.token == token:
             opened.token = token
@@ -172,7 +174,7 @@ async def settle(store: Store, reader: Reader, opened: Opened, leaves_limit: int
         if not between:
             opened.root = root
             return opened
-        newer = form.unpack_root(await store.get(between[-1]), between[-1])
+        newer = await judged(store, between[-1], partial(form.unpack_root, key=between[-1]))
         again = await load(reader, newer, leaves_limit, live=True)
         if again.token != opened.token:
             raise ConflictError(f"{root.volume} is being attached elsewhere.")

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import re
 import time
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -111,7 +112,7 @@ async def _begin(store: Store, root: form.Root) -> None:
         await store.put(form.root_key(root.volume, 0, 0), form.pack_root(root), create=True)
     except ExistsError:
         key = form.root_key(root.volume, 0, 0)
-        if form.unpack_root(await store.get(key), key) != root:
+        if await judged(store, key, partial(form.unpack_root, key=key)) != root:
             raise ConflictError(f"The store has another volume {root.volume}.") from None
 
 
@@ -155,12 +156,17 @@ async def attach(
         )
         if local:
             local.stored = lambda: writer.stored
-        await device.replay(records)
+        try:
+            await device.replay(records)
+        except BaseException:
+            await writer.stop()
+            raise
     except BaseException:
         if local:
             local.abandon()
         raise
     device.keep_young(memory.age_s)
+    writer.warm()
     return device
 
 
