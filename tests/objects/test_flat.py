@@ -17,7 +17,7 @@ from breezeblock.objects.flat.image import CHUNK
 from breezeblock.objects.flat.watch import CHECK_S
 from breezeblock.objects.nbd.device import Data
 from breezeblock.objects.stores.memory import MemoryStore
-from breezeblock.objects.stores.port import Item, Traits
+from breezeblock.objects.stores.port import Body, Item, Traits
 
 _T = TypeVar("_T")
 VOLUME = "c" * 32
@@ -30,7 +30,7 @@ class Lazy(MemoryStore):
         super().__init__()
         self.dice = dice
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         await asyncio.sleep(self.dice.random())
         await super().put_range(key, offset, body)
 
@@ -141,10 +141,10 @@ class Dying(MemoryStore):
     async def get(self, key: str, first: int = 0, length: int | None = None) -> bytes:
         return await self._do(lambda: MemoryStore.get(self, key, first, length))
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         await self._do(lambda: MemoryStore.put(self, key, body, create=create, match=match))
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         await self._do(lambda: MemoryStore.put_range(self, key, offset, body))
 
     async def delete(self, key: str) -> None:
@@ -198,7 +198,7 @@ class Careless(MemoryStore):
 
     traits = Traits(ranged_write=True)
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         there = key in self.objects
         await asyncio.sleep(0.01)
         await super().put(key, body, create=create and there, match=match)

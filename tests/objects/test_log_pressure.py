@@ -10,6 +10,7 @@ from breezeblock.errors import NoSpaceError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log import volumes
 from breezeblock.objects.stores.memory import MemoryStore
+from breezeblock.objects.stores.port import Body
 
 ONE = "1" * 32
 SEGMENT = form.SEGMENT_PAGES * PAGE
@@ -21,7 +22,7 @@ class Full(MemoryStore):
 
     full = False
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         if self.full and "/seg/" in key:
             raise NoSpaceError("The store is full.")
         await super().put(key, body, create=create, match=match)

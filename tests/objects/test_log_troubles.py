@@ -12,6 +12,7 @@ from breezeblock.errors import UnavailableError
 from breezeblock.objects.log import volumes, writer
 from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.stores.memory import MemoryStore
+from breezeblock.objects.stores.port import Body
 
 ONE, MIB = "1" * 32, 1 << 20
 QUIET = volumes.Memory(age_s=3600)
@@ -34,7 +35,7 @@ class Broken(MemoryStore):
             raise RuntimeError("a bug")
         return await super().get(key, first, length)
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         if self.broken_puts in key:
             self.refused.set()
             raise RuntimeError("a bug")

@@ -115,7 +115,7 @@ class DeviceData:
         writer = self._device.writer
         leaf = offset // PAGE // LEAF_PAGES
         while writer.pages.at(leaf) is None:
-            await writer.leaf(leaf)
+            await writer.fetcher.bring(leaf)
         found = await _settled(self._device.extents(offset, length, _EXTENTS))
         return [(extent.length, extent.state == DATA) for extent in found]
 

@@ -141,7 +141,7 @@ class LogDevice:
         gathered: list[list[memoryview] | asyncio.Future[list[memoryview]]] = []
         for number, start, amount in parts(first, count):
             while (leaf := self.writer.pages.at(number)) is None:
-                await self.writer.leaf(number)
+                await self.writer.fetcher.bring(number)
             for entry, pages in runs(leaf, start, amount):
                 views = self._held(entry, pages)
                 if views is None:

@@ -11,7 +11,8 @@ class Gathering:
     def __init__(self, number: int, last: int) -> None:
         self.number, self.last = number, last
         self.length = 0
-        self._view = memoryview(bytearray(form.SEGMENT_PAGES * form.PAGE))
+        self._object = memoryview(bytearray(form.HEAD_BYTES + form.SEGMENT_PAGES * form.PAGE))
+        self._view = self._object[form.HEAD_BYTES :]
         self.pages = 0
         self.extents: list[form.Extent] = []
         self.ends = False
@@ -40,9 +41,12 @@ class Gathering:
             resume=self.number + 1,
             pages=self.pages,
             extents=self.extents,
-            sums=b"".join(
-                form.crc(bytes(self.page(page))).to_bytes(4, "little") for page in range(self.pages)
-            ),
+            sums=form.sums(self.page(0, self.pages)),
             chunks=chunks,
             ends=self.ends,
         )
+
+    def body(self, head: bytes) -> memoryview:
+        """Return what is stored: the head before the pages, where there is room for it."""
+        self._object[: form.HEAD_BYTES] = head
+        return self._object[: form.HEAD_BYTES + self.pages * form.PAGE]

@@ -21,6 +21,7 @@ from breezeblock.objects.stores import elements
 from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part
 from breezeblock.objects.stores.port import (
     MAX_OBJECT_BYTES,
+    Body,
     ChangedError,
     ExistsError,
     Item,
@@ -95,13 +96,13 @@ class AzureStore:
         reply = await self._send("GET", self._path(key), query, headers, limit=most + (64 << 10))
         return part(reply, key, first, most)
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store an object as a block blob."""
         headers = {"x-ms-blob-type": "BlockBlob", "content-type": "application/octet-stream"}
         headers |= {"if-none-match": "*"} if create else {"if-match": match} if match else {}
         await self._change("PUT", key, {}, headers, body, create=create)
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Change whole pages of 512 bytes; what is longer than 4 MiB in several steps."""
         view = memoryview(body)
         for at in range(0, len(view), MAX_PAGES_BYTES):
