@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from breezeblock.backends.rest import RestBackend, open_rest
 from breezeblock.backends.rest_config import RestConfig
 from breezeblock.config import Config, ServiceSection
 from breezeblock.errors import (
+    BreezeblockError,
     ConfigError,
     ConflictError,
     InvalidInputError,
@@ -291,9 +292,13 @@ def deaf(directory: Path, *, silent: bool = False) -> Iterator[str]:
             if not (silent and keyword == "Last-Modified"):
                 super().send_header(keyword, value)
 
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(directory))
-    )
+    with listening(functools.partial(Handler, directory=str(directory))) as url:
+        yield url
+
+
+@contextmanager
+def listening(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -368,3 +373,37 @@ def test_a_bucket_of_images_is_listed(tmp_path: Path) -> None:
 def test_settings_that_make_no_sense_are_refused(pool: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         read_config(section(**{"urls": ["https://store.example.org/x"], **pool}), "[backends.x]")
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Content-Length": "9" * 5000, "ETag": '"a"'}, "too long"),
+        ({"Content-Length": "9" * 18, "ETag": '"a"'}, "ended before"),
+        ({"Content-Length": "512", "ETag": f'"{"a" * 9000}"'}, "neither a strong ETag"),
+        ({"Content-Length": "512", "ETag": 'W/"a"'}, "neither a strong ETag"),
+    ],
+)
+def test_what_a_hostile_server_tells_is_bounded(tmp_path: Path, headers: dict[str, str], said: str) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_said: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.send_response(416)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with listening(Handler) as url:
+        config = msgspec.convert(section(store="web", urls=[url], images=["a.raw"]), RestConfig)
+        backend = open_rest("rest", config, tmp_path / "state")
+        with pytest.raises(BreezeblockError, match=said):
+            backend.examine(volume(), "a.raw")
