@@ -18,7 +18,6 @@ from breezeblock.objects.log import volumes as log_volumes
 from breezeblock.objects.log.format import PAGE
 from breezeblock.objects.stores.port import Item, Store
 
-MAX_BYTES = 1 << 50
 _PAGE_BLOB_BYTES = 8 << 40
 
 
@@ -135,7 +134,7 @@ def capabilities(pool: RestPool) -> Capabilities:
         adopt=True,
         images=True,
         data=True,
-        max_virtual_bytes=_PAGE_BLOB_BYTES if is_flat and pool.store == "azure" else MAX_BYTES,
+        max_virtual_bytes=_PAGE_BLOB_BYTES if is_flat and pool.store == "azure" else rest_readonly.MAX_BYTES,
         options={
             "clone": ("linked", "full") if is_log else ("full",),
             "durability": ("local", "store") if is_log else ("store",),
