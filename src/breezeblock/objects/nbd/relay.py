@@ -134,8 +134,10 @@ class _Client:
     def __init__(self, front: socket.socket, where: client.Place) -> None:
         self._front = front
         self._where = where
-        self._back: socket.socket | None = None
         self._newest: socket.socket | None = None
+        """The connection to the server."""
+        self._back: socket.socket | None = None
+        """The same, as soon as it was asked all that its predecessor did not answer."""
         self._lock = threading.Lock()
         """Held by who sends to the server, or gives us another connection to it."""
         self._asked: dict[bytes, _Asked] = {}
@@ -168,11 +170,12 @@ class _Client:
     def _hang_up(self) -> None:
         self._gone = True
         with self._lock:
-            if self._back is not None:
+            if self._back is not None and not self._asked:
                 with suppress(OSError):
-                    if not self._asked:
-                        self._back.send(_TAKES_LEAVE, socket.MSG_DONTWAIT)
-                    self._back.shutdown(socket.SHUT_RDWR)
+                    self._back.send(_TAKES_LEAVE, socket.MSG_DONTWAIT)
+            if self._newest is not None:
+                with suppress(OSError):
+                    self._newest.shutdown(socket.SHUT_RDWR)
 
     # --- to the server -------------------------------------------------------------------------
 
@@ -180,7 +183,7 @@ class _Client:
         """Bring them to the server, until the client leaves. Raises what its connection raises."""
         back, export = introduce(self._front, self._where.address)
         self._where = client.Place(self._where.address, export)
-        self._back = roomy(back)
+        self._back = self._newest = roomy(back)
         roomy(self._front)
         self._replying = threading.Thread(target=self._replies, args=(back,), daemon=True)
         self._replying.start()
@@ -255,8 +258,10 @@ class _Client:
             while True:
                 try:
                     self._pass_on(back)
-                except (_BadTalkError, OSError) as error:
+                except _BadTalkError as error:
                     log.warning("nbd.bad_reply", why=str(error))
+                except OSError:
+                    pass  # it was killed with something unread
                 if self._gone:
                     return
                 back = self._reconnected(back)
@@ -288,7 +293,11 @@ class _Client:
                 pause_s = min(pause_s * 1.5, _MAX_RETRY_S)
             else:
                 break
-        self._newest = new
+        with self._lock:
+            self._newest = new
+            if self._gone:
+                new.close()
+                raise _GoneError
         # By somebody else: the server may want its answers read before it takes more.
         threading.Thread(target=self._ask_again, args=(new,), daemon=True).start()
         log.info("nbd.server_back", server=str(self._where))
@@ -296,8 +305,8 @@ class _Client:
 
     def _ask_again(self, back: socket.socket) -> None:
         with self._lock, suppress(_GoneError):  # who reads the requests notices that too
-            if back is not self._newest:
-                return  # lost before it was of any use
+            if back is not self._newest or self._gone or hung_up(self._front):
+                return  # lost before it was of any use, or of no use any more
             self._back = back
             for buffer, start, end, _read_bytes in list(self._asked.values()):
                 self._send(back, buffer.view[start:end])
@@ -321,6 +330,8 @@ class _Client:
                     raise _GoneError from error
                 if self._leaving and not self._asked:
                     self._hang_up()
+            if wanted < 0:
+                raise _BadTalkError("an answer to nothing")
             rest = end - at
             if wanted > len(buffer):
                 larger = bytearray(wanted + _ROOM_BYTES)
@@ -331,14 +342,15 @@ class _Client:
             end = rest
 
     def _settle(self, buffer: bytearray, end: int) -> tuple[int, int]:
-        """Forget what is answered; return where the last whole answer ends, and the bytes of the next."""
+        """Forget what is answered; return where that ends, and how long the next answer is: -1 for none."""
         asked, unpack = self._asked, wire.SIMPLE.unpack_from
         at, wanted, settled = 0, _REPLY, 0
         while end - at >= _REPLY:
             magic, error, cookie = unpack(buffer, at)
             request = asked.get(cookie)
             if magic != wire.SIMPLE_MAGIC or request is None:
-                raise _BadTalkError("an answer to nothing")
+                wanted = -1
+                break
             held, start, stop, read_bytes = request
             past = at + _REPLY if error else at + _REPLY + read_bytes
             if past > end:
