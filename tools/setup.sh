@@ -23,7 +23,6 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # where Debian keeps mount.nfs and it
 for_run=(qemu-utils:qemu-img nfs-common:mount.nfs cifs-utils:mount.cifs util-linux:setpriv)
 for_test=(
     postgresql:/usr/lib/postgresql/*/bin/initdb
-    user-mode-linux:linux.uml
     nfs-kernel-server:rpc.nfsd
     samba:smbd
     samba-common-bin:testparm
@@ -35,7 +34,6 @@ for_test=(
     rpcbind:rpcbind
     netbase:/etc/protocols
     git:git
-    7zip:7zz
     nodejs:node
     npm:npm
     apache2-bin:/usr/sbin/apache2
@@ -51,6 +49,24 @@ for_test=(
     nbd-client:nbd-client
     fuse3:/usr/lib/*/libfuse3.so.*
 )
+
+# Ubuntu has another name for 7-Zip, and of a kernel to run tests in only what it is made of (tools/kernel.sh).
+if [[ " $(. /etc/os-release 2> /dev/null && echo "${ID:-} ${ID_LIKE:-}") " = *" ubuntu "* ]]; then
+    for_test+=(
+        linux-source:/usr/src/linux-source-*/linux-source-*.tar.*
+        gcc:gcc
+        libc6-dev:/usr/include/stdio.h
+        make:make
+        flex:flex
+        bison:bison
+        bc:bc
+        bzip2:bzip2
+    )
+    for_test+=(7zip:7z)
+    own_kernel=yes
+else
+    for_test+=(7zip:7zz user-mode-linux:linux.uml)
+fi
 
 there() {
     case $1 in
@@ -98,6 +114,10 @@ if [ "$mode" != python ]; then
         mapfile -t missing < <(missing_packages "${wanted[@]}")
         [ ${#missing[@]} = 0 ] || fail "could not install: ${missing[*]}"
     fi
+fi
+
+if [ "$mode" = test ] && [ -n "${own_kernel:-}" ]; then
+    tools/kernel.sh
 fi
 
 # --- Python ------------------------------------------------------------------------------------

@@ -17,10 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import sevenzip
+
 HERE = Path(__file__).resolve().parent
 GUEST_TESTS = HERE / "guest"
 INIT = HERE / "guest_init.py"
-MODULES = Path("/usr/lib/uml/modules")
+OWN = HERE.parent.parent / ".uml"
+"""Where tools/kernel.sh puts a kernel that it made."""
+MODULES = (Path("/usr/lib/uml/modules"), OWN / "lib" / "modules")
 COMMON = {
     "linux.uml": "user-mode-linux",
     "mkfs.ext4": "e2fsprogs",
@@ -41,14 +45,14 @@ NEEDED = {
         "mount.cifs": "cifs-utils",
         "smbd": "samba",
         "smbclient": "smbclient",
-        "7zz": "7zip",
+        sevenzip.PROGRAM: "7zip",
         "strace": "strace",
     },
     "nbd": {**COMMON, "mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs"},
 }
 MODULE = {"nfs": "fs/nfsd/nfsd", "smb": "fs/smb/client/cifs", "nbd": "drivers/block/nbd"}
 """Where a kernel keeps what it needs for it."""
-SEARCH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+SEARCH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin:{OWN}"
 
 
 class NoKernelError(Exception):
@@ -119,7 +123,7 @@ def _on_host(task: str, kind: str, scratch: Path, files: Sequence[Path]) -> list
 def _in_uml(kind: str, scratch: Path, files: Sequence[Path]) -> list[str]:
     needed = NEEDED[kind].items()
     missing = {package for program, package in needed if shutil.which(program, path=SEARCH) is None}
-    if not missing and not any(MODULES.glob(f"*/kernel/{MODULE[kind]}.ko*")):
+    if not missing and not any(any(one.glob(f"*/kernel/{MODULE[kind]}.ko*")) for one in MODULES):
         missing = {"user-mode-linux"}
     if missing:
         raise NoKernelError(

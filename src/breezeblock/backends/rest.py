@@ -37,7 +37,7 @@ from breezeblock.backends.contract import (
 )
 from breezeblock.backends.copying import copy_back, copy_data
 from breezeblock.backends.rest_collecting import Collector
-from breezeblock.backends.rest_config import RestConfig, RestPool, durability, find_pool, read_only
+from breezeblock.backends.rest_config import RestConfig, RestPool, durability, find_pool, memory, read_only
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.backends.rest_served import asked
 from breezeblock.backends.unable import Unable
@@ -187,7 +187,7 @@ class RestBackend(Unable):
         """Leave it as it is."""
         self._idle(volume)
         if self._read_only(volume):
-            return unpacked(volume.locator).name
+            return unpacked(volume.locator).key
         self._on(volume, _nothing)
         return reports.reference(str(UUID(_key(volume))))
 
@@ -212,7 +212,9 @@ class RestBackend(Unable):
             self._asked(volume, serving.Flush())
         self._on(volume, _nothing)
         config = self._pools.made(volume.pool)
-        return rest_data.opened(config, _key(volume), _name(snapshot) if snapshot else "", writable=writable)
+        name = _name(snapshot) if snapshot else ""
+        room = memory(self._config, volume.pool)
+        return rest_data.opened(config, _key(volume), name, writable=writable, memory=room)
 
     def connection_info(self, volume: Volume, connector: Mapping[str, Any]) -> Connection:
         """Say which socket a host's own process serves the volume on. Nothing in it is secret."""
@@ -357,7 +359,8 @@ class RestBackend(Unable):
 
         if self._pools.run(volume.pool, begin):
             config = self._pools.made(volume.pool)
-            with rest_data.opened(config, key, writable=True, fresh=True) as data:
+            room = memory(self._config, volume.pool)
+            with rest_data.opened(config, key, writable=True, fresh=True, memory=room) as data:
                 write(data)
                 check_cancelled(attempt)
             self._pools.run(volume.pool, partial(reports.end_draft, volume=key))

@@ -45,7 +45,14 @@ Relay = Annotated[
         "--timeout.",
     ),
 ]
-
+Discard = Annotated[
+    bool,
+    typer.Option(
+        "--discard",
+        help="Give up what this host's journal holds of a volume that another host had since. (To attach "
+        "takes the volume back; to detach does not.)",
+    ),
+]
 Steal = Annotated[
     bool,
     typer.Option(
@@ -79,13 +86,7 @@ def attach(
     read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody write to the device.")] = False,
     no_device: NoDevice = False,
     relay: Relay = True,
-    discard: Annotated[
-        bool,
-        typer.Option(
-            "--discard",
-            help="Give up what this host's journal holds of a volume that another host had since.",
-        ),
-    ] = False,
+    discard: Discard = False,
     steal: Steal = False,
     cloud: options.Cloud = None,
     config: options.Config = None,
@@ -123,6 +124,7 @@ def detach(
         bool, typer.Option("--force", help="Write nothing back that the kernel has cached: it is lost.")
     ] = False,
     no_device: NoDevice = False,
+    discard: Discard = False,
     cloud: options.Cloud = None,
     config: options.Config = None,
 ) -> None:
@@ -137,7 +139,9 @@ def detach(
     from breezeblock.app import attaching
     from breezeblock.cli import client, server
 
-    served = attaching.connector(server.load(config), where, kernel=None if no_device else kernel)
+    served = attaching.connector(
+        server.load(config), where, kernel=None if no_device else kernel, discard=discard
+    )
     _detach(client.connect(cloud), served, what, force=force)
 
 

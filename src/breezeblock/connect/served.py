@@ -5,6 +5,7 @@ everything. So a volume comes back after a restart of the host (`restore`), its 
 another host had it since, for that one is not to be fenced off by a machine that merely woke up.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -102,10 +103,13 @@ class ServedConnector:
             self._end(task, _UNDO_S)
 
     def detach(self, data: Mapping[str, Any], consumer: str = HERE, *, force: bool = False) -> None:
-        """Take the device away, put everything into the store, and leave nothing here."""
+        """Take the device away, put everything into the store, and leave nothing here.
+
+        Where tasks say `discard`, what another writer's claim keeps out of the store is given up.
+        """
         task = self._task(data)
         if self._kernel is not None:
-            self._kernel.detach(self._where(task), consumer, force=force)
+            self._kernel.detach(self._where(task), consumer, force=force or task.discard)
         self._end(task, _DRAIN_S)
 
     def _end(self, task: serving.Task, drain_s: float) -> None:
@@ -113,14 +117,24 @@ class ServedConnector:
             relays.end(relays.path_of(task.socket))
             if not serving.running(task.socket):
                 self._take_up(task)
-            with suppress(NotFoundError):
+            try:
                 serving.call(task.socket, serving.Detach(), timeout_s=drain_s)
+            except NotFoundError:
+                pass  # it is not served
+            except BreezeblockError:
+                if not task.discard or serving.kept(task.socket):
+                    raise
+            if task.discard and task.journal.exists():
+                shutil.rmtree(task.journal)
             self._records.forget(task.volume)
             _log(task).unlink(missing_ok=True)
 
     def _take_up(self, task: serving.Task) -> None:
         """Start what was killed: what its journal holds belongs into the store, and its lock given back."""
-        if _journals(task):
+        if _journals(task) and task.discard:
+            with suppress(ConflictError, NotFoundError):  # somebody else had it since, or removed it
+                serving.start(msgspec.structs.replace(_resumed(task), discard=False), log=_log(task))
+        elif _journals(task):
             serving.start(task, log=_log(task))
         elif task.store.layout == "flat" and self._records.get(task.volume):
             with suppress(ConflictError, NotFoundError):  # it is somebody else's, or nobody's, by now

@@ -30,16 +30,16 @@ def attempt() -> Attempt:
 
 
 class Host:
-    """This host with a store of its own."""
+    """This host with a store of its own, or with pools elsewhere."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, pools: dict[str, Any] | None = None) -> None:
         self.directory = directory
         (directory / "store").mkdir()
         section = {
             "kind": "rest",
             "run_dir": str(directory / "run"),
             "journal_dir": str(directory / "journals"),
-            "pools": {"gold": {"store": "directory", "urls": [str(directory / "store")]}},
+            "pools": pools or {"gold": {"store": "directory", "urls": [str(directory / "store")]}},
         }
         config = self.config = Config(
             service=ServiceSection(state_dir=str(directory / "state")), backends={"rest": section}

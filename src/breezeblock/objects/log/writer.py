@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import random
 import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -13,9 +15,9 @@ from breezeblock.objects.log import leaves
 from breezeblock.objects.log.gathering import Gathering
 from breezeblock.objects.log.opening import Opened
 from breezeblock.objects.log.pages import packed
-from breezeblock.objects.log.sharing import Shared
 from breezeblock.objects.stores.port import ExistsError, Store
 
+_T = TypeVar("_T")
 CHECKPOINT_SEGMENTS = 256
 """So many segments after a root the map is stored anew: what an opening must read again stays bounded."""
 CHECKPOINT_EXTENTS, LEAF_EXTENTS = 1 << 15, 1 << 13
@@ -23,8 +25,6 @@ CHECKPOINT_EXTENTS, LEAF_EXTENTS = 1 << 15, 1 << 13
 LEFT_SEGMENTS = 96
 """So many numbers are left to the next opening: a volume that is attached time and again takes some."""
 _MOST_WEIGHT = 2.0
-_WARM_LEAVES = 16
-"""So many leaves are fetched before anybody reads: the whole map of a small volume."""
 RETRY_FIRST_S, RETRY_MOST_S = 0.1, 10.0
 
 
@@ -65,8 +65,7 @@ class Writer:
         self._pressed = False
         """More of the map has changed than may be kept: writers wait for the checkpoint."""
         self._checkpointing: asyncio.Task[None] | None = None
-        self._fetching = Shared(self._fetch_leaf)
-        self._warming: asyncio.Task[None] | None = None
+        self.fetcher = leaves.Fetcher(store, opened.root, opened.pages)
         self._lock = asyncio.Lock()
         self._publishing = asyncio.Lock()
 
@@ -94,7 +93,7 @@ class Writer:
             amount = min(count - at, form.SEGMENT_PAGES - segment.pages)
             segment.page(segment.pages, amount)[:] = data[at * form.PAGE : (at + amount) * form.PAGE]
             self.pages.set(first + at, amount, packed(self.own, segment.number, segment.pages))
-            form.add_extent(segment.extents, form.Extent(first + at, amount, segment.pages))
+            segment.add(form.Extent(first + at, amount, segment.pages))
             segment.pages += amount
             at += amount
             segment.last = self.sequence if at == count else torn
@@ -104,7 +103,7 @@ class Writer:
         self.check()
         self.sequence += 1
         segment = self._room(0)
-        segment.extents.append(form.Extent(first, count, -1))
+        segment.add(form.Extent(first, count, -1))
         segment.last = self.sequence
         self.pages.set(first, count, 0)
 
@@ -215,62 +214,43 @@ class Writer:
         """Create the segment's object, for as long as it takes. Raises FencedError."""
         pages = segment.page(0, segment.pages)
         chunks: tuple[int, ...] = ()
-        stored: memoryview | bytes = pages
+        packed_pages = b""
         if self._zstd_level and segment.pages:
-            chunks, stored = await asyncio.to_thread(form.compressed, pages, self._zstd_level)
-        head = form.pack(
-            form.Segment(
-                volume=self.volume,
-                number=segment.number,
-                epoch=self.epoch,
-                length=segment.length,
-                last=segment.last,
-                resume=segment.number + 1,
-                pages=segment.pages,
-                extents=segment.extents,
-                sums=b"".join(
-                    form.crc(bytes(segment.page(page))).to_bytes(4, "little") for page in range(segment.pages)
-                ),
-                chunks=chunks,
-                ends=segment.ends,
-            )
-        )
-        body = b"".join((head, stored))
-        key, pause = form.segment_key(self.volume, segment.number), RETRY_FIRST_S
-        while True:
-            try:
-                await self.store.put(key, body, create=True)
-            except ExistsError:
-                # An answer that was lost, or somebody else's fence.
-                if await self._seen(key) == head:
-                    break
+            chunks, packed_pages = await asyncio.to_thread(form.compressed, pages, self._zstd_level)
+        head = form.pack(segment.head(self.volume, self.epoch, chunks))
+        body = head + packed_pages if chunks else segment.body(head)
+        key = form.segment_key(self.volume, segment.number)
+        try:
+            await self._patiently(lambda: self.store.put(key, body, create=True))
+        except ExistsError:
+            # An answer that was lost, or somebody else's fence.
+            if await self._seen(key) != head:
                 raise FencedError(
                     f"Volume {self.volume} was taken over by another writer.",
                     remedy="Detach it here. What was acknowledged as stored is in the store.",
                 ) from None
-            except BreezeblockError as error:
-                if error.permanent:
-                    raise
-                self.trouble = str(error)
-                await asyncio.sleep(pause * random.random())  # noqa: S311 - only so that not all come at once
-                pause = min(RETRY_MOST_S, pause * 2)
-            else:
-                break
         self.trouble = ""
         self.uploaded_bytes += len(body)
 
     async def _seen(self, key: str) -> bytes:
+        try:
+            return await self._patiently(lambda: self.store.get(key, 0, form.HEAD_BYTES))
+        except NotFoundError:
+            return b""
+
+    async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask for as long as it takes. Raises what will not change, and what ended this writer."""
         pause = RETRY_FIRST_S
         while True:
             try:
-                return await self.store.get(key, 0, form.HEAD_BYTES)
-            except NotFoundError:
-                return b""
+                return await ask()
             except BreezeblockError as error:
                 if error.permanent:
                     raise
-                await asyncio.sleep(pause)
-                pause = min(RETRY_MOST_S, pause * 2)
+                self.trouble = str(error)
+            await asyncio.sleep(pause * random.random())  # noqa: S311 - only so that not all come at once
+            self.check()
+            pause = min(RETRY_MOST_S, pause * 2)
 
     def fail(self, error: BreezeblockError) -> None:
         """End this writer: whoever waits, and whoever writes from now on, gets the error."""
@@ -283,25 +263,6 @@ class Writer:
 
     # --- the map --------------------------------------------------------------------------------
 
-    async def leaf(self, number: int) -> None:
-        """Have a leaf in memory."""
-        await self._fetching.get(number)
-
-    def warm(self) -> None:
-        """Begin to fetch the first leaves, so that the first reads need not wait for them."""
-        self._warming = asyncio.ensure_future(self._warm())
-
-    async def _warm(self) -> None:
-        for number in sorted(self.pages.refs)[:_WARM_LEAVES]:
-            if self.pages.at(number) is None:
-                with contextlib.suppress(BreezeblockError):  # whoever reads it meets the error
-                    await self.leaf(number)
-
-    async def _fetch_leaf(self, number: int) -> None:
-        ref = self.pages.refs.get(number)
-        if ref is not None:
-            self.pages.fetched(number, ref, await leaves.fetch(self.store, self.root, ref))
-
     async def checkpoint(self, reason: str = "checkpoint") -> form.Root:
         """Store the map as it is now, and a root that names it."""
         async with self._lock:
@@ -313,10 +274,11 @@ class Writer:
                 stored = await leaves.store(self.store, self.root, frozen, refs, self._new_ref)
                 await self.arrival(tail)
                 refs = {number: ref for number, ref in refs.items() if number not in frozen} | stored
+                self._roots += 1
                 root = form.Root(
                     volume=self.volume,
                     epoch=self.epoch,
-                    number=self._roots + 1,
+                    number=self._roots,
                     length=length,
                     sources=self.root.sources,
                     own=self.own,
@@ -329,7 +291,7 @@ class Writer:
                 )
                 async with self._publishing:
                     await self._publish(root)
-                    self._roots, self.root, self._extents = root.number, root, 0
+                    self.root, self._extents = root, 0
             except BaseException:
                 self.pages.thaw(frozen)
                 raise
@@ -338,21 +300,23 @@ class Writer:
             return root
 
     async def _publish(self, root: form.Root) -> None:
-        """Store a root for certain: if its answer is lost, it may be the newest, and must be ours."""
-        key, pause = form.root_key(self.volume, root.epoch, root.number), RETRY_FIRST_S
-        while True:
+        """Store a root for certain: if its answer is lost, it may be the newest, and must be ours.
+
+        Collections believe in the newest; whoever went on with the one before it would lose its leaves. So
+        what was refused counts if it is there all the same, and if nobody can tell, this writer ends.
+        """
+        key, body = form.root_key(self.volume, root.epoch, root.number), form.pack_root(root)
+        try:
+            await self._patiently(lambda: self.store.put(key, body))
+        except BreezeblockError as error:
             try:
-                await self.store.put(key, form.pack_root(root))
-            except BreezeblockError as error:
-                if error.permanent:
-                    raise
-                self.trouble = str(error)
-            else:
-                self.trouble = ""
-                return
-            await asyncio.sleep(pause)
-            self.check()
-            pause = min(RETRY_MOST_S, pause * 2)
+                await self._patiently(lambda: self.store.head(key))
+            except NotFoundError:
+                raise error from None
+            except BreezeblockError:
+                self.fail(error)
+                raise error from None
+        self.trouble = ""
 
     def _new_ref(self) -> int:
         """Return a ref for a leaf: they go upwards, and the epoch makes them this writer's own."""
@@ -373,8 +337,8 @@ class Writer:
     async def _checkpoint_soon(self) -> None:
         try:
             await self.checkpoint()
-        except BreezeblockError as error:
-            self.trouble = str(error)  # nothing is lost meanwhile
+        except Exception as error:  # noqa: BLE001 - writers may wait for it: it must be tried again, whatever it was
+            self.trouble = str(error) or repr(error)  # nothing is lost meanwhile
             await asyncio.sleep(RETRY_MOST_S)
         finally:
             self._checkpointing = None
@@ -400,8 +364,7 @@ class Writer:
 
     async def stop(self) -> None:
         """End all tasks; what has not arrived is given up."""
-        others = [one for one in (self._checkpointing, self._warming) if one]
-        tasks = [*self._uploads.values(), *others]
+        tasks = [*self._uploads.values(), *([self._checkpointing] if self._checkpointing else [])]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, self._fetching.stop(), return_exceptions=True)
+        await asyncio.gather(*tasks, self.fetcher.stop(), return_exceptions=True)

@@ -18,7 +18,17 @@ from breezeblock.objects.mirrors.group import Gate, Group
 from breezeblock.objects.mirrors.pace import Budget, Late
 from breezeblock.objects.mirrors.policy import Policy
 from breezeblock.objects.mirrors.status import MirrorsStatus
-from breezeblock.objects.stores.port import ChangedError, ExistsError, Item, Page, Sized, Store, Traits
+from breezeblock.objects.stores.port import (
+    Body,
+    ChangedError,
+    ExistsError,
+    Item,
+    Page,
+    Sized,
+    Store,
+    Traits,
+    get_same,
+)
 
 _T = TypeVar("_T")
 _WHOLE_BYTES, _LISTING_BYTES = 8 << 20, 32 << 20
@@ -91,6 +101,12 @@ class Mirrors:
         amount = _WHOLE_BYTES if length is None else length
         return await self._run("read", amount, lambda store: store.get(key, first, length), self._hedged)
 
+    async def get_same(self, item: Item, first: int, length: int) -> bytes:
+        """Return bytes of an object that is what it was, as far as its endpoints can tell."""
+        return await self._run(
+            "read", length, lambda store: get_same(store, item, first, length), self._hedged
+        )
+
     async def get_judged(self, key: str, first: int, length: int | None, judge: Callable[[bytes], _T]) -> _T:
         """Return what is made of bytes. Raises CorruptError if no endpoint gives sound ones.
 
@@ -109,6 +125,9 @@ class Mirrors:
                 made = judge(data)
             except CorruptError:
                 liars.append(endpoint)
+            except NotFoundError:
+                if await self._group.believable(endpoint):
+                    raise
             except (UnavailableError, ForbiddenError):
                 continue
             else:
@@ -117,7 +136,7 @@ class Mirrors:
                 return made
         raise damage
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store an object; one's own work of an attempt whose answer was lost counts as success."""
         attempts = 0
 
@@ -132,7 +151,7 @@ class Mirrors:
 
         await self._run("write", len(body), once)
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Change bytes of an object."""
         await self._run("write", len(body), lambda store: store.put_range(key, offset, body))
 

@@ -94,8 +94,12 @@ class Server:
             for connection in list(self._connections):
                 connection.abort()
             await self._empty.wait()
-        for device in dict.fromkeys(self.exports.values()):
-            await device.close()
+        devices = dict.fromkeys(self.exports.values())
+        # One that cannot be closed as it should must not keep the others from it.
+        ends = await asyncio.gather(*(device.close() for device in devices), return_exceptions=True)
+        for error in ends:
+            if isinstance(error, BaseException):
+                raise error
 
     @property
     def connections(self) -> int:

@@ -9,6 +9,7 @@ Errors: `NotFoundError` for an absent key, `ExistsError` for a create-only put t
 a condition that failed, `UnavailableError` for what may work later, `ForbiddenError` for credentials.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Protocol, TypeVar, runtime_checkable
@@ -20,6 +21,9 @@ from breezeblock.errors import ConflictError, DuplicateError, InvalidInputError
 _T = TypeVar("_T")
 MAX_OBJECT_BYTES = 64 << 20
 """The largest object that is ever read or written as a whole: a segment has 8 MiB."""
+
+Body = bytes | bytearray | memoryview
+"""What is stored; it stays as it is until the call returns."""
 
 _KEY = re.compile(r"(?!.*(^|/)\.)[A-Za-z0-9._-]{1,200}(/[A-Za-z0-9._-]{1,200}){0,7}", re.ASCII)
 
@@ -65,6 +69,18 @@ class Item(msgspec.Struct, frozen=True):
     """When it last changed, as the store writes it; empty where it was not told."""
 
 
+def same(was: Item, now: Item) -> bool:
+    """Tell whether an object is what it was, by its length, and by its tag or date if both times it was told.
+
+    A server that has a strong tag only some time after a change (Apache) is not one that lies.
+    """
+    if was.length != now.length:
+        return False
+    if was.tag and now.tag:
+        return was.tag == now.tag
+    return was.modified == now.modified or not (was.modified and now.modified)
+
+
 class Page(msgspec.Struct, frozen=True):
     """A part of a listing."""
 
@@ -86,13 +102,13 @@ class Store(Protocol):
         Raises NotFoundError; InvalidInputError for a whole object of over 64 MiB.
         """
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store the object, atomically. Raises ExistsError (`create`), ChangedError (`match`).
 
         A put whose answer was lost may have happened: ExistsError after a repeat can be one's own work.
         """
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Change bytes of an object that is there. Durable when done. Raises NotFoundError."""
 
     async def delete(self, key: str) -> None:
@@ -114,6 +130,14 @@ class Judged(Protocol):
 
     async def get_judged(self, key: str, first: int, length: int | None, judge: Callable[[bytes], _T]) -> _T:
         """Return what `judge` makes of bytes; where it raises CorruptError, the other sides are asked."""
+
+
+@runtime_checkable
+class Watchful(Protocol):
+    """Stores whose answers tell which state of an object they are from."""
+
+    async def get_same(self, item: Item, first: int, length: int) -> bytes:
+        """Return bytes of an object that is what it was. Raises ChangedError."""
 
 
 @runtime_checkable
@@ -176,6 +200,13 @@ class Leases(Protocol):
         """Give the lease back; not having it counts as success."""
 
 
+async def get_same(store: Store, item: Item, first: int, length: int) -> bytes:
+    """Return bytes of an object; where the store can tell, ChangedError if it is not what it was."""
+    if isinstance(store, Watchful):
+        return await store.get_same(item, first, length)
+    return await store.get(item.key, first, length)
+
+
 async def judged(
     store: Store, key: str, judge: Callable[[bytes], _T], first: int = 0, length: int | None = None
 ) -> _T:
@@ -185,6 +216,7 @@ async def judged(
     return judge(await store.get(key, first, length))
 
 
+@functools.lru_cache(1024)
 def is_key(text: str) -> bool:
     """Tell whether this may be a key. A store may list others, which are somebody else's."""
     return _KEY.fullmatch(text) is not None

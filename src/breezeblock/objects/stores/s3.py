@@ -11,10 +11,10 @@ from collections.abc import Callable
 from breezeblock.errors import BreezeblockError, ConfigError, UnsupportedError
 from breezeblock.objects.http.client import Client, Reply
 from breezeblock.objects.stores import elements, sigv4
-from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part
+from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part, part_of, seen
 from breezeblock.objects.stores.credentials import found
 from breezeblock.objects.stores.metadata import EARLY_S
-from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Item, Page, Traits, checked
+from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Body, Item, Page, Traits, checked
 
 MAX_LISTING_BYTES = 4 << 20
 _LOOK_S = 30.0
@@ -50,21 +50,27 @@ class S3Store:
         if length is None and not first:
             reply = await self._request("GET", key, limit=MAX_OBJECT_BYTES)
             return expect(reply, f"GET {key}", 200).body
-        most = MAX_OBJECT_BYTES if length is None else length
-        if not most:
+        if length == 0:
             return b""
-        last = "" if length is None else first + length - 1
-        reply = await self._request("GET", key, {"range": f"bytes={first}-{last}"}, limit=most + (64 << 10))
-        return part(reply, key, first, most)
+        return part(await self._part(key, first, length), key, first, length or MAX_OBJECT_BYTES)
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def get_same(self, item: Item, first: int, length: int) -> bytes:
+        """Return bytes of an object that is what it was. Raises ChangedError."""
+        return part_of(await self._part(item.key, first, length), item, first, length)
+
+    async def _part(self, key: str, first: int, length: int | None) -> Reply:
+        last = "" if length is None else first + length - 1
+        limit = (length or MAX_OBJECT_BYTES) + (64 << 10)
+        return await self._request("GET", key, {"range": f"bytes={first}-{last}"}, limit=limit)
+
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store an object. Its SHA-256 is signed, so that what arrives is what was sent."""
         headers = {"if-none-match": "*"} if create else {"if-match": match} if match else {}
         payload = hashlib.sha256(body).hexdigest()
-        reply = await self._request("PUT", key, headers, bytes(body), payload=payload)
+        reply = await self._request("PUT", key, headers, body, payload=payload)
         expect(reply, f"PUT {key}", 200, create=create)
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Refuse: S3 changes no part of an object."""
         raise UnsupportedError("S3 changes no part of an object.", remedy="Use the layout log.")
 
@@ -73,9 +79,9 @@ class S3Store:
         expect(await self._request("DELETE", key), f"DELETE {key}", 200, 204, 404)
 
     async def head(self, key: str) -> Item:
-        """Tell length and tag."""
+        """Tell length, tag and when it was changed."""
         reply = expect(await self._request("HEAD", key), f"HEAD {key}", 200)
-        return Item(key, int(reply.headers.get("content-length", "0")), reply.headers.get("etag", ""))
+        return seen(reply, key, int(reply.headers.get("content-length", "0")))
 
     async def page(self, prefix: str, after: str = "") -> Page:
         """List up to 1,000 objects (ListObjectsV2)."""
@@ -101,7 +107,7 @@ class S3Store:
         method: str,
         key: str,
         headers: dict[str, str] | None = None,
-        body: bytes = b"",
+        body: Body = b"",
         *,
         limit: int = 1 << 20,
         payload: str = sigv4.UNSIGNED,
@@ -115,7 +121,7 @@ class S3Store:
         path: str,
         search: str,
         headers: dict[str, str],
-        body: bytes,
+        body: Body,
         limit: int,
         payload: str = sigv4.UNSIGNED,
     ) -> Reply:
@@ -123,8 +129,8 @@ class S3Store:
         await self._renew()
         for last in (False, True):
             full = {"host": self.client.authority, **headers}
-            now = dt.datetime.now(dt.UTC) + self._ahead
-            signed = sigv4.sign(self._credentials, self._region, method, path, search, full, payload, now)
+            now_s = time.time() + self._ahead.total_seconds()
+            signed = sigv4.sign(self._credentials, self._region, method, path, search, full, payload, now_s)
             reply = await self.client.request(method, target, signed, body, limit=limit)
             if reply.status == 400 and (method == "HEAD" or b"<Code>ExpiredToken<" in reply.body):
                 reply = reply._replace(status=401)
