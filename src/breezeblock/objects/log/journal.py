@@ -204,16 +204,16 @@ class Journal:
         self._directory.rmdir()
 
     def _add(self, head: bytes, sequence: int, body: bytes) -> None:
-        self._check()
+        if self._failed:
+            raise self._failed
         file, size = self._files[-1], _RECORD_BYTES + len(body)
-        assert file.room is not None  # noqa: S101 - `open` began one
-        if file.at + size > len(file.room):
+        if file.room is None or file.at + size > len(file.room):
             file = self._roll()
         at, room = file.at, file.room
-        assert room is not None  # noqa: S101
-        room[at : at + _RECORD_BYTES] = head + _SUM.pack(crc(head))
-        room[at + _RECORD_BYTES : at + size] = body
-        file.at, file.last, file.dirty = at + size, sequence, True
+        assert room is not None  # noqa: S101 - a file that was begun has one
+        end = file.at = at + size
+        room[at:end] = b"".join((head, _SUM.pack(crc(head)), body))
+        file.last, file.dirty = sequence, True
         self._last = sequence
         self._unsynced += size
         if self._unsynced > SYNC_BYTES:
