@@ -363,7 +363,8 @@ class RestBackend(Unable):
             with rest_data.opened(config, key, writable=True, fresh=True, memory=room) as data:
                 write(data)
                 check_cancelled(attempt)
-            self._pools.run(volume.pool, partial(reports.end_draft, volume=key))
+            done = partial(reports.publish, volume=key, operation=attempt.operation_id)
+            self._pools.run(volume.pool, done)
 
     def _check(self, volume: Volume) -> None:
         """Raise InvalidInputError for a volume that cannot be made."""
