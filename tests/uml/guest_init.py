@@ -14,7 +14,11 @@ import traceback
 from pathlib import Path
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-MODULES = {"nfs": ("nfsd", "nfsv3", "nfsv4"), "smb": ("cifs",), "nbd": ("nbd", "xfs", "btrfs")}
+MODULES = {
+    "nfs": ("nfsd", "nfsv3", "nfsv4"),
+    "smb": ("cifs",),
+    "nbd": ("nbd", "xfs", "btrfs", "dm-thin-pool"),
+}
 ROOT = Path("/run/nfsroot")
 """What the server takes for its root, so that NFS 3 and 4 know an export by the same path."""
 

@@ -71,6 +71,7 @@ class Rest:
 
     def create(self, name: str, length: int) -> None:
         """Make a volume. Raises DuplicateError if there is one of that name; a half-made one is completed."""
+        self._check_plain()
 
         async def work(store: Store) -> None:
             volume = secrets.token_hex(16)
@@ -87,6 +88,7 @@ class Rest:
 
     def extend(self, name: str, length: int) -> None:
         """Make a volume longer, also while this host uses it. Raises InvalidInputError if it is as long."""
+        self._check_plain()
 
         async def now(store: Store) -> tuple[str, int]:
             volume = await self._find(store, name)
@@ -103,6 +105,7 @@ class Rest:
 
     def destroy(self, name: str) -> None:
         """Remove a volume with its snapshots. Raises ConflictError while this host uses it."""
+        self._check_plain()
         volume = self._run(lambda store: self._find(store, name))
         if serving.running(self._socket(volume)):
             raise ConflictError(f"{name} is attached to this host.", remedy="Detach it first.")
@@ -135,6 +138,7 @@ class Rest:
 
     def data(self, name: str) -> dict[str, Any]:
         """Return what a host is told of a volume that it is to serve to itself."""
+        self._check_plain()
         volume = self._run(lambda store: self._find(store, name))
         return {
             "volume_id": name,
@@ -188,6 +192,14 @@ class Rest:
 
         seen = [serving.running(path) for path in self._sockets()]
         return Status(endpoints=asyncio.run(look()), attached=[one for one in seen if one is not None])
+
+    def _check_plain(self) -> None:
+        """Raise UnsupportedError for a thin pool: what its volumes hold is the service's to make."""
+        if self.settings.pools[self.pool].thin:
+            raise UnsupportedError(
+                f"Pool {self.pool} is thin: its volumes are made and changed through the service.",
+                remedy="Use `breezeblock volume` and `breezeblock attach`.",
+            )
 
     async def _find(self, store: Store, name: str) -> str:
         """Return a volume's id. Raises NotFoundError."""

@@ -32,6 +32,9 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     layout: Literal["log", "flat"] = "log"
     """`log`: immutable objects, with snapshots and linked clones; the store must create objects atomically.
     `flat`: a volume is one object; the store must write parts of objects."""
+    thin: bool = False
+    """In the layout flat: each volume is a thin pool of LVM's, with snapshots. Needs root and device-mapper
+    on the service's host and on those that use volumes."""
     user: Annotated[str, Meta(max_length=255)] = ""
     """Who the service is to the store; for S3 the access key, for Azure the account."""
     secret: SecretName = ""
@@ -67,6 +70,8 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise ValueError(f"{url}: without TLS the password would be readable; use https")
         if self.store == "directory" and (len(self.urls) > 1 or not self.urls[0].startswith("/")):
             raise ValueError("a directory is one absolute path")
+        if self.thin and (self.layout != "flat" or self.store == "azure"):
+            raise ValueError('`thin` is for layout = "flat" in stores that take no snapshots themselves')
         if (self.layout, self.store) in _IMPOSSIBLE:
             raise ValueError(_IMPOSSIBLE[self.layout, self.store])
 

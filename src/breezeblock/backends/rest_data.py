@@ -126,21 +126,48 @@ class DeviceData:
             raise InvalidInputError(f"Bytes {offset}+{length} are outside the {self.virtual_bytes} there.")
 
 
-class FreshData(DeviceData):
-    """A flat volume that was just made: what is not written, or is zeros, need not be sent."""
+class FreshData:
+    """A volume that was just made: what is not written, or is zeros, need not be sent."""
+
+    def __init__(self, data: Data) -> None:
+        self.virtual_bytes = data.virtual_bytes
+        self.read, self.flush, self._data = data.read, data.flush, data
 
     def write(self, offset: int, data: bytes) -> None:
         """Write all of `data`."""
         if data.count(0) < len(data):
-            super().write(offset, data)
+            self._data.write(offset, data)
 
     def zero(self, offset: int, length: int) -> None:
         """Do nothing: it reads as zeros."""
 
     def extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
         """Say that nothing is data yet."""
-        self._within(offset, length)
         yield offset, length, False
+
+
+class BlockData(FileData):
+    """A block device of the kernel's, all of it data."""
+
+    def flush(self) -> None:
+        """Wait for the device."""
+        os.fsync(self._fd)
+
+    def extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
+        """Say that all is data: a device does not tell what is a hole."""
+        self._within(offset, length)
+        yield offset, length, True
+
+
+@contextmanager
+def block(path: str, *, writable: bool = False) -> Iterator[BlockData]:
+    """Open a block device, which nobody else has open for himself."""
+    mode = os.O_RDWR | os.O_EXCL if writable else os.O_RDONLY
+    fd = os.open(path, mode | os.O_CLOEXEC)
+    try:
+        yield BlockData(fd, os.lseek(fd, 0, os.SEEK_END))
+    finally:
+        os.close(fd)
 
 
 async def _settled(answer: "_T | Awaitable[_T]") -> _T:
@@ -155,7 +182,7 @@ def _pieces(offset: int, length: int) -> Iterator[tuple[int, int]]:
 @contextmanager
 def opened(
     config: StoreConfig, volume: str, snapshot: str = "", *, writable: bool = False, fresh: bool = False
-) -> Iterator[DeviceData]:
+) -> Iterator[Data]:
     """Open a volume, or a snapshot of it. For writing, whoever had it is fenced off, or stands in the way.
 
     What is read of a volume itself is what has arrived by now: it is held, against collections, meanwhile.
@@ -172,7 +199,8 @@ def opened(
                 else _flat_device(store, volume, snapshot, writable=writable)
             )
             try:
-                yield DeviceData(runner, device) if is_log or not fresh else FreshData(runner, device)
+                data = DeviceData(runner, device)
+                yield data if is_log or not fresh else FreshData(data)
             except BaseException:
                 if not is_log:  # there, after a failure nothing more is to be written; here, a lock is held
                     with suppress(BreezeblockError):

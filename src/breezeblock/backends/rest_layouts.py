@@ -18,6 +18,8 @@ from breezeblock.objects.stores.port import Item, Store
 
 MAX_BYTES = 1 << 50
 _PAGE_BLOB_BYTES = 8 << 40
+_THIN_BYTES = 16 << 40
+"""So that there is room for a snapshot or two (`connect.thin.MOST_BYTES`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +89,28 @@ def of(pool: RestPool) -> Layout:
 def capabilities(pool: RestPool) -> Capabilities:
     """Say what volumes of a pool can do. A volume type may ask for the layout, as for any capability."""
     is_log = pool.layout == "log"
-    snapshots = is_log or pool.store == "azure"
+    snapshots = is_log or pool.store == "azure" or pool.thin
     return Capabilities(
         storage_protocol="nbd",
         extend=True,
         snapshots=snapshots,
-        online_snapshots=snapshots,
+        online_snapshots=snapshots and not pool.thin,
         revert="any" if snapshots else "none",
         clone=True,
         create_from_snapshot=snapshots,
-        adopt=True,
+        adopt=not pool.thin,
         images=True,
         data=True,
-        max_virtual_bytes=_PAGE_BLOB_BYTES if not is_log and pool.store == "azure" else MAX_BYTES,
+        max_virtual_bytes=_most_bytes(pool),
         options={
             "clone": ("linked", "full") if is_log else ("full",),
             "durability": ("local", "store") if is_log else ("store",),
         },
-        facts={"layout": pool.layout},
+        facts={"layout": "thin" if pool.thin else pool.layout},
     )
+
+
+def _most_bytes(pool: RestPool) -> int:
+    if pool.thin:
+        return _THIN_BYTES
+    return _PAGE_BLOB_BYTES if pool.layout == "flat" and pool.store == "azure" else MAX_BYTES

@@ -122,7 +122,7 @@ class LinuxConnector:
                 with Nbd() as nbd, suppress(FileNotFoundError):
                     nbd.disconnect(index)
                 held.close()
-                _wait_until_gone(where)
+                wait_until_gone(where)
             self._records.forget(str(where))
 
     def find(self, data: Mapping[str, Any], consumer: str = HERE) -> Attached | None:
@@ -281,7 +281,7 @@ def _written_back(index: int, where: Place) -> Iterator[None]:
         os.close(device)
 
 
-def _wait_until_gone(where: Place) -> None:
+def wait_until_gone(where: Place) -> None:
     """Return when the kernel has let go: somebody may hold the device open for a moment (udev does)."""
     deadline = time.monotonic() + _GONE_S
     while device_of(where) is not None:

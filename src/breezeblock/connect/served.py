@@ -14,10 +14,17 @@ from typing import Any
 
 import msgspec
 
-from breezeblock.connect import Attached, relays
+from breezeblock.connect import Attached, lvm, relays, thin
 from breezeblock.connect.linux import HERE, STATE, LinuxConnector, connection_data
 from breezeblock.connect.records import Records
-from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError, UnavailableError
+from breezeblock.errors import (
+    BreezeblockError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
 from breezeblock.objects import serving
 from breezeblock.objects.nbd import client
 from breezeblock.objects.nbd.client import Place
@@ -40,7 +47,7 @@ class Record(msgspec.Struct, frozen=True):
 class ServedConnector:
     """Serves volumes to this host. Every verb may be killed anywhere and run again."""
 
-    drivers: tuple[str, ...] = ("nbd",)
+    drivers: tuple[str, ...] = ("nbd", "nbd-thin")
 
     def __init__(
         self,
@@ -62,6 +69,8 @@ class ServedConnector:
     def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
         """Serve the volume, and make it a device. Raises ConflictError if its journal comes too late."""
         task = self._task(data)
+        if data.get("thin"):
+            _check_thin(task.volume, whole=self._kernel is not None and not read_only)
         with self._records.alone(task.volume):
             known = self._records.get(task.volume)
             relayed = known.relayed if known else self._relayed and self._kernel is not None
@@ -75,12 +84,19 @@ class ServedConnector:
                 raise
         if self._kernel is None:
             return Attached(consumer=consumer, device=uri(task), read_only=read_only)
-        return self._kernel.attach(self._where(task), consumer, read_only=read_only)
+        attached = self._kernel.attach(self._where(task), consumer, read_only=read_only)
+        if data.get("thin"):
+            thin.settled(attached.device, task.volume)
+            device = thin.activate(attached.device, task.volume)
+            return msgspec.structs.replace(attached, device=device)
+        return attached
 
     def detach(self, data: Mapping[str, Any], consumer: str = HERE, *, force: bool = False) -> None:
         """Take the device away, put everything into the store, and leave nothing here."""
         task = self._task(data)
         if self._kernel is not None:
+            if data.get("thin"):
+                self._deactivate(task, consumer, force=force)
             self._kernel.detach(self._where(task), consumer, force=force)
         with self._records.alone(task.volume):
             relays.end(relays.path_of(task.socket))
@@ -90,6 +106,13 @@ class ServedConnector:
                 serving.call(task.socket, serving.Detach(), timeout_s=_DRAIN_S)
             self._records.forget(task.volume)
             _log(task).unlink(missing_ok=True)
+
+    def _deactivate(self, task: serving.Task, consumer: str, *, force: bool) -> None:
+        found = self._kernel.find(self._where(task), consumer) if self._kernel else None
+        if found and force:
+            lvm.remove_stack(Path(found.device).name)
+        elif found and _stacked(found.device):
+            thin.deactivate(found.device, task.volume)
 
     def _take_up(self, task: serving.Task) -> None:
         """Start what was killed: what its journal holds belongs into the store, and its lock given back."""
@@ -106,7 +129,11 @@ class ServedConnector:
             return None
         if self._kernel is None:
             return Attached(consumer=consumer, device=uri(task))
-        return self._kernel.find(self._where(task), consumer)
+        found = self._kernel.find(self._where(task), consumer)
+        if found and data.get("thin"):
+            active = _stacked(found.device)
+            return msgspec.structs.replace(found, device=str(thin.node(task.volume))) if active else None
+        return found
 
     def grown(self, data: Mapping[str, Any], consumer: str = HERE) -> None:
         """Let the device have the length that the volume has now; no device = done."""
@@ -147,6 +174,23 @@ class ServedConnector:
         except BreezeblockError as error:
             return error
 
+    def activate(self) -> list[BreezeblockError]:
+        """Give thin volumes that belong here, and whose pools are devices again, theirs; return failures."""
+        failures = []
+        for record in self._records.all():
+            try:
+                if record.data.get("thin") and self._kernel is not None:
+                    self._activated(self._task(record.data), self._kernel)
+            except BreezeblockError as error:
+                failures.append(error)
+        return failures
+
+    def _activated(self, task: serving.Task, kernel: LinuxConnector) -> None:
+        with self._records.alone(task.volume):
+            found = kernel.find(self._where(task)) if self._records.get(task.volume) else None
+            if found and not _stacked(found.device):
+                thin.activate(found.device, task.volume)
+
     def lost(self) -> bool:
         """Tell whether a process that was there at the last `restore` is gone. Costs next to nothing."""
         return not all(serving.kept(path) for path in self._sockets)
@@ -163,6 +207,21 @@ class ServedConnector:
         record = self._records.get(task.volume)
         socket = relays.path_of(task.socket) if record and record.relayed else task.socket
         return connection_data(str(Place(str(socket), task.volume)))
+
+
+def _check_thin(volume: str, *, whole: bool) -> None:
+    """Raise UnsupportedError, or ConfigError, if a thin volume cannot be used so, or not on this host."""
+    if not whole:
+        raise UnsupportedError(
+            f"Volume {volume} is in a thin pool, which the kernel has to open, for writing.",
+            remedy="Attach it as a device, without --no-device and --read-only.",
+        )
+    if lacks := lvm.missing():
+        raise ConfigError(" ".join(lacks), remedy="Mend that; then attach again.")
+
+
+def _stacked(device: str) -> bool:
+    return bool(lvm.stack(Path("/sys/block"), Path(device).name))
 
 
 def uri(task: serving.Task) -> str:

@@ -16,8 +16,8 @@ from breezeblock.app import attaching
 from breezeblock.app.control_files import ControlFiles
 from breezeblock.app.rest import Rest
 from breezeblock.attempt import Attempt
+from breezeblock.backends import registry
 from breezeblock.backends.contract import Snapshot, Volume
-from breezeblock.backends.rest import open_rest
 from breezeblock.config import Config, ServiceSection
 from breezeblock.connect.linux import LinuxConnector
 
@@ -32,19 +32,20 @@ def attempt() -> Attempt:
 class Host:
     """This host with a store of its own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **pool: object) -> None:
         self.directory = directory
         (directory / "store").mkdir()
         section = {
             "kind": "rest",
             "run_dir": str(directory / "run"),
             "journal_dir": str(directory / "journals"),
-            "pools": {"gold": {"store": "directory", "urls": [str(directory / "store")]}},
+            "pools": {"gold": {"store": "directory", "urls": [str(directory / "store")], **pool}},
         }
         config = self.config = Config(
             service=ServiceSection(state_dir=str(directory / "state")), backends={"rest": section}
         )
-        self.backend = open_rest("rest", attaching.rest_config(config, "rest"), directory / "state")
+        settings = attaching.rest_config(config, "rest")
+        self.backend = registry.open_backend("rest", settings, directory / "state")
         kernel = LinuxConnector(directory / "records", timeout_s=20, dead_timeout_s=120)
         self.connector = attaching.connector(config, directory / "records", kernel=kernel)
 
