@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
-from breezeblock.connect import linux, lvm
+from breezeblock.connect import linux, thin
 from breezeblock.connect.netlink import Nbd
 from breezeblock.errors import ConflictError
 from breezeblock.objects.flat import FlatDevice, volumes
@@ -97,7 +97,7 @@ def _clear(where: Place) -> None:
     index = linux.device_of(where)
     if index is None:
         return
-    lvm.remove_stack(f"nbd{index}")
+    thin.tear_down(f"/dev/nbd{index}", where.export)
     with Nbd() as nbd, suppress(FileNotFoundError):
         nbd.disconnect(index)
     linux.wait_until_gone(where)

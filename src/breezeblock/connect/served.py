@@ -110,7 +110,7 @@ class ServedConnector:
     def _deactivate(self, task: serving.Task, consumer: str, *, force: bool) -> None:
         found = self._kernel.find(self._where(task), consumer) if self._kernel else None
         if found and force:
-            lvm.remove_stack(Path(found.device).name)
+            thin.tear_down(found.device, task.volume)
         elif found and _stacked(found.device):
             thin.deactivate(found.device, task.volume)
 

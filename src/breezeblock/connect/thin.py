@@ -197,3 +197,13 @@ def activate(device: str, volume: str, name: str = VOLUME) -> str:
 def deactivate(device: str, volume: str) -> None:
     """Take all of its devices away. Raises ConflictError while one is mounted."""
     lvm.run(device, "vgchange", "--activate", "n", group(volume))
+
+
+def tear_down(device: str, volume: str) -> None:
+    """Take away whatever is on a device, used or not: for one whose server died. What is under way fails."""
+    lvm.remove_stack(Path(device).name)
+    links = Path("/dev", group(volume))  # LVM's own, which would be in the way of a group of that name
+    if links.is_dir():
+        for link in links.iterdir():
+            link.unlink()
+        links.rmdir()
