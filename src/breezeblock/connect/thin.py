@@ -140,6 +140,8 @@ def settled(device: str, volume: str) -> Held:
 def grow(device: str, volume: str, held: Held, virtual_bytes: int) -> None:
     """Give the pool room for so many bytes; the device is as long as `room` says. It never shrinks."""
     needed, pool = room(virtual_bytes), f"{group(volume)}/{_POOL}"
+    if held.data >= needed.data and held.metadata >= needed.metadata:
+        return
     lvm.run(device, "pvresize", device)
     if held.metadata < needed.metadata:
         more = needed.metadata - held.metadata

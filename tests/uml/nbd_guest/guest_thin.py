@@ -106,13 +106,11 @@ def test_the_life_of_a_thin_volume(host: Host, tmp_path: Path) -> None:
     assert backend.check(volume, (first,)) == []
     with backend.open_data(volume, writable=True) as data:
         data.write(4 * MIB, b"other" * MIB)
-    second, clone = taken(volume), host.volume(LENGTH)
-    backend.snapshot(volume, second, attempt())
+    clone = host.volume(LENGTH)
     backend.create_from_snapshot(volume, first, clone, attempt())
     grown = LENGTH + 17 * MIB
     backend.extend(volume, grown, attempt())
     backend.revert(volume, first, attempt())
-    backend.delete_snapshot(volume, second, attempt())
     device = host.connector.attach(info.data).device
     assert length_of(device) == grown
     CHECK["ext4"](device)
@@ -124,10 +122,9 @@ def test_the_life_of_a_thin_volume(host: Host, tmp_path: Path) -> None:
     sh("lvm", "pvcreate", "-ff", "--yes", "--config", "devices{scan_lvs=1}", "--devices", device, device)
     host.connector.detach(info.data)
     assert content(host, volume, first) == content(host, clone)
-    for one, snapshots in ((volume, (first,)), (clone, ())):
-        for snapshot in snapshots:
-            backend.delete_snapshot(one, snapshot, attempt())
-        backend.delete(one, attempt())
+    backend.delete_snapshot(volume, first, attempt())
+    backend.delete(volume, attempt())
+    backend.delete(clone, attempt())
     assert objects(host) == before
 
 
@@ -163,24 +160,24 @@ def test_verbs_that_are_killed_are_done_when_they_are_called_again(host: Host) -
                 break
         work()
 
-    killed_and_done(lambda: backend.create(volume, doing), 2, 1)
+    killed_and_done(lambda: backend.create(volume, doing), 2)
     with backend.open_data(volume, writable=True) as data:
         data.write(0, b"first" * 4096)
-    before = content(host, volume)
-    killed_and_done(lambda: backend.snapshot(volume, snapshot, doing), 1, 4)
+        before = data.read(0, 8 * MIB)
+    killed_and_done(lambda: backend.snapshot(volume, snapshot, doing), 1)
     with backend.open_data(volume, writable=True) as data:
         data.write(2 * MIB, b"later" * MIB)
-    assert content(host, volume) != before
-    killed_and_done(lambda: backend.extend(volume, 16 * MIB, doing), 3)
+    killed_and_done(lambda: backend.extend(volume, 16 * MIB, doing))
     killed_and_done(lambda: backend.revert(volume, snapshot, doing), 4, 3)
     with backend.open_data(volume) as data:
         assert data.virtual_bytes == 16 * MIB
-        assert hashlib.sha256(data.read(0, 8 * MIB)).hexdigest() == before
+        assert data.read(0, 8 * MIB) == before
         assert data.read(8 * MIB, 8 * MIB) == bytes(8 * MIB)
-    assert content(host, volume, snapshot) == before
-    killed_and_done(lambda: backend.delete_snapshot(volume, snapshot, doing), 1)
-    assert backend.check(volume, ()) == []
-    assert killed(lambda: backend.revert(volume, snapshot, doing), 0, midway=False)
+    with backend.open_data(volume, snapshot) as data:
+        assert data.read(0, 8 * MIB) == before
+    assert killed(lambda: backend.delete_snapshot(volume, snapshot, doing), 1, midway=True)
     backend.start()  # a service that comes back takes away what its predecessor left in the kernel
     left_nothing(host)
+    backend.delete_snapshot(volume, snapshot, doing)
+    assert backend.check(volume, ()) == []
     backend.delete(volume, doing)
