@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from api_world import QUOTA, Client, World
 
-from breezeblock.backends.contract import Health
+from breezeblock.backends.contract import Endpoint, Health
 from breezeblock.catalog import heartbeats, operations, quotas, tables
 from breezeblock.catalog.clock import ordered_id
 
@@ -222,13 +222,22 @@ def test_pools(world: World, admin: Client) -> None:
     later = ("deepest_chain", "unmerged_images", "unmerged_gb", "full_in_hours", "chain_full_in_hours")
     assert can["deepest_chain"] in {0, 1}, "other tests may have left volumes"
     assert [can[key] for key in later[1:]] == [0, 0, "unknown", "unknown"]
+    assert "endpoints" not in pool
+    counted = {"requests": 1, "asked": 9, "failed": 2, "bytes_read": 5, "bytes_written": 6}
+    way = Endpoint(url="https://a", state="up", trouble="", connections=3, read_ms=1.5, write_ms=2, **counted)
     told = Health(
-        deepest_chain=21, unmerged_images=4, unmerged_bytes=3 << 29, full_in_s=90e3, chain_full_in_s=7.2e3
+        deepest_chain=21,
+        unmerged_images=4,
+        unmerged_bytes=3 << 29,
+        full_in_s=90e3,
+        chain_full_in_s=7.2e3,
+        endpoints=(way,),
     )
     with world.database.write() as connection:
         connection.execute(sa.update(tables.pools).values(health=msgspec.json.encode(told).decode()))
     (pool,) = admin.get("/scheduler-stats/get_pools?detail=True").json()["pools"]
     assert [pool["capabilities"][key] for key in later] == [21, 4, 1.5, 25, 2]
+    assert pool["endpoints"] == [msgspec.to_builtins(way)]
     assert admin.get("/scheduler-stats/get_pools?name=other").json() == {"pools": []}
 
 

@@ -40,6 +40,15 @@ def test_a_served_volume_and_its_endpoint_are_shown() -> None:
             labels["endpoint"] = f"{place}/store"
             assert registry.get_sample_value("breezeblock_served_endpoint_up", labels) == 1
             assert registry.get_sample_value("breezeblock_served_endpoint_asked_total", labels)
+            assert registry.get_sample_value("breezeblock_served_endpoint_write_seconds", labels)
+            served = registry.get_sample_value("breezeblock_served_endpoint_bytes_written_total", labels)
+            (endpoint,) = backend.stats()[0].health.endpoints
+            assert (endpoint.url, endpoint.state, endpoint.bytes_written) == (
+                labels["endpoint"],
+                "up",
+                served,
+            )
+            assert served
         finally:
             connector.detach(data)
         assert "cloud" not in generate_latest(registry).decode()
@@ -48,5 +57,7 @@ def test_a_served_volume_and_its_endpoint_are_shown() -> None:
         assert backend.stats()[0].up
         assert REGISTRY.get_sample_value("breezeblock_endpoint_up", seen) == 1
         (Path(place) / "store").rename(Path(place) / "away")
-        assert not backend.stats()[0].up
+        (lost,) = backend.stats()
+        assert not lost.up
+        assert [(one.url, one.state) for one in lost.health.endpoints] == [(f"{place}/store", "down")]
         assert REGISTRY.get_sample_value("breezeblock_endpoint_up", seen) == 0

@@ -75,7 +75,7 @@ def test_what_a_thin_pool_does_not_do_is_refused(backend: Backend, config: Confi
     ):
         with pytest.raises(UnsupportedError, match="not handed over"):
             refused()
-    with pytest.raises(InvalidInputError, match="multiple of 1048576"):
+    with pytest.raises(InvalidInputError, match="multiples of 1048576"):
         backend.create(volume("thin", 8 * MIB + 4096), attempt())
     with pytest.raises(InvalidInputError, match="smaller than its source"):
         backend.clone(one, volume("plain", 4 * MIB), attempt())

@@ -1,15 +1,19 @@
 """`breezeblock rest`: the old control surface, over two endpoints of one store."""
 
 import json
+import os
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from breezeblock import vault
+from breezeblock import config, vault
+from breezeblock.app import attaching
 from breezeblock.cli import run
 from breezeblock.cli.exits import Exit
 from cdmi_process import PASSWORD, USER, cdmi_server
@@ -70,7 +74,8 @@ def test_the_old_control_surface(servers: tuple[Path, str, str], capsys: pytest.
     ]
     control("create", "one", "1M", code=Exit.REFUSED)
     control("create", "three", "1000", code=Exit.REFUSED)
-    control("create", "../x", "1M", code=Exit.REFUSED)
+    for name in ("../x", "a/b", ".", "", "ü", "a b", "x" * 201, "volume-x"):
+        control("create", name, "1M", code=Exit.REFUSED)
     control("extend", "one", "1M", code=Exit.REFUSED)
     control("extend", "none", "2M", code=Exit.NOT_FOUND)
     control("attach", "none", *here, code=Exit.NOT_FOUND)
@@ -84,20 +89,34 @@ def test_the_old_control_surface(servers: tuple[Path, str, str], capsys: pytest.
 
     control("add-urls", f"{two}/elsewhere", code=Exit.REFUSED)
     control("add-urls", f"{two}/here")
-    control("add-urls", f"{two}/here")
+    control("add-urls", f"{two}/here/")  # the same
+    control("add-urls", "http://192.0.2.1/here", code=Exit.REFUSED)  # the password would be readable
+    assert "192.0.2.1" not in (place / "state" / "pools" / "rest.gold.urls").read_text()
     found = control.json("status")
-    assert {e["url"]: e["state"] for e in found["endpoints"]["endpoints"]} == {
+    assert {e["url"]: e["state"] for e in found["endpoints"]} == {
         f"{one}/here": "up",
         f"{two}/here": "up",
     }
     (attached,) = found["attached"]
     assert (attached["length"], attached["failed"]) == (2 << 20, "")
     assert {e["url"] for e in attached["mirrors"]["endpoints"]} == {f"{one}/here", f"{two}/here"}
+    os.kill(attached["pid"], signal.SIGKILL)
+    loaded = config.load(place / "breezeblock.toml", {})
+    for _ in range(100):  # as `nbd keep` does: until its successor answers
+        if not attaching.connector(loaded, place / "records").restore():
+            break
+        time.sleep(0.05)
+    (attached,) = control.json("status")["attached"]
+    assert {e["url"] for e in attached["mirrors"]["endpoints"]} == {f"{one}/here", f"{two}/here"}
     control("remove-urls", f"{one}/here", code=Exit.REFUSED)
     control("remove-urls", f"{two}/here")
     control("remove-urls", f"{two}/here", code=Exit.NOT_FOUND)
     assert PASSWORD not in control("status")
 
+    (place / "objects").rename(place / "away")
+    (one_way,) = control.json("status")["endpoints"]
+    assert (one_way["state"], one_way["url"]) == ("down", f"{one}/here"), "told all the same"
+    (place / "away").rename(place / "objects")
     control("detach", "one", *here)
     assert control.json("status")["attached"] == []
     control("destroy", "one", "--yes")

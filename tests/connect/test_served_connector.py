@@ -22,6 +22,8 @@ from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Snapshot, Volume
 from breezeblock.backends.rest import open_rest
 from breezeblock.config import Config, ServiceSection
+from breezeblock.connect import Attached
+from breezeblock.connect.linux import HERE, LinuxConnector
 from breezeblock.connect.served import ServedConnector
 from breezeblock.errors import ConfigError, ConflictError, UnsupportedError
 from breezeblock.objects import serving
@@ -56,8 +58,9 @@ class Host:
         )
         self.backend = open_rest("rest", attaching.rest_config(self.config, "rest"), self.directory / "state")
 
-    def connector(self, *, discard: bool = False) -> ServedConnector:
-        return attaching.connector(self.config, self.directory / "records", discard=discard)
+    def connector(self, *, discard: bool = False, kernel: LinuxConnector | None = None) -> ServedConnector:
+        records = self.directory / "records"
+        return attaching.connector(self.config, records, discard=discard, kernel=kernel)
 
     def left(self) -> list[str]:
         places = [self.directory / name for name in ("run", "journals", "records")]
@@ -121,6 +124,46 @@ def test_a_process_that_ends_is_missed_at_once_and_brought_back(host: Host) -> N
     assert not connector.lost()
     connector.detach(data)
     assert host.left() == []
+
+
+class Deviceless(LinuxConnector):
+    """A kernel that makes no device."""
+
+    def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
+        raise UnsupportedError("This kernel has no NBD driver loaded.")
+
+
+def test_what_gets_no_device_is_not_served_either(host: Host) -> None:
+    _, data = made(host)
+    connector = host.connector(kernel=Deviceless(host.directory / "records"))
+    with pytest.raises(UnsupportedError, match="no NBD driver"):
+        connector.attach(data)
+    assert host.left() == []
+    assert connector.records() == []
+    host.connector().attach(data)
+    with pytest.raises(UnsupportedError, match="no NBD driver"):
+        connector.attach(data)
+    assert host.connector().find(data), "what was served before is served on"
+    host.connector().detach(data)
+
+
+def test_what_cannot_be_brought_back_is_said_and_stops_nothing_else(host: Host) -> None:
+    connector = host.connector()
+    lame, well = made(host)[1], made(host)[1]
+    for data in (lame, well):
+        connector.attach(data)
+        host.kill(data)
+    log = attaching.task(host.config, lame).socket.with_suffix(".log")
+    log.mkdir()  # as a full disk would, it stops the process from being started
+    (host.directory / "records" / "served" / "0.json").write_bytes(b"{")
+    (failure,) = connector.restore()
+    assert str(attaching.task(host.config, lame).volume) in str(failure)
+    assert connector.find(lame) is None
+    assert connector.find(well) is not None
+    log.rmdir()
+    assert connector.restore() == []
+    for data in (lame, well):
+        connector.detach(data)
 
 
 def test_qemu_uses_it_and_the_back_end_goes_on_meanwhile(host: Host) -> None:

@@ -1,5 +1,6 @@
 """A process for a volume: clients, requests, the barrier at the end, and sudden death."""
 
+import fcntl
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from breezeblock.objects.cdmi import CdmiServer
 from breezeblock.objects.log import volumes
 from breezeblock.objects.nbd import client
 from breezeblock.objects.serving import Detach, Endpoints, Flush, Grow, Snapshot
-from breezeblock.objects.serving.messages import control_path
+from breezeblock.objects.serving.messages import control_path, lock_path
 from breezeblock.objects.stores.cdmi import CdmiStore
 
 
@@ -112,6 +113,15 @@ def test_fio_verifies_what_it_wrote_with_little_memory(lab: Lab, tmp_path: Path)
             *(f"--aux-path={tmp_path}", f"--output={tmp_path / 'log'}"),
         )
         assert lab.ask(Detach()) == serving.Answer()
+
+
+def test_somebody_who_only_looks_whether_there_is_a_keeper_is_no_keeper(lab: Lab) -> None:
+    path = lock_path(lab.task().socket)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        threading.Timer(0.05, fcntl.flock, (lock, fcntl.LOCK_UN)).start()
+        with attached(lab):
+            lab.ask(Detach())
 
 
 def test_detaching_leaves_everything_in_the_store_and_nothing_here(lab: Lab) -> None:

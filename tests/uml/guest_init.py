@@ -120,8 +120,9 @@ def run_tests(scratch: Path, files: list[str]) -> None:
     os.environ["BREEZEBLOCK_SCRATCH"] = str(scratch)
     directory = str(Path(files[0]).parent)
     tests = Path(__file__).resolve().parent.parent
+    paths = [tests, tests / "backends", tests / "objects", tests / "uml" / "nbd_guest"]
     options = ["-q", "-s", "--color=no", "-rf", "--durations=3", "--tb=short", "-p", "no:cacheprovider"]
-    options += ["-o", "python_files=guest_*.py", "-o", f"pythonpath={tests} {tests / 'backends'}"]
+    options += ["-o", "python_files=guest_*.py", "-o", f"pythonpath={' '.join(map(str, paths))}"]
     places = [f"--confcutdir={directory}", "--basetemp=/run/tmp/pytest", f"--junitxml={scratch}/junit.xml"]
     status = pytest.main([*options, *places, *files])
     (scratch / "status").write_text(str(int(status)))

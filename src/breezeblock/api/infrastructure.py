@@ -12,7 +12,7 @@ from breezeblock.api.routing import Endpoint
 from breezeblock.backends.contract import Capabilities, Health
 from breezeblock.catalog.families import Chains
 from breezeblock.service import infrastructure as service
-from breezeblock.service import volume_types
+from breezeblock.service import scheduling, volume_types
 from breezeblock.service.core import GIB
 
 ALIVE_S = 60
@@ -58,8 +58,14 @@ def pools(request: Request) -> Reply:
         name = f"{host}@{pool.backend}#{pool.name}"
         if wanted not in {None, name} or specs.get("volume_backend_name", pool.backend) != pool.backend:
             continue
-        facts = _capabilities(pool, chains.get((pool.backend, pool.name), Chains()))
-        shown.append({"name": name, "capabilities": facts} if detail else {"name": name})
+        one: dict[str, Any] = {"name": name}
+        if detail:
+            health = msgspec.json.decode(pool.health, type=Health)
+            of_pool = chains.get((pool.backend, pool.name), Chains())
+            one["capabilities"] = _capabilities(pool, of_pool, health)
+            if health.endpoints:  # beside Cinder's capabilities, in which exporters want scalars only
+                one["endpoints"] = health.endpoints
+        shown.append(one)
     return reply({"pools": shown})
 
 
@@ -119,12 +125,12 @@ def resource_filters(request: Request) -> Reply:
     )
 
 
-def _capabilities(pool: Any, chains: Chains) -> dict[str, Any]:
+def _capabilities(pool: Any, chains: Chains, health: Health) -> dict[str, Any]:
     can = msgspec.json.decode(pool.capabilities, type=Capabilities)
-    health = msgspec.json.decode(pool.health, type=Health)
     # Scalars only: exporters have crashed on anything else.
     return {
         **can.facts,
+        **scheduling.abilities(can),
         "volume_backend_name": pool.backend,
         "pool_name": pool.name,
         "total_capacity_gb": _gib(pool.total_bytes),
@@ -142,10 +148,6 @@ def _capabilities(pool: Any, chains: Chains) -> dict[str, Any]:
         "full_in_hours": _hours(health.full_in_s),
         "chain_full_in_hours": _hours(health.chain_full_in_s),
         "max_over_subscription_ratio": f"{pool.max_over_subscription_ratio:g}",
-        "thin_provisioning_support": can.thin,
-        "thick_provisioning_support": not can.thin,
-        "QoS_support": False,
-        "multiattach": False,
         "storage_protocol": can.storage_protocol,
         "driver_version": __version__,
         "vendor_name": "Breezeblock",

@@ -17,6 +17,7 @@ from breezeblock.config import Config, split_policy
 from breezeblock.connect.linux import STATE, LinuxConnector
 from breezeblock.connect.served import ServedConnector
 from breezeblock.errors import ConfigError, InvalidInputError, UnsupportedError
+from breezeblock.objects.flat import pinned
 from breezeblock.objects.serving import Task
 
 LOOK_S, GLANCE_S = 5.0, 0.1
@@ -58,12 +59,14 @@ def task(config: Config, data: Mapping[str, Any]) -> Task:
         _own(directory)
     pools = Pools(name, settings, Path(config.service.state_dir))
     store = pools.store(pool, wait=True)
+    image = pinned.unpacked(str(data.get("object", ""))) if store.layout == "read-only" else None
     return Task(
         store=msgspec.structs.replace(store, pool=str(data.get("pool_uuid", "")) or store.pool),
         volume=volume,
         socket=run / volume,
         journal=journals / volume,
         durability="store" if data.get("durability") == "store" else "local",
+        image=image,
     )
 
 
@@ -98,17 +101,19 @@ def rest_config(config: Config, name: str) -> RestConfig:
 
 
 def keep(served: ServedConnector, kernel: LinuxConnector, stopped: Callable[[], bool]) -> None:
-    """Bring back, until `stopped`, what belongs on this host: processes that serve, then devices."""
+    """Bring back, until `stopped`, what belongs on this host: processes that serve, and devices.
+
+    Side by side: a store that is away keeps no device waiting whose volume is served.
+    """
     ending = threading.Event()
 
     def look() -> None:
-        looked, failures = time.monotonic(), 0
+        looked, failures = time.monotonic(), tell(served)
         while not ending.wait(GLANCE_S):
             # Where something could not be brought back, it is not tried ten times a second.
             if time.monotonic() - looked >= LOOK_S or (not failures and served.lost()):
                 looked, failures = time.monotonic(), tell(served)
 
-    tell(served)
     watching = threading.Thread(target=look, name="served", daemon=True)
     watching.start()
     try:

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from breezeblock import config as configuration
 from breezeblock import vault
 from breezeblock.app import compose, gateway
+from breezeblock.backends.rest_config import MAX_RUN_DIR
 from breezeblock.catalog import types
 from breezeblock.catalog.clock import new_id
 from breezeblock.catalog.database import Database
@@ -41,7 +42,6 @@ STORE = "rest"
 CERTIFICATE = "store.pem"
 """The object store's certificate and key. Clients trust nothing else: whoever listens on its port while it is
 stopped is told no password."""
-MAX_RUN_DIR = 48
 ACCOUNTS = {
     # cloud: (user = project, roles)
     "breezeblock": ("demo", ("member",)),

@@ -5,6 +5,7 @@ that the service made have none, and go by `volume-UUID`.
 """
 
 import asyncio
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,10 +18,11 @@ import msgspec
 from breezeblock.app import attaching
 from breezeblock.backends import rest_layouts
 from breezeblock.backends import rest_reports as reports
-from breezeblock.backends.rest_config import RestConfig, durability
+from breezeblock.backends.rest_config import RestConfig, durability, read_only
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.config import Config
 from breezeblock.errors import (
+    BreezeblockError,
     ConfigError,
     ConflictError,
     CorruptError,
@@ -33,12 +35,14 @@ from breezeblock.objects import serving
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.collecting import Collected, collect
-from breezeblock.objects.mirrors.status import MirrorsStatus
+from breezeblock.objects.mirrors.status import EndpointStatus, together, unreached
 from breezeblock.objects.stores.opening import open_store
 from breezeblock.objects.stores.port import ExistsError, Store, everything
 
 _T = TypeVar("_T")
 _NAMES = "name/"
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", re.ASCII)
+"""Of new volumes. One part of a key: where keys are paths, `a/b` would forbid `a`."""
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,9 +55,11 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """A pool's endpoints, and the volumes that this host serves."""
+    """A pool's endpoints, as all that this host serves uses them, and the volumes that it serves."""
 
-    endpoints: MirrorsStatus
+    pool: str
+    """Its identity."""
+    endpoints: list[EndpointStatus]
     attached: list[serving.View]
 
 
@@ -65,7 +71,9 @@ class Rest:
         self.config = config
         self.backend = _only(_backends(config), backend, "back end")
         self.settings: RestConfig = attaching.rest_config(config, self.backend)
-        self.pool = _only(list(self.settings.pools), pool, "pool")
+        # What is only read has no volumes of ours to make, name or destroy.
+        writable = [name for name, one in self.settings.pools.items() if not read_only(one)]
+        self.pool = _only(writable, pool, "pool")
         self._layout = rest_layouts.of(self.settings.pools[self.pool])
         self._pools = Pools(self.backend, self.settings, Path(config.service.state_dir))
 
@@ -83,6 +91,11 @@ class Rest:
                     raise DuplicateError(f"There is a volume {name}.") from None
             await self._layout.create(store, volume, length)
 
+        if not _NAME.fullmatch(name):
+            raise InvalidInputError(
+                f"{name[:300]!r} is no volume's name: at most 200 letters, digits, '_', '-' and '.', "
+                "which is not the first."
+            )
         volumes.check("0" * 32, length)
         self._run(work)
 
@@ -157,19 +170,19 @@ class Rest:
 
     def add_url(self, url: str) -> None:
         """Use one more endpoint, which has to show this pool; volumes in use here use it at once."""
-        config = msgspec.structs.replace(self._pools.made(self.pool), urls=[url], on_no_path="error")
+        config = self._pools.with_url(self.pool, url)
 
         async def proven() -> None:
             await (await open_store(config)).close()
 
         asyncio.run(proven())
         self._pools.add_url(self.pool, url)
-        self._tell(serving.Endpoints(add=[url]))
+        self._tell(serving.Endpoints(add=self.urls()))
 
     def remove_url(self, url: str) -> None:
         """Use an endpoint no more. Raises NotFoundError, ConflictError for the last or a configured one."""
-        self._pools.remove_url(self.pool, url)
-        self._tell(serving.Endpoints(remove=[url]))
+        known = self._pools.remove_url(self.pool, url)
+        self._tell(serving.Endpoints(remove=[known]))
 
     def urls(self) -> list[str]:
         """Return the endpoints that this host uses."""
@@ -182,16 +195,23 @@ class Rest:
     def status(self) -> Status:
         """Look at every endpoint, and at what this host serves."""
 
-        async def look() -> MirrorsStatus:
-            store = await open_store(self._pools.made(self.pool))
+        async def look() -> list[EndpointStatus]:
+            config = self._pools.made(self.pool)
+            try:
+                store = await open_store(config)
+            except BreezeblockError as error:
+                return unreached(config.urls, error.message)
             try:
                 await store.settled()
-                return store.status()
+                return store.status().endpoints
             finally:
                 await store.close()
 
         seen = [serving.running(path) for path in self._sockets()]
-        return Status(endpoints=asyncio.run(look()), attached=[one for one in seen if one is not None])
+        attached = [one for one in seen if one is not None]
+        now, uuid = asyncio.run(look()), self._pools.uuid(self.pool)
+        users = [one.mirrors.endpoints for one in attached if one.mirrors.pool == uuid]
+        return Status(pool=uuid, endpoints=together([now, *users]), attached=attached)
 
     def _check_plain(self) -> None:
         """Raise UnsupportedError for a thin pool: what its volumes hold is the service's to make."""
@@ -220,8 +240,7 @@ class Rest:
         return Path(self.settings.run_dir, volume)
 
     def _sockets(self) -> list[Path]:
-        run = Path(self.settings.run_dir)
-        return [path for path in sorted(run.glob("?" * 32)) if path.is_socket()]
+        return serving.sockets(Path(self.settings.run_dir))
 
     def _tell(self, request: serving.Request) -> None:
         uuid = self._pools.uuid(self.pool)

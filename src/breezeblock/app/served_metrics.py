@@ -1,6 +1,6 @@
 """What Prometheus is told of the volumes of object stores that this host serves to itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -8,9 +8,9 @@ from prometheus_client.registry import Collector
 
 from breezeblock.app import attaching
 from breezeblock.backends.rest_config import RestConfig
-from breezeblock.backends.rest_served import view
+from breezeblock.backends.rest_served import views
 from breezeblock.config import Config
-from breezeblock.objects.serving import View
+from breezeblock.objects.mirrors.status import EndpointStatus
 
 _ANSWER_S = 1.0
 _GAUGES = {  # fields of View
@@ -25,6 +25,12 @@ _COUNTERS = {
     "written": "Writes taken.",
     "stored": "Writes in the store.",
     "uploaded_bytes": "Bytes sent off.",
+}
+_ENDPOINT_GAUGES: dict[str, tuple[str, Callable[[EndpointStatus], float]]] = {
+    "up": ("1 while it can be used.", lambda one: one.state == "up"),
+    "connections": ("Connections to the endpoint.", lambda one: one.connections),
+    "read_seconds": ("What a read from the endpoint took, lately.", lambda one: one.read_ms / 1000),
+    "write_seconds": ("What a write to the endpoint took, lately.", lambda one: one.write_ms / 1000),
 }
 _ENDPOINT = {  # fields of EndpointStatus
     "asked": "Requests to the endpoint.",
@@ -51,7 +57,11 @@ class Served(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield what each process tells; one that does not answer in a second is left out."""
-        seen = [(name, one) for name, settings in self._settings.items() for one in _views(settings)]
+        seen = [
+            (name, one)
+            for name, settings in self._settings.items()
+            for one in views(Path(settings.run_dir), timeout_s=_ANSWER_S)
+        ]
         for field, text in _GAUGES.items():
             gauge = GaugeMetricFamily(f"breezeblock_served_{field}", text, labels=("backend", "volume"))
             for name, one in seen:
@@ -71,19 +81,15 @@ class Served(Collector):
                 counter.add_metric((name, one.volume), float(getattr(one, field)))
             yield counter
         labels = ("backend", "volume", "endpoint")
-        gauge = GaugeMetricFamily("breezeblock_served_endpoint_up", "1 while it can be used.", labels=labels)
-        for name, one in seen:
-            for endpoint in one.mirrors.endpoints:
-                gauge.add_metric((name, one.volume, endpoint.url), float(endpoint.state == "up"))
-        yield gauge
+        for field, (text, of) in _ENDPOINT_GAUGES.items():
+            gauge = GaugeMetricFamily(f"breezeblock_served_endpoint_{field}", text, labels=labels)
+            for name, one in seen:
+                for endpoint in one.mirrors.endpoints:
+                    gauge.add_metric((name, one.volume, endpoint.url), float(of(endpoint)))
+            yield gauge
         for field, text in _ENDPOINT.items():
             counter = CounterMetricFamily(f"breezeblock_served_endpoint_{field}", text, labels=labels)
             for name, one in seen:
                 for endpoint in one.mirrors.endpoints:
                     counter.add_metric((name, one.volume, endpoint.url), float(getattr(endpoint, field)))
             yield counter
-
-
-def _views(settings: RestConfig) -> list[View]:
-    sockets = [path for path in sorted(Path(settings.run_dir).glob("?" * 32)) if path.is_socket()]
-    return [one for path in sockets if (one := view(path, timeout_s=_ANSWER_S)) is not None]

@@ -160,6 +160,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     `full`. Then `flatten` and `shorten` are there too."""
     data: bool = False
     """`open_data` works, so that `backends.copying` can stand in for missing verbs."""
+    read_only: bool = False
+    """Volumes are adopted, and never made, written, extended or removed from storage; hosts read them."""
     max_virtual_bytes: int | None = None
     options: Mapping[str, tuple[str, ...]] = {}
     """Per option name the values a volume type may ask for."""
@@ -169,8 +171,28 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What else a volume type's extra specs are compared with; names that no other capability has."""
 
 
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A way to a pool's storage, as the service and the volumes that its host uses go it."""
+
+    url: str
+    state: str
+    trouble: str
+    """Its last failure."""
+    connections: int
+    requests: int
+    """On their way now."""
+    asked: int
+    """Requests; they and what follows are counted since their users began."""
+    failed: int
+    bytes_read: int
+    bytes_written: int
+    read_ms: float
+    """What a read takes, lately."""
+    write_ms: float
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """What will trouble a pool later, where the storage keeps chains that it merges by itself."""
+    """How the ways to a pool are, and what will trouble it later: of storage that merges chains by itself."""
 
     deepest_chain: int | None = None
     """The most images that any volume of it is read through; None where nobody looked."""
@@ -182,6 +204,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """When it is full if it goes on filling as it did; None where that cannot be said."""
     chain_full_in_s: float | None = None
     """When its deepest chain is as deep as the storage allows if it goes on growing as it did."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """Where a pool has several, or may have."""
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):

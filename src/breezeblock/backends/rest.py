@@ -37,7 +37,7 @@ from breezeblock.backends.contract import (
 )
 from breezeblock.backends.copying import copy_back, copy_data
 from breezeblock.backends.rest_collecting import Collector
-from breezeblock.backends.rest_config import RestConfig, RestPool, durability, find_pool
+from breezeblock.backends.rest_config import RestConfig, RestPool, durability, find_pool, read_only
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.backends.rest_reports import key_of, name_of, placement_of
 from breezeblock.backends.rest_served import asked
@@ -51,10 +51,10 @@ from breezeblock.errors import (
 )
 from breezeblock.images.raw import check_cancelled
 from breezeblock.objects import serving
+from breezeblock.objects.flat.pinned import unpacked
 from breezeblock.objects.log import volumes
-from breezeblock.objects.log.format import PAGE
 from breezeblock.objects.nbd.client import Place
-from breezeblock.objects.stores.port import Store, everything
+from breezeblock.objects.stores.port import Store
 
 
 class RestBackend(Unable):
@@ -106,18 +106,20 @@ class RestBackend(Unable):
     def delete(self, volume: Volume, attempt: Attempt) -> None:
         """Remove snapshots, then the volume, the mark of a maker last; clones keep what they share."""
         self._idle(volume)
-        self._pools.run(volume.pool, lambda store: self._layout(volume).remove(store, key_of(volume)))
+        if not self._read_only(volume):
+            self._pools.run(volume.pool, lambda store: self._layout(volume).remove(store, key_of(volume)))
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Make it longer."""
-        self.check_bytes(volume, virtual_bytes)
+        self._need(volume)
+        rest_layouts.check_bytes(self._settings(volume), virtual_bytes)
         if not self._asked(volume, serving.Grow(virtual_bytes)):
             self._on(volume, lambda store: self._layout(volume).extend(store, key_of(volume), virtual_bytes))
         return placement_of(volume)
 
     def snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Snapped:
         """Put the volume's map as it is under the snapshot's name, or let the store take one."""
-        self._need_snapshots(volume)
+        self._need(volume, snapshots=True)
         check_cancelled(attempt)
         name = name_of(snapshot)
         if not self._asked(volume, serving.Snapshot(name)):
@@ -126,14 +128,14 @@ class RestBackend(Unable):
 
     def delete_snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
         """Remove its one object; what only it held goes with the collection."""
-        self._need_snapshots(volume)
+        self._need(volume, snapshots=True)
         name = name_of(snapshot)
         self._on(volume, lambda store: self._layout(volume).delete_snapshot(store, key_of(volume), name))
         return placement_of(volume)
 
     def revert(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
         """Put a root that says what the snapshot says, or copy it back."""
-        self._need_snapshots(volume)
+        self._need(volume, snapshots=True)
         check_cancelled(attempt)
         self._idle(volume)
         if self._settings(volume).layout != "log":
@@ -150,7 +152,7 @@ class RestBackend(Unable):
         self, source: Volume, snapshot: Snapshot, volume: Volume, attempt: Attempt
     ) -> Placement:
         """Put a root that names the snapshot's map, or copy it in full."""
-        self._need_snapshots(source)
+        self._need(source, snapshots=True)
         return self._derive(source, snapshot, volume, attempt)
 
     def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
@@ -175,7 +177,8 @@ class RestBackend(Unable):
 
     def adopt(self, volume: Volume, reference: str, attempt: Attempt) -> Adopted:
         """Let it have the volume's name; no data is touched."""
-        self._idle(msgspec.structs.replace(volume, locator=adopting.find(reference)))
+        if not self._read_only(volume):  # many may read what nobody writes
+            self._idle(msgspec.structs.replace(volume, locator=adopting.find(reference)))
         hold = f"{reports.LINKING}{attempt.operation_id}"
         return self._pools.run(
             volume.pool, lambda store: self._layout(volume).adopt(store, volume, reference, hold)
@@ -184,6 +187,8 @@ class RestBackend(Unable):
     def release(self, volume: Volume, attempt: Attempt) -> str:
         """Leave it as it is."""
         self._idle(volume)
+        if self._read_only(volume):
+            return unpacked(volume.locator).name
         self._on(volume, _nothing)
         return reports.reference(str(UUID(key_of(volume))))
 
@@ -202,6 +207,7 @@ class RestBackend(Unable):
         if snapshot and writable:
             raise InvalidInputError(f"Snapshot {snapshot.id} cannot be opened for writing.")
         if writable:
+            self._need(volume)
             self._idle(volume)
         elif not snapshot:
             self._asked(volume, serving.Flush())
@@ -214,16 +220,17 @@ class RestBackend(Unable):
     def connection_info(self, volume: Volume, connector: Mapping[str, Any]) -> Connection:
         """Say which socket a host's own process serves the volume on. Nothing in it is secret."""
         self._on(volume, _nothing)
-        key = key_of(volume)
+        export, reading = self._export(volume), self._read_only(volume)
         data = {
             "volume_id": volume.id,
-            "uri": str(Place(str(self._socket(volume)), key)),
-            "export": key,
+            "uri": str(Place(str(self._socket(volume)), export)),
+            "export": export,
             "backend": self.name,
             "pool": volume.pool,
             "pool_uuid": self._pools.uuid(volume.pool),
             "durability": volume.options.get("durability", durability(self._settings(volume))),
-            "discard": True,
+            "discard": not reading,
+            **({"object": volume.locator, "access_mode": "ro"} if reading else {}),
         }
         return Connection(driver_volume_type="nbd", data=data)
 
@@ -240,7 +247,7 @@ class RestBackend(Unable):
         """List every pool that answers."""
         for pool, settings in self._config.pools.items():
             try:
-                items = self._pools.run(pool, lambda store: everything(store, ""))
+                items = self._pools.items(pool)
             except BreezeblockError:
                 continue  # `stats` says why it is down
             yield from rest_layouts.of(settings).inventory(pool, items)
@@ -263,13 +270,17 @@ class RestBackend(Unable):
     def _settings(self, volume: Volume) -> RestPool:
         return find_pool(self.name, self._config, volume.pool)
 
-    def _need_snapshots(self, volume: Volume) -> None:
-        """Raise UnsupportedError if volumes of this pool have none."""
-        if not rest_layouts.capabilities(self._settings(volume)).snapshots:
-            raise UnsupportedError(f"Pool {volume.pool} keeps volumes flat, and its store has no snapshots.")
+    def _need(self, volume: Volume, *, snapshots: bool = False) -> None:
+        rest_layouts.need(volume.pool, self._settings(volume), snapshots=snapshots)
+
+    def _read_only(self, volume: Volume) -> bool:
+        return read_only(self._settings(volume))
+
+    def _export(self, volume: Volume) -> str:
+        return UUID(volume.id).hex if self._read_only(volume) else key_of(volume)
 
     def _socket(self, volume: Volume) -> Path:
-        return Path(self._config.run_dir, key_of(volume))
+        return Path(self._config.run_dir, self._export(volume))
 
     def _asked(self, volume: Volume, request: serving.Request) -> bool:
         """Ask the process of this host that serves a volume; False if there is none that we may ask."""
@@ -368,21 +379,13 @@ class RestBackend(Unable):
 
     def check_new(self, volume: Volume) -> None:
         """Raise InvalidInputError for a volume that cannot be made."""
+        self._need(volume)
         options = rest_layouts.capabilities(self._settings(volume)).options
         for option, value in volume.options.items():
             if value not in options.get(option, ()):
                 raise InvalidInputError(f"Pool {volume.pool} has no option {option} = {value!r}.")
-        self.check_bytes(volume, volume.virtual_bytes)
+        rest_layouts.check_bytes(self._settings(volume), volume.virtual_bytes)
         self._pools.store(volume.pool)
-
-    def check_bytes(self, volume: Volume, virtual_bytes: int) -> None:
-        """Raise InvalidInputError for a length that a volume of this pool cannot have."""
-        most = rest_layouts.capabilities(self._settings(volume)).max_virtual_bytes
-        if virtual_bytes <= 0 or virtual_bytes % PAGE or virtual_bytes > (most or 0):
-            raise InvalidInputError(
-                f"A volume of {virtual_bytes} bytes cannot be made; "
-                f"allowed are multiples of {PAGE} up to {most}."
-            )
 
 
 def open_rest(name: str, config: RestConfig, state_dir: Path) -> RestBackend:

@@ -49,8 +49,8 @@ class Collector:
                 self.collect(pool)
 
     def collect(self, pool: str) -> None:
-        """Collect one pool now; what cannot be done now is done another time. Flat pools need none."""
-        if self._pools.config.pools[pool].layout == "flat":
+        """Collect one pool now; what cannot be done now is done another time. Only the log needs it."""
+        if self._pools.config.pools[pool].layout != "log":
             return
         try:
             done = self._pools.run(pool, collect)

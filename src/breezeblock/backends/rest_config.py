@@ -10,14 +10,19 @@ from breezeblock import vault
 from breezeblock.backends.local import AbsolutePath, PoolName
 from breezeblock.errors import ConfigError
 from breezeblock.objects.stores.opening import StoreConfig
+from breezeblock.objects.stores.port import is_key
 
 Url = Annotated[str, Meta(min_length=1, max_length=2048)]
 SecretName = Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127})?$")]
-SocketDirectory = Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f]*$", max_length=48)]
-"""Short: a socket's path has at most 107 bytes, and ours have long names."""
+MAX_RUN_DIR = 48
+"""Characters: a socket's path has at most 107 bytes, and ours have long names."""
+SocketDirectory = Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f]*$", max_length=MAX_RUN_DIR)]
 _IMPOSSIBLE = {
     ("flat", "s3"): "s3 writes no parts of objects, which the layout flat is made of; leave `layout` out",
     ("log", "webdav"): 'webdav lets two create one object, which the log cannot bear: layout = "flat"',
+    ("log", "web"): 'the store web is only read: layout = "read-only"',
+    ("flat", "web"): 'the store web is only read: layout = "read-only"',
+    ("read-only", "directory"): "a directory of images is what the back end local is for",
 }
 LOOPBACK = ("http://127.", "http://localhost:", "http://localhost/", "http://[::1]")
 
@@ -25,16 +30,19 @@ LOOPBACK = ("http://127.", "http://localhost:", "http://localhost/", "http://[::
 class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[backends.NAME.pools.POOL]`: one object store, or a part of one."""
 
-    store: Literal["cdmi", "s3", "azure", "webdav", "directory"]
-    """What it speaks."""
+    store: Literal["cdmi", "s3", "azure", "webdav", "web", "directory"]
+    """What it speaks; `web` is any HTTP server."""
     urls: Annotated[list[Url], Meta(min_length=1, max_length=64)]
     """Its endpoints, all of the same store. For `directory`: one absolute path."""
-    layout: Literal["log", "flat"] = "log"
+    layout: Literal["log", "flat", "read-only"] = "log"
     """`log`: immutable objects, with snapshots and linked clones; the store must create objects atomically.
-    `flat`: a volume is one object; the store must write parts of objects."""
+    `flat`: a volume is one object; the store must write parts of objects. `read-only`: objects that somebody
+    else keeps there are managed as volumes, and never written."""
     thin: bool = False
     """In the layout flat: each volume is a thin pool of LVM's, with snapshots. Needs root and device-mapper
     on the service's host and on those that use volumes."""
+    images: Annotated[list[str], Meta(max_length=1000)] = []
+    """Read-only: the objects that may be managed. Empty: all that the store lists, which `web` does not."""
     user: Annotated[str, Meta(max_length=255)] = ""
     """Who the service is to the store; for S3 the access key, for Azure the account."""
     secret: SecretName = ""
@@ -65,7 +73,7 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.store != "directory" and any(set("@?#") & set(url) for url in self.urls):
             raise ValueError("a URL has no user or password in it, and nothing after its path")
         named = self.user or self.credentials_file
-        for url in self.urls if named and self.store in {"cdmi", "webdav"} else ():
+        for url in self.urls if named and self.store in {"cdmi", "webdav", "web"} else ():
             if url.startswith("http:") and not url.startswith(LOOPBACK):
                 raise ValueError(f"{url}: without TLS the password would be readable; use https")
         if self.store == "directory" and (len(self.urls) > 1 or not self.urls[0].startswith("/")):
@@ -74,6 +82,7 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError('`thin` is for layout = "flat" in stores that take no snapshots themselves')
         if (self.layout, self.store) in _IMPOSSIBLE:
             raise ValueError(_IMPOSSIBLE[self.layout, self.store])
+        _check_images(self)
 
 
 class RestConfig(
@@ -117,9 +126,26 @@ def store_config(pool: RestPool, uuid: str, state_dir: Path, *, wait: bool = Fal
     )
 
 
+def _check_images(pool: RestPool) -> None:
+    for name in pool.images:
+        if not is_key(name):
+            raise ValueError(f"{name[:80]!a} in `images` is no name of an object below the URL")
+    if pool.images and not read_only(pool):
+        raise ValueError('`images` is for layout = "read-only"')
+    if read_only(pool) and len(pool.urls) > 1:
+        raise ValueError("a read-only pool has one URL: nothing proves that two servers have the same")
+    if pool.store == "web" and not pool.images:
+        raise ValueError("the store web does not list its objects: name them in `images`")
+
+
 def durability(pool: RestPool) -> str:
     """Return where a flush puts what was written, where a volume's type does not say."""
     return pool.durability if pool.layout == "log" else "store"
+
+
+def read_only(pool: RestPool) -> bool:
+    """Tell whether nothing is ever written into a pool."""
+    return pool.layout == "read-only"
 
 
 def find_pool(name: str, config: RestConfig, pool: str) -> RestPool:

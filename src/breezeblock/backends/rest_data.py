@@ -18,6 +18,7 @@ from breezeblock.backends.sparse import FileData
 from breezeblock.errors import BreezeblockError, InvalidInputError
 from breezeblock.images import inspection
 from breezeblock.objects import flat
+from breezeblock.objects.flat import pinned
 from breezeblock.objects.flat import snapshots as flat_snapshots
 from breezeblock.objects.flat import volumes as flat_volumes
 from breezeblock.objects.log import volumes
@@ -193,14 +194,12 @@ def opened(
     with asyncio.Runner() as runner:
         store = runner.run(open_store(config))
         try:
-            device = runner.run(
-                _log_device(store, volume, snapshot, hold, writable=writable)
-                if is_log
-                else _flat_device(store, volume, snapshot, writable=writable)
-            )
+            device = runner.run(_device(config.layout, store, volume, snapshot, hold, writable=writable))
             try:
                 data = DeviceData(runner, device)
                 yield data if is_log or not fresh else FreshData(data)
+                if config.layout == "read-only" and isinstance(device, flat.ImageDevice):
+                    runner.run(device.verify())  # a copy is of one image, or fails
             except BaseException:
                 if not is_log:  # there, after a failure nothing more is to be written; here, a lock is held
                     with suppress(BreezeblockError):
@@ -211,6 +210,16 @@ def opened(
             if hold:
                 runner.run(volumes.end_hold(store, volume, hold))
             runner.run(store.close())
+
+
+async def _device(
+    layout: str, store: Store, volume: str, snapshot: str, hold: str, *, writable: bool
+) -> _Device:
+    if layout == "log":
+        return await _log_device(store, volume, snapshot, hold, writable=writable)
+    if layout == "flat":
+        return await _flat_device(store, volume, snapshot, writable=writable)
+    return await pinned.attach(store, pinned.unpacked(volume))
 
 
 async def _log_device(store: Store, volume: str, snapshot: str, hold: str, *, writable: bool) -> _Device:

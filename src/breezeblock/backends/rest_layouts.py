@@ -1,4 +1,4 @@
-"""The two layouts of volumes in object stores, as the back end uses them: a table of functions each.
+"""The layouts of volumes in object stores, as the back end uses them: a table of functions each.
 
 What only the layout log has (linked clones, native revert, collections) is not in the table.
 """
@@ -7,13 +7,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from breezeblock.backends import rest_adopting as adopting
-from breezeblock.backends import rest_flat
+from breezeblock.backends import rest_flat, rest_readonly
 from breezeblock.backends import rest_reports as reports
 from breezeblock.backends.contract import Adopted, Capabilities, Finding, Found, Snapshot, Volume
-from breezeblock.backends.rest_config import RestPool
+from breezeblock.backends.rest_config import RestPool, read_only
+from breezeblock.connect.thin import EXTENT
+from breezeblock.errors import InvalidInputError, UnsupportedError
 from breezeblock.objects.flat import snapshots as flat_snapshots
 from breezeblock.objects.flat import volumes as flat_volumes
 from breezeblock.objects.log import volumes as log_volumes
+from breezeblock.objects.log.format import PAGE
 from breezeblock.objects.stores.port import Item, Store
 
 MAX_BYTES = 1 << 50
@@ -78,6 +81,22 @@ _LAYOUTS = {
         inventory=rest_flat.inventory,
         forget=rest_flat.forget,
     ),
+    "read-only": Layout(
+        published=rest_readonly.published,
+        length=rest_readonly.length,
+        listed=rest_readonly.listed,
+        create=rest_readonly.refuse,
+        begin=rest_readonly.refuse,
+        extend=rest_readonly.refuse,
+        remove=rest_readonly.refuse,
+        snapshot=rest_readonly.refuse,
+        delete_snapshot=rest_readonly.refuse,
+        examine=rest_readonly.examine,
+        adopt=lambda store, volume, text, _hold: rest_readonly.examine(store, volume, text),
+        check=rest_readonly.check,
+        inventory=rest_readonly.inventory,
+        forget=rest_readonly.refuse,
+    ),
 }
 
 
@@ -86,13 +105,31 @@ def of(pool: RestPool) -> Layout:
     return _LAYOUTS[pool.layout]
 
 
+def need(pool: str, settings: RestPool, *, snapshots: bool = False) -> None:
+    """Raise UnsupportedError if a pool cannot be written, or volumes of it have no snapshots."""
+    if read_only(settings):
+        raise rest_readonly.refused(f"Pool {pool}")
+    if snapshots and not capabilities(settings).snapshots:
+        raise UnsupportedError(f"Pool {pool} keeps volumes flat, and its store has no snapshots.")
+
+
+def check_bytes(pool: RestPool, virtual_bytes: int) -> None:
+    """Raise InvalidInputError if no volume of a pool can have so many bytes."""
+    most, step = capabilities(pool).max_virtual_bytes, EXTENT if pool.thin else PAGE
+    if virtual_bytes <= 0 or virtual_bytes % step or virtual_bytes > (most or 0):
+        raise InvalidInputError(
+            f"A volume of {virtual_bytes} bytes cannot be made; allowed are multiples of {step} up to {most}."
+        )
+
+
 def capabilities(pool: RestPool) -> Capabilities:
     """Say what volumes of a pool can do. A volume type may ask for the layout, as for any capability."""
-    is_log = pool.layout == "log"
-    snapshots = is_log or pool.store == "azure" or pool.thin
+    is_log, is_flat = pool.layout == "log", pool.layout == "flat"
+    snapshots = is_log or (is_flat and (pool.store == "azure" or pool.thin))
     return Capabilities(
         storage_protocol="nbd",
-        extend=True,
+        extend=not read_only(pool),
+        read_only=read_only(pool),
         snapshots=snapshots,
         online_snapshots=snapshots and not pool.thin,
         revert="any" if snapshots else "none",

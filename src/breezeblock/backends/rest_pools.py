@@ -10,21 +10,23 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from breezeblock.backends import rest_metrics
-from breezeblock.backends.contract import Capabilities, Finding, Health, Pool
-from breezeblock.backends.rest_config import RestConfig, RestPool, find_pool, store_config
+from breezeblock.backends import rest_metrics, rest_readonly
+from breezeblock.backends.contract import Capabilities, Endpoint, Finding, Health, Pool
+from breezeblock.backends.rest_config import RestConfig, RestPool, find_pool, read_only, store_config
 from breezeblock.backends.rest_layouts import capabilities
+from breezeblock.backends.rest_served import views
 from breezeblock.backends.usage import Samples, Usage, full_in_s
-from breezeblock.errors import BreezeblockError, ConfigError, ConflictError, NotFoundError
-from breezeblock.objects.mirrors.status import EndpointStatus
+from breezeblock.errors import BreezeblockError, ConfigError, ConflictError, InvalidInputError, NotFoundError
+from breezeblock.objects.mirrors.status import EndpointStatus, together, unreached
 from breezeblock.objects.stores.opening import StoreConfig, endpoint, make_pool, open_store
-from breezeblock.objects.stores.port import Measured, Room, Store
+from breezeblock.objects.stores.port import Item, Measured, Room, Store
 from breezeblock.shares import files
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _AT_ONCE = 16
 _ROOM_S = 5.0
+_ANSWER_S = 1.0
 
 
 class Pools:
@@ -38,8 +40,23 @@ class Pools:
 
     def store(self, pool: str, *, wait: bool = False) -> StoreConfig:
         """Return where a pool is, secrets included. Raises ConfigError, NotFoundError for a secret."""
-        settings = msgspec.structs.replace(self._settings(pool), urls=self.urls(pool))
+        try:
+            settings = msgspec.structs.replace(self._settings(pool), urls=self.urls(pool))
+        except ValueError as error:
+            text = f"An endpoint that was added to pool {pool} cannot be used: {error}."
+            raise ConfigError(text, remedy="`breezeblock rest remove-urls` takes it away.") from None
         return store_config(settings, self.uuid(pool), self._state_dir, wait=wait)
+
+    def with_url(self, pool: str, url: str) -> StoreConfig:
+        """Return where a pool is by one more endpoint, and no other: to try that one.
+
+        Raises InvalidInputError for what the settings could not name either: a password would be readable.
+        """
+        try:
+            msgspec.structs.replace(self._settings(pool), urls=[*self.urls(pool), url])
+        except ValueError as error:
+            raise InvalidInputError(f"Pool {pool} can have no such endpoint: {error}.") from None
+        return msgspec.structs.replace(self.made(pool), urls=[url], on_no_path="error")
 
     def urls(self, pool: str) -> list[str]:
         """Return a pool's endpoints: the configured ones, and those added on this host."""
@@ -52,19 +69,24 @@ class Pools:
 
     def add_url(self, pool: str, url: str) -> None:
         """Use one more endpoint on this host; there already = done."""
-        if url not in self.urls(pool):
+        if not _same(url, self.urls(pool)):
             self._note(pool, [*self._noted(pool, ".urls"), url], ".urls")
 
-    def remove_url(self, pool: str, url: str) -> None:
-        """Use an endpoint no more. Raises NotFoundError, ConflictError for one of the configuration."""
+    def remove_url(self, pool: str, url: str) -> str:
+        """Use an endpoint no more; return how it was known.
+
+        Raises NotFoundError, ConflictError for one of the configuration.
+        """
         added = self._noted(pool, ".urls")
-        if url in self._settings(pool).urls:
+        if _same(url, self._settings(pool).urls):
             raise ConflictError(
                 f"{url} is in the configuration of pool {pool}.", remedy="Remove it there, on every host."
             )
-        if url not in added:
+        known = _same(url, added)
+        if not known:
             raise NotFoundError(f"Pool {pool} has no endpoint {url}.")
-        self._note(pool, [one for one in added if one != url], ".urls")
+        self._note(pool, [one for one in added if one != known], ".urls")
+        return known
 
     def run(self, pool: str, work: Callable[[Store], Awaitable[_T]]) -> _T:
         """Do something with a pool's store, and return its result."""
@@ -78,6 +100,11 @@ class Pools:
                 await store.close()
 
         return asyncio.run(run())
+
+    def items(self, pool: str) -> list[Item]:
+        """Return the objects of a pool."""
+        settings = self._settings(pool)
+        return self.run(pool, lambda store: rest_readonly.items(store, settings.images))
 
     def describe(self) -> list[Pool]:
         """Look at every pool."""
@@ -105,10 +132,12 @@ class Pools:
                 up=False,
                 reason=reason,
                 capabilities=self._able(pool),
+                health=Health(endpoints=_shown(unreached(self.urls(pool), error.message))),
             )
 
     def _look(self, pool: str) -> Pool:
-        config = self.made(pool)
+        config, settings = self.made(pool), self._settings(pool)
+        served = views(Path(self.config.run_dir), timeout_s=_ANSWER_S)
 
         async def look() -> Pool:
             store = await open_store(config)
@@ -117,14 +146,29 @@ class Pools:
                     await store.settled()
                 endpoints = store.status().endpoints
                 rest_metrics.show(self._backend, pool, endpoints, self._shown.setdefault(pool, set()))
+                if read_only(settings):
+                    found = await rest_readonly.look(store, settings.images)
+                    return Pool(
+                        name=pool,
+                        total_bytes=0,
+                        free_bytes=0,
+                        capabilities=self._able(pool),
+                        findings=tuple(
+                            msgspec.structs.replace(one, subject=f"pool {pool}, object {one.subject}")
+                            for one in found
+                        ),
+                    )
             finally:
                 await store.close()
+            used = [one.mirrors for one in served if one.mirrors.pool == config.pool]
+            health = Health(endpoints=_shown(together([endpoints, *(one.endpoints for one in used)])))
             room = await _room(config, [one.url for one in endpoints if one.state == "up"])
             return Pool(
                 name=pool,
                 total_bytes=room.total_bytes if room else None,
                 free_bytes=room.free_bytes if room else None,
                 capabilities=self._able(pool),
+                health=health,
                 findings=tuple(_lost(pool, one) for one in endpoints if one.state in {"down", "refused"}),
             )
 
@@ -136,7 +180,7 @@ class Pools:
     def made(self, pool: str) -> StoreConfig:
         """Return where a pool is; at its very first use make the pool, and remember which one it is."""
         config = self.store(pool)
-        if config.pool:
+        if config.pool or read_only(self._settings(pool)):
             return config
         identity = asyncio.run(make_pool(config))
         self._note(pool, [identity.uuid])
@@ -170,6 +214,11 @@ class Pools:
         return self._state_dir / "pools" / f"{self._backend}.{pool}{what}"
 
 
+def _same(url: str, known: list[str]) -> str:
+    """Return the one of these that is the same endpoint, or nothing: a slash at the end means nothing."""
+    return next((one for one in known if one.rstrip("/") == url.rstrip("/")), "")
+
+
 def _lost(pool: str, endpoint: EndpointStatus) -> Finding:
     return Finding(
         subject=f"pool {pool}, endpoint {endpoint.url}",
@@ -182,7 +231,12 @@ def _lost(pool: str, endpoint: EndpointStatus) -> Finding:
 def _with_outlook(pool: Pool, samples: Samples) -> Pool:
     if pool.total_bytes is None:
         return pool
-    return msgspec.structs.replace(pool, health=Health(full_in_s=full_in_s(samples, pool.total_bytes)))
+    health = msgspec.structs.replace(pool.health, full_in_s=full_in_s(samples, pool.total_bytes))
+    return msgspec.structs.replace(pool, health=health)
+
+
+def _shown(endpoints: list[EndpointStatus]) -> tuple[Endpoint, ...]:
+    return msgspec.convert(endpoints, tuple[Endpoint, ...], from_attributes=True)
 
 
 async def _room(config: StoreConfig, urls: list[str]) -> Room | None:

@@ -33,6 +33,7 @@ from breezeblock.backends.copying import copy_data
 from breezeblock.backends.proxy import Proxy
 from breezeblock.backends.rest import RestBackend, open_rest
 from breezeblock.backends.rest_config import RestConfig
+from breezeblock.backends.rest_layouts import check_bytes
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.backends.rest_reports import key_of, name_of, placement_of
 from breezeblock.connect import lvm, thin
@@ -118,8 +119,7 @@ class ThinRest(Proxy):
         """Make the object, the pool and the volume longer; long enough = done."""
         if not self._is_thin(volume):
             return self._rest.extend(volume, virtual_bytes, attempt)
-        self._check_bytes(virtual_bytes)
-        self._rest.check_bytes(volume, virtual_bytes)
+        check_bytes(self._config.pools[volume.pool], virtual_bytes)
         with self._lent(volume) as there:
             held = thin.settled(there.path, key_of(volume))
             more = virtual_bytes - held.volumes[thin.VOLUME]
@@ -220,12 +220,6 @@ class ThinRest(Proxy):
         if self._is_thin(volume):
             raise UnsupportedError(f"Volumes of the thin pool {volume.pool} are not handed over.")
 
-    def _check_bytes(self, virtual_bytes: int) -> None:
-        if virtual_bytes % thin.EXTENT:
-            raise InvalidInputError(
-                f"{virtual_bytes} bytes: the length of a thin volume is a multiple of {thin.EXTENT}."
-            )
-
     def _lent(self, volume: Volume) -> AbstractContextManager[Lent]:
         config = self._pools.made(volume.pool)
         return lent(config, key_of(volume), rest_data.SERVICE, self._locks)
@@ -248,7 +242,6 @@ class ThinRest(Proxy):
             thin.deactivate(there.path, key)
 
     def _make(self, volume: Volume, attempt: Attempt, write: Callable[[Data], None]) -> Placement:
-        self._check_bytes(volume.virtual_bytes)
         self._rest.check_new(volume)
         self._rest.fill(
             volume,

@@ -44,12 +44,17 @@ def create(
 
 @app.command()
 def extend(
-    name: Name, size: Size, backend: Backend = "", pool: Pool = "", config: options.Config = None
+    name: Name,
+    size: Size,
+    state: State = None,
+    backend: Backend = "",
+    pool: Pool = "",
+    config: options.Config = None,
 ) -> None:
     """Make a volume longer, also while it is attached here; its device grows with it."""
     rest = _rest(config, backend, pool)
     rest.extend(name, _bytes(size))
-    _connector(rest, None, device=True).grown(rest.data(name))
+    _connector(rest, state, device=True).grown(rest.data(name))
 
 
 @app.command()
@@ -142,19 +147,21 @@ def status(
     if as_json:
         output.as_json(found)
         return
-    output.say(f"Pool {found.endpoints.pool}")
+    output.say(f"Pool {found.pool}")
     output.table(
-        ("Endpoint", "State", "Connections", "Read", "Write", "Trouble"),
+        ("Endpoint", "State", "Connections", "Read", "Written", "Read takes", "Write takes", "Trouble"),
         (
             (
                 one.url,
                 one.state,
                 one.connections,
+                sizes.human(one.bytes_read),
+                sizes.human(one.bytes_written),
                 f"{one.read_ms:.1f} ms",
                 f"{one.write_ms:.1f} ms",
                 one.trouble,
             )
-            for one in found.endpoints.endpoints
+            for one in found.endpoints
         ),
     )
     output.table(

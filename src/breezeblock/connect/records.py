@@ -4,12 +4,14 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
+import structlog
 
+log = structlog.get_logger(__name__)
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -33,13 +35,17 @@ class Records(Generic[T]):
             yield
 
     def all(self) -> list[T]:
-        """Return every record."""
+        """Return every record that can be read; the others are logged."""
         if not self._directory.is_dir():
             return []
         found = []
         for path in sorted(self._directory.glob("*.json")):
-            with suppress(FileNotFoundError):  # forgotten meanwhile
+            try:
                 found.append(self._decoded(path))
+            except FileNotFoundError:
+                pass  # forgotten meanwhile
+            except msgspec.DecodeError as error:
+                log.warning("records.unreadable", path=str(path), why=str(error))
         return found
 
     def get(self, name: str) -> T | None:

@@ -8,7 +8,7 @@ another host had it since, for that one is not to be fenced off by a machine tha
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,14 @@ from breezeblock.errors import (
 from breezeblock.objects import serving
 from breezeblock.objects.nbd import client
 from breezeblock.objects.nbd.client import Place
+from breezeblock.shares import files
 
 _AT_ONCE = 16
 _GROW_S = 10.0
 _DRAIN_S = 3600.0
 """How long a detach may take to put everything into the store."""
+_UNDO_S = 30.0
+"""The same, of what nobody has written to."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -67,8 +70,16 @@ class ServedConnector:
         self._records = Records(state / "served", Record)
 
     def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
-        """Serve the volume, and make it a device. Raises ConflictError if its journal comes too late."""
+        """Serve the volume, and make it a device.
+
+        Raises ConflictError if its journal comes too late, or if it can only be read and more was asked for.
+        """
         task = self._task(data)
+        if task.image and not read_only:
+            raise ConflictError(
+                f"Volume {data.get('volume_id', task.volume)} can only be read.",
+                remedy="Attach it read-only: breezeblock attach --read-only.",
+            )
         if data.get("thin"):
             _check_thin(task.volume, whole=self._kernel is not None and not read_only)
         with self._records.alone(task.volume):
@@ -84,35 +95,56 @@ class ServedConnector:
                 raise
         if self._kernel is None:
             return Attached(consumer=consumer, device=uri(task), read_only=read_only)
-        attached = self._kernel.attach(self._where(task), consumer, read_only=read_only)
-        if data.get("thin"):
+        try:
+            attached = self._kernel.attach(self._where(task), consumer, read_only=read_only)
+            if not data.get("thin"):
+                return attached
             thin.settled(attached.device, task.volume)
-            device = thin.activate(attached.device, task.volume)
-            return msgspec.structs.replace(attached, device=device)
-        return attached
+            return msgspec.structs.replace(attached, device=thin.activate(attached.device, task.volume))
+        except BaseException:
+            if known is None:
+                self._undo(task, data, consumer)
+            raise
+
+    def _undo(self, task: serving.Task, data: Mapping[str, Any], consumer: str) -> None:
+        """Serve no more what got no device: the service is about to say that nobody has the volume.
+
+        While the store is away it goes on, and stays recorded: a detach ends it.
+        """
+        with suppress(BreezeblockError):
+            if data.get("thin"):
+                self._take_away(task, data, consumer, force=True)
+            self._end(task, _UNDO_S)
 
     def detach(self, data: Mapping[str, Any], consumer: str = HERE, *, force: bool = False) -> None:
         """Take the device away, put everything into the store, and leave nothing here."""
         task = self._task(data)
-        if self._kernel is not None:
-            if data.get("thin"):
-                self._deactivate(task, consumer, force=force)
-            self._kernel.detach(self._where(task), consumer, force=force)
+        self._take_away(task, data, consumer, force=force)
+        self._end(task, _DRAIN_S)
+
+    def _end(self, task: serving.Task, drain_s: float) -> None:
         with self._records.alone(task.volume):
             relays.end(relays.path_of(task.socket))
             if not serving.running(task.socket):
                 self._take_up(task)
             with suppress(NotFoundError):
-                serving.call(task.socket, serving.Detach(), timeout_s=_DRAIN_S)
+                serving.call(task.socket, serving.Detach(), timeout_s=drain_s)
             self._records.forget(task.volume)
             _log(task).unlink(missing_ok=True)
 
-    def _deactivate(self, task: serving.Task, consumer: str, *, force: bool) -> None:
-        found = self._kernel.find(self._where(task), consumer) if self._kernel else None
-        if found and force:
-            thin.tear_down(found.device, task.volume)
-        elif found and _stacked(found.device):
-            thin.deactivate(found.device, task.volume)
+    def _take_away(self, task: serving.Task, data: Mapping[str, Any], consumer: str, *, force: bool) -> None:
+        """Take the device away, and before it what lies on it."""
+        if self._kernel is None:
+            return
+        where = self._where(task)
+        # Alone: or `activate` could find a pool with nothing on it in between.
+        with self._records.alone(task.volume) if data.get("thin") else nullcontext():
+            found = self._kernel.find(where, consumer) if data.get("thin") else None
+            if found and force:
+                thin.tear_down(found.device, task.volume)
+            elif found and _stacked(found.device):
+                thin.deactivate(found.device, task.volume)
+            self._kernel.detach(where, consumer, force=force)
 
     def _take_up(self, task: serving.Task) -> None:
         """Start what was killed: what its journal holds belongs into the store, and its lock given back."""
@@ -157,15 +189,21 @@ class ServedConnector:
 
         Side by side: a volume whose store is away keeps trying for minutes, and no other waits for it.
         """
+        try:
+            with files.storage_errors("The records of served volumes"):
+                records = self._records.all()
+        except BreezeblockError as error:
+            return [error]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            found = list(threads.map(self._restored, self._records.all()))
+            found = list(threads.map(self._restored, records))
         self._sockets = [one for one in found if isinstance(one, Path)]
         return [one for one in found if isinstance(one, BreezeblockError)]
 
     def _restored(self, record: Record) -> Path | BreezeblockError | None:
         try:
             task = self._task(record.data)
-            with self._records.alone(task.volume):
+            # A full disk, say, ends this attempt and not whoever goes on trying.
+            with files.storage_errors(f"Volume {task.volume}"), self._records.alone(task.volume):
                 # It may have been detached while this one waited for its turn.
                 if not self._records.get(task.volume):
                     return None
@@ -197,7 +235,10 @@ class ServedConnector:
 
     def _serve(self, task: serving.Task, *, relayed: bool, resume: bool = False) -> None:
         """See that the volume is served, and relayed if it is to be."""
-        if not serving.running(task.socket):
+        view = serving.running(task.socket)
+        if view:
+            _set_endpoints(task, {one.url for one in view.mirrors.endpoints})
+        else:
             serving.start(_resumed(task) if resume else task, log=_log(task))
         if relayed:
             relays.ensure(client.place(uri(task)), relays.path_of(task.socket), _log(task))
@@ -222,6 +263,13 @@ def _check_thin(volume: str, *, whole: bool) -> None:
 
 def _stacked(device: str) -> bool:
     return bool(lvm.stack(Path("/sys/block"), Path(device).name))
+
+
+def _set_endpoints(task: serving.Task, used: set[str]) -> None:
+    """Let what serves use the endpoints of today's settings: a worker that was replaced knows its task's."""
+    wanted = set(task.store.urls)
+    if wanted != used:
+        serving.call(task.socket, serving.Endpoints(add=sorted(wanted - used), remove=sorted(used - wanted)))
 
 
 def uri(task: serving.Task) -> str:

@@ -36,10 +36,10 @@ def virtual_bytes(fd: int, image_format: str) -> int:
             f"Images of format {image_format[:40]!a} cannot be read or written.",
             remedy=f"Convert it to one of {', '.join(FORMATS)}.",
         )
-    seems = _seems(fd)
-    if seems not in {None, image_format}:
+    found = _seems(fd)
+    if found not in {None, image_format}:
         raise InvalidInputError(
-            f"The image was said to be {image_format}, but begins like {seems}.",
+            f"The image was said to be {image_format}, but begins like {found}.",
             remedy="Say what it is. A raw image with such a beginning cannot be imported.",
         )
     if image_format == "raw":
@@ -66,10 +66,13 @@ def virtual_bytes(fd: int, image_format: str) -> int:
 
 
 def _seems(fd: int) -> str | None:
-    head = os.pread(fd, 128, 0)
+    return seems(os.pread(fd, 128, 0), os.pread(fd, 8, max(0, os.fstat(fd).st_size - 512)))
+
+
+def seems(head: bytes, foot: bytes) -> str | None:
+    """Return the format that an image with this beginning, and this last sector, is likely of; None: raw."""
     if head[_VDI_OFFSET : _VDI_OFFSET + 4] == _VDI:
         return "vdi"
-    foot = os.pread(fd, 8, max(0, os.fstat(fd).st_size - 512))
-    if foot == b"conectix":
+    if foot.startswith(b"conectix"):
         return "vhd"
     return next((kind for sign, kind in _SIGNS.items() if head.startswith(sign)), None)

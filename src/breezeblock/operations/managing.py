@@ -1,11 +1,12 @@
 """Operations on what is on storage already: taking it into the catalog, letting it go, listing it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from breezeblock.backends.contract import Adopted, Snapshot, Volume
+from breezeblock.backends.contract import Adopted, Capabilities, Snapshot, Volume
 from breezeblock.catalog import operations, pools, quotas, rows, survey, tables, types
 from breezeblock.catalog.clock import now
 from breezeblock.engine.port import Json
@@ -153,10 +154,24 @@ def _listed(job: Job) -> list[Manageable]:
         if reference in listed or len(listed) == MAX_LISTED:
             continue
         listed[reference] = Manageable(reference=reference, volume_id=item.volume_id)
-    return [one for found in listed.values() for one in _described(job, found)]
+    managed = _managed(job)
+    return [one for found in listed.values() for one in _described(job, found, managed)]
 
 
-def _described(job: Job, found: Manageable) -> list[Manageable]:
+def _managed(job: Job) -> dict[str, str]:
+    """Return the volumes of a pool that is only read by their locators: nothing there has their names."""
+    with job.environment.database.read() as connection:
+        pool = pools.get(connection, job.row.backend, job.row.resource_id)
+        if pool is None or not msgspec.json.decode(pool.capabilities, type=Capabilities).read_only:
+            return {}
+        table = tables.volumes
+        mine = sa.select(table.c.locator, table.c.id).where(
+            table.c.backend == pool.backend, table.c.pool == pool.name
+        )
+        return {row.locator: row.id for row in connection.execute(mine)}
+
+
+def _described(job: Job, found: Manageable, managed: Mapping[str, str]) -> list[Manageable]:
     """Return a thing in the pool, and the snapshots of a volume of ours, with what may be done to them."""
     known = None
     if found.volume_id:
@@ -174,12 +189,13 @@ def _described(job: Job, found: Manageable) -> list[Manageable]:
             )
         ]
     mine = {row.id for row in known.snapshots} if known else set()
+    cinder_id = known.volume.id if known else managed.get(there.volume.locator)
     volume = msgspec.structs.replace(
         found,
         virtual_bytes=there.virtual_bytes,
-        safe=known is None,
-        reason="already managed" if known else None,
-        cinder_id=known and known.volume.id,
+        safe=cinder_id is None,
+        reason="already managed" if cinder_id else None,
+        cinder_id=cinder_id,
         edits=there.edits,
     )
     snapshots = [

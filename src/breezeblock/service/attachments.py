@@ -39,6 +39,7 @@ def create(service: Service, caller: Caller, new: NewAttachment) -> str:
     with service.database.write() as connection:
         volume = visible(connection, caller, new.volume_id)
         _require_attachable(connection, volume)
+        _access(volume, new.mode)
         rows.insert(
             connection,
             tables.attachments,
@@ -85,9 +86,7 @@ def connect(
         operation_id = numbering.number(connection)
         row = _visible(connection, caller, attachment_id)
         volume = visible(connection, caller, row.volume_id)
-        access = mode or row.attach_mode or ("ro" if volume.readonly else "rw")
-        if volume.readonly and access != "ro":
-            raise ConflictError(f"Invalid volume: Volume {volume.id} is read-only; attach it with mode 'ro'.")
+        access = _access(volume, mode or row.attach_mode)
         ready = rows.compare_and_set(
             connection,
             tables.attachments,
@@ -178,6 +177,14 @@ def _require_attachable(connection: sa.Connection, volume: Row) -> None:
         )
     if volume.op_id is not None:
         raise ConflictError(f"Invalid volume: operation {volume.op_id} is still at work on it.")
+
+
+def _access(volume: Row, mode: str | None) -> str:
+    """Return how a volume is used, where nothing is said as it can be. Raises ConflictError."""
+    access = mode or ("ro" if volume.readonly else "rw")
+    if volume.readonly and access != "ro":
+        raise ConflictError(f"Invalid volume: Volume {volume.id} is read-only; attach it with mode 'ro'.")
+    return access
 
 
 def _visible(connection: sa.Connection, caller: Caller, attachment_id: str) -> Row:

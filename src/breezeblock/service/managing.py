@@ -79,6 +79,7 @@ def manage(service: Service, caller: Caller, new: NewManaged) -> str:
             volume_type_id=volume_type.id,
             availability_zone=service.settings.availability_zone,
             bootable=new.bootable,
+            readonly=scheduling.capabilities(pool).read_only or None,  # nobody has said anything
             metadata=msgspec.json.encode(new.metadata).decode(),
             created_at=now(),
         )

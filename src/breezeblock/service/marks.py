@@ -4,10 +4,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from breezeblock.catalog import rows, tables
+from breezeblock.catalog import pools, rows, tables
 from breezeblock.catalog.clock import now
 from breezeblock.catalog.states import ADMIN_VOLUME_STATES
-from breezeblock.errors import InvalidInputError
+from breezeblock.errors import ConflictError, InvalidInputError
+from breezeblock.service import scheduling
 from breezeblock.service.core import Caller, Service
 from breezeblock.service.volumes import visible
 
@@ -45,7 +46,12 @@ def set_bootable(service: Service, caller: Caller, volume_id: str, bootable: boo
 
 
 def set_readonly(service: Service, caller: Caller, volume_id: str, readonly: bool) -> None:
-    """Say whether hosts may only read the volume."""
+    """Say whether hosts may only read the volume. Raises ConflictError where nobody can write it."""
+    with service.database.read() as connection:
+        row = visible(connection, caller, volume_id)
+        pool = pools.get(connection, row.backend, row.pool)
+    if not readonly and pool is not None and scheduling.capabilities(pool).read_only:
+        raise ConflictError(f"Invalid volume: Volume {volume_id} is in a pool that is only read.")
     _set(service, caller, volume_id, readonly=readonly)
 
 

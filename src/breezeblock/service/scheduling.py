@@ -29,13 +29,25 @@ def scalars(pool: sa.Row[Any]) -> dict[str, str]:
     found = capabilities(pool)
     return {
         **found.facts,
+        **{name: str(able) for name, able in abilities(found).items()},
         "volume_backend_name": pool.backend,
         "pool_name": pool.name,
         "storage_protocol": found.storage_protocol,
         "vendor_name": VENDOR,
-        "thin_provisioning_support": str(found.thin),
-        "thick_provisioning_support": str(not found.thin),
-        "multiattach": "False",
+    }
+
+
+def abilities(found: Capabilities) -> dict[str, bool]:
+    """Return what volumes of a pool can, as `get_pools` shows it and extra specs ask for it (`<is> True`)."""
+    return {
+        "thin_provisioning_support": found.thin,
+        "thick_provisioning_support": not found.thin,
+        "multiattach": False,
+        "QoS_support": False,
+        "snapshot_support": found.snapshots,
+        "online_snapshot_support": found.online_snapshots,
+        "revert_to_snapshot_support": found.revert != "none",
+        "read_only": found.read_only,
     }
 
 
@@ -85,6 +97,8 @@ def refusal(pool: sa.Row[Any], virtual_bytes: int, extra_specs: Mapping[str, str
     mismatch = _mismatch(pool, extra_specs)
     if mismatch:
         return mismatch
+    if capabilities(pool).read_only:
+        return "it is read-only: volumes are managed there, never made or changed"
     most = capabilities(pool).max_virtual_bytes
     if most is not None and virtual_bytes > most:
         return f"its largest volume is {most // GIB} GiB"
@@ -113,14 +127,16 @@ def _full(pool: sa.Row[Any], virtual_bytes: int) -> str:
 
 
 def candidates(
-    connection: sa.Connection, virtual_bytes: int, extra_specs: Mapping[str, str]
+    connection: sa.Connection, virtual_bytes: int, extra_specs: Mapping[str, str], backend: str | None = None
 ) -> list[sa.Row[Any]]:
-    """Return the pools that can take a volume, most room first.
+    """Return the pools (of one back end, if it is named) that can take a volume, most room first.
 
     Raises InvalidInputError with every pool's reason when none can.
     """
     reasons, able = [], []
     for pool in pools.all_pools(connection):
+        if backend not in {None, pool.backend}:
+            continue
         reason = _unasked(pool, extra_specs) or refusal(pool, virtual_bytes, extra_specs)
         if reason:
             reasons.append(f"{pool.backend}#{pool.name}: {reason}")
@@ -129,6 +145,33 @@ def candidates(
     if not able:
         raise nowhere(virtual_bytes, reasons)
     return sorted(able, key=_room, reverse=True)
+
+
+def place(
+    connection: sa.Connection,
+    virtual_bytes: int,
+    specs: Mapping[str, str],
+    source: tuple[str, str] | None,
+) -> tuple[str, str]:
+    """Promise the bytes in a pool: the source's where there is one, else the roomiest that can.
+
+    What nothing can be made beside is cloned into another pool of its back end, which alone can read it.
+    """
+    pool = pools.get(connection, *source) if source else None
+    reading = pool is not None and capabilities(pool).read_only
+    if source is not None and not reading:
+        reason = "it is not known" if pool is None else refusal(pool, virtual_bytes, specs)
+        if reason:
+            raise nowhere(virtual_bytes, [f"{'#'.join(source)} (where the source is): {reason}"])
+        pools.provision(connection, *source, virtual_bytes)
+        return source
+    backend = source[0] if source else None
+    found = candidates(connection, virtual_bytes, specs, backend)
+    for pool in found:
+        limit = promised_limit(pool)
+        if pools.provision(connection, pool.backend, pool.name, virtual_bytes, limit):
+            return pool.backend, pool.name
+    raise nowhere(virtual_bytes, [f"{p.backend}#{p.name}: it has just filled up" for p in found])
 
 
 def _unasked(pool: sa.Row[Any], extra_specs: Mapping[str, str]) -> str:

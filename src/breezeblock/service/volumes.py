@@ -68,7 +68,7 @@ def create(service: Service, caller: Caller, new: NewVolume) -> str:
         if new.availability_zone not in {None, service.settings.availability_zone}:
             raise InvalidInputError(f"Availability zone '{new.availability_zone}' is invalid.")
         specs = msgspec.json.decode(volume_type.extra_specs, type=dict[str, str])
-        backend, pool = _place(connection, virtual_bytes, specs, source)
+        backend, pool = scheduling.place(connection, virtual_bytes, specs, source.pool)
         amounts = quota_amounts(volume_type.name, volumes=1, virtual_bytes=virtual_bytes)
         quotas.take(connection, caller.project_id, amounts, service.settings.quota)
         rows.insert(
@@ -351,27 +351,6 @@ def _check_single(service: Service, connection: sa.Connection, caller: Caller, v
         raise OverQuotaError(
             f"Requested volume size {virtual_bytes // GIB}G is larger than maximum allowed limit {limit}G."
         )
-
-
-def _place(
-    connection: sa.Connection, virtual_bytes: int, specs: dict[str, str], source: _Source
-) -> tuple[str, str]:
-    """Promise the bytes in a pool: the source's where there is one, else the roomiest that can."""
-    if source.pool is not None:
-        pool = pools.get(connection, *source.pool)
-        reason = "it is not known" if pool is None else scheduling.refusal(pool, virtual_bytes, specs)
-        if reason:
-            raise scheduling.nowhere(
-                virtual_bytes, [f"{'#'.join(source.pool)} (where the source is): {reason}"]
-            )
-        pools.provision(connection, *source.pool, virtual_bytes)
-        return source.pool
-    found = scheduling.candidates(connection, virtual_bytes, specs)
-    for pool in found:
-        limit = scheduling.promised_limit(pool)
-        if pools.provision(connection, pool.backend, pool.name, virtual_bytes, limit):
-            return pool.backend, pool.name
-    raise scheduling.nowhere(virtual_bytes, [f"{p.backend}#{p.name}: it has just filled up" for p in found])
 
 
 def _own(

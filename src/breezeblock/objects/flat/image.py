@@ -120,6 +120,10 @@ class ImageDevice:
         """Say that all is data."""
         return [Extent(length, DATA)]
 
+    async def verify(self) -> None:
+        """Raise ConflictError if what was read so far may not be all of one image."""
+        await self._source.check()
+
     async def close(self) -> None:
         """End what is on its way."""
         self._watch.cancel()

@@ -1,12 +1,11 @@
 """Volumes in the layout *flat*: every verb can be killed anywhere and run again."""
 
 import contextlib
-from functools import partial
 
 from breezeblock.errors import ConflictError, NotFoundError
-from breezeblock.objects.flat import lock, snapshots
+from breezeblock.objects.flat import lock, pinned, snapshots
 from breezeblock.objects.flat.device import FlatDevice, stretch
-from breezeblock.objects.flat.image import ImageDevice, Source
+from breezeblock.objects.flat.image import ImageDevice
 from breezeblock.objects.flat.lock import Lock
 from breezeblock.objects.flat.snapshots import key
 from breezeblock.objects.log.volumes import check
@@ -65,14 +64,7 @@ async def attach(store: Store, volume: str, holder: str, *, steal: bool = False)
 
 async def attach_image(store: Store, name: str, *, cache_bytes: int = 64 << 20) -> ImageDevice:
     """Open an object for reading; it must not change meanwhile. Raises NotFoundError."""
-    item = await store.head(name)
-
-    async def check_unchanged() -> None:
-        if await store.head(name) != item:
-            raise ConflictError(f"{name} was changed since it was attached.")
-
-    source = Source(name, item.length, partial(store.get, name), check_unchanged)
-    return ImageDevice(source, cache_bytes=cache_bytes)
+    return await pinned.attach(store, pinned.of(await store.head(name)), cache_bytes=cache_bytes)
 
 
 async def unlock(store: Store, volume: str) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from breezeblock.errors import ConfigError, UnavailableError
+from breezeblock.errors import ConfigError, UnavailableError, UnsupportedError
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_IDLE = 64
@@ -28,6 +28,14 @@ class Reply(NamedTuple):
 
 class BrokenError(UnavailableError):
     """The connection ended, or what came over it is no HTTP."""
+
+
+class TooLongError(BrokenError):
+    """More came than was asked for."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("The server's answer is longer than what was asked for.")
+        self.status = status
 
 
 class _Connection(asyncio.Protocol):
@@ -88,6 +96,10 @@ class _Connection(asyncio.Protocol):
         if self.transport:
             self.transport.abort()
 
+    def late(self) -> None:
+        """Wait for the answer no longer."""
+        self._fail(TimeoutError())
+
     def _fail(self, error: Exception) -> None:
         self.alive, self._parser = False, None
         if self._answer and not self._answer.done():
@@ -113,6 +125,8 @@ class _Connection(asyncio.Protocol):
         """Take a part of the body."""
         self._room -= len(body)
         if self._room < 0:
+            status = self._parser.get_status_code() if self._parser else 0
+            self._fail(TooLongError(status))
             raise ValueError("a longer body than was asked for")
         self._body.append(body)
 
@@ -186,14 +200,19 @@ class Client:
         if body or method in {"PUT", "POST"}:
             lines.append(f"Content-Length: {len(body)}")
         text = "\r\n".join(lines)
-        if "\r" in text.replace("\r\n", "") or "\n" in text.replace("\r\n", "") or not text.isascii():
+        plain = text.replace("\r\n", "")
+        if "\r" in plain or "\n" in plain or not text.isascii():
             raise ConfigError(f"{method} to {self.authority}: a header has characters that it cannot have.")
         data = text.encode("ascii") + b"\r\n\r\n"
-        said = {name.lower(): value for name, value in (headers or {}).items()}
-        once = "if-none-match" in said or said.get("if-match", "*") != "*"
+        until = asyncio.get_running_loop().time() + self._deadline_s
+        once = method != "GET" and _conditional(headers or {})
         try:
-            async with asyncio.timeout(self._deadline_s):
-                return await self._ask(data, body, limit, head=method == "HEAD", once=once)
+            return await self._ask(data, body, limit, until, head=method == "HEAD", once=once)
+        except TooLongError as error:
+            if error.status == 200 and any(name.lower() == "range" for name in headers or {}):
+                # It would send the whole again and again: no use in asking once more.
+                raise UnsupportedError(f"{self.authority} ignores ranges: it sends whole objects.") from None
+            raise
         except TimeoutError:
             raise UnavailableError(
                 f"{self.authority} did not answer {method} within {self._deadline_s:g} s."
@@ -202,27 +221,47 @@ class Client:
             raise UnavailableError(f"{self.authority} cannot be reached: {error}.") from error
 
     async def _ask(
-        self, data: bytes, body: bytes | bytearray | memoryview, limit: int, *, head: bool, once: bool
+        self,
+        data: bytes,
+        body: bytes | bytearray | memoryview,
+        limit: int,
+        until: float,
+        *,
+        head: bool,
+        once: bool,
     ) -> Reply:
         while self._idle:
             held = self._idle.pop()
             if held.alive:
                 try:
-                    return await self._over(held, data, body, limit, head=head)
+                    return await self._over(held, data, body, limit, until, head=head)
                 except BrokenError:
                     if once or not held.silent:
                         self._drop_idle()  # they may be as dead
                         raise
-        return await self._over(await self._connect(), data, body, limit, head=head)
+        async with asyncio.timeout_at(until):
+            made = await self._connect()
+        return await self._over(made, data, body, limit, until, head=head)
 
     async def _over(
-        self, held: _Connection, data: bytes, body: bytes | bytearray | memoryview, limit: int, *, head: bool
+        self,
+        held: _Connection,
+        data: bytes,
+        body: bytes | bytearray | memoryview,
+        limit: int,
+        until: float,
+        *,
+        head: bool,
     ) -> Reply:
+        # A timer of the loop costs a third of asyncio.timeout.
+        late = asyncio.get_running_loop().call_at(until, held.late)
         try:
             reply = await held.ask(data, body, limit, head=head)
         except BaseException:
             held.close()
             raise
+        finally:
+            late.cancel()
         if held.alive and len(self._idle) < MAX_IDLE and not self._closed:
             self._idle.append(held)
         else:
@@ -246,3 +285,8 @@ class Client:
     def _drop_idle(self) -> None:
         while self._idle:
             self._idle.pop().close()
+
+
+def _conditional(headers: Mapping[str, str]) -> bool:
+    said = {name.lower(): value for name, value in headers.items()}
+    return "if-none-match" in said or said.get("if-match", "*") != "*"

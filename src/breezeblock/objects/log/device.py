@@ -84,7 +84,7 @@ class LogDevice:
 
     def read(self, offset: int, length: int) -> Soon[Data | list[Data]]:
         """Return bytes, now if they are in memory."""
-        if length == PAGE and not offset % PAGE and (page := self._page_now(offset // PAGE)) is not None:
+        if length == PAGE and not offset % PAGE and (page := self._one_page(offset // PAGE)) is not None:
             return page
         first, end = offset // PAGE, -(-(offset + length) // PAGE)
         found = self._now(first, end - first)
@@ -95,26 +95,22 @@ class LogDevice:
         first, end = offset // PAGE, -(-(offset + length) // PAGE)
         return cut(await self._fetched(first, end - first), offset % PAGE, length)
 
-    def _page_now(self, page: int) -> memoryview | None:
-        """Do what `_now` does for the one page that most requests are about, in half the time."""
+    def _one_page(self, page: int) -> Soon[Data | list[Data]] | None:
+        """Read the one page that most requests are about, in half the time; None: its leaf has to come."""
         leaf = self.writer.pages.at(page // LEAF_PAGES)
         if leaf is None:
             return None
+        self._ahead.read(page, 1)
         entry = leaf.entry(page % LEAF_PAGES)
         if not entry:
-            found = _ZERO_PAGE
-        else:
-            number, index = entry >> 16 & 0xFFFFFFFFF, (entry & 0xFFFF) - 1
-            own = entry >> 52 == self.writer.own
-            if own and (segment := self.writer.waiting.get(number)) is not None:
-                found = segment.page(index)
-            else:
-                here = self.reader.page(self.writer.root.sources[entry >> 52], number, index)
-                if here is None:
-                    return None
-                found = here
-        self._ahead.read(page, 1)
-        return found
+            return _ZERO_PAGE
+        number, index = entry >> 16 & 0xFFFFFFFFF, (entry & 0xFFFF) - 1
+        own = entry >> 52 == self.writer.own
+        if own and (segment := self.writer.waiting.get(number)) is not None:
+            return segment.page(index)
+        source = self.writer.root.sources[entry >> 52]
+        here = self.reader.page(source, number, index)
+        return self.reader.one(source, number, index) if here is None else here
 
     def _now(self, first: int, count: int) -> list[memoryview] | None:
         found: list[memoryview] = []

@@ -29,7 +29,8 @@ LEAF_BYTES = LEAF_PAGES * PAGE
 WINDOW = 16
 """A writer never uploads a number of this much or more above the first that has not arrived."""
 MAX_SOURCES = 1 << 12
-MAX_ROOT_BYTES = 8 << 20
+MAX_ROOT_BYTES = 32 << 20
+"""A volume of 1 PiB has a million leaves, each of up to 18 bytes in its root."""
 MAX_MARK_BYTES = 64 << 20
 STILL_S = 1.0
 """A collection looks twice, so far apart. Who makes a holder from another within half of it needs no look
@@ -220,25 +221,27 @@ def compressed(pages: memoryview, level: int) -> tuple[tuple[int, ...], bytes]:
 
 
 def open_chunk(segment: Segment, chunk: int, data: bytes) -> bytes:
-    """Return a chunk's pages as they were written. Raises CorruptError if a page is not what it was."""
-    first = chunk * CHUNK_PAGES
-    amount = min(CHUNK_PAGES, segment.pages - first)
+    """Return a chunk's pages, whose sums nobody has looked at yet. Raises CorruptError for what is none."""
+    amount = min(CHUNK_PAGES, segment.pages - chunk * CHUNK_PAGES)
     key = segment_key(segment.volume, segment.number)
     if amount <= 0:
         raise damaged(key)
     if segment.chunks and segment.chunks[chunk] < amount * PAGE:
         try:
-            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=CHUNK_PAGES * PAGE)
+            # What a frame says of its length goes before any limit that is given with it.
+            if zstandard.frame_content_size(data) != amount * PAGE:
+                raise damaged(f"Chunk {chunk} of {key}")
+            data = zstandard.ZstdDecompressor().decompress(data)
         except zstandard.ZstdError as error:
             raise damaged(f"Chunk {chunk} of {key}") from error
     if len(data) < amount * PAGE:
         raise damaged(key)
-    for page in range(amount):
-        seen = crc(data[page * PAGE : (page + 1) * PAGE])
-        at = 4 * (first + page)
-        if seen != int.from_bytes(segment.sums[at : at + 4], "little"):
-            raise damaged(f"Page {first + page} of {key}")
     return data
+
+
+def is_page(segment: Segment, page: int, data: bytes) -> bool:
+    """Tell whether these are the bytes of a segment's page that were written."""
+    return crc(data) == int.from_bytes(segment.sums[4 * page : 4 * page + 4], "little")
 
 
 def damaged(key: str) -> CorruptError:
@@ -262,6 +265,10 @@ def unpack_root(data: bytes, key: str) -> Root:
         root = msgspec.msgpack.decode(data[12:], type=Root)
     except msgspec.DecodeError as error:
         raise damaged(key) from error
+    known = range(len(root.sources))
+    named = {source for source, _ in root.leaves.values()} | {source for source, _, _ in root.tails}
+    if root.own not in known or not all(one in known for one in named):
+        raise damaged(key)
     if not all(map(_NAME.fullmatch, root.sources)) or root.sources[root.own] != root.volume:
         raise damaged(key)
     return root

@@ -161,6 +161,7 @@ async def attach(
             local.abandon()
         raise
     device.keep_young(memory.age_s)
+    writer.warm()
     return device
 
 

@@ -13,6 +13,7 @@ from breezeblock.objects.log import leaves
 from breezeblock.objects.log.gathering import Gathering
 from breezeblock.objects.log.opening import Opened
 from breezeblock.objects.log.pages import packed
+from breezeblock.objects.log.sharing import Shared
 from breezeblock.objects.stores.port import ExistsError, Store
 
 CHECKPOINT_SEGMENTS = 256
@@ -22,6 +23,8 @@ CHECKPOINT_EXTENTS, LEAF_EXTENTS = 1 << 15, 1 << 13
 LEFT_SEGMENTS = 96
 """So many numbers are left to the next opening: a volume that is attached time and again takes some."""
 _MOST_WEIGHT = 2.0
+_WARM_LEAVES = 16
+"""So many leaves are fetched before anybody reads: the whole map of a small volume."""
 RETRY_FIRST_S, RETRY_MOST_S = 0.1, 10.0
 
 
@@ -62,6 +65,8 @@ class Writer:
         self._pressed = False
         """More of the map has changed than may be kept: writers wait for the checkpoint."""
         self._checkpointing: asyncio.Task[None] | None = None
+        self._fetching = Shared(self._fetch_leaf)
+        self._warming: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self._publishing = asyncio.Lock()
 
@@ -280,6 +285,19 @@ class Writer:
 
     async def leaf(self, number: int) -> None:
         """Have a leaf in memory."""
+        await self._fetching.get(number)
+
+    def warm(self) -> None:
+        """Begin to fetch the first leaves, so that the first reads need not wait for them."""
+        self._warming = asyncio.ensure_future(self._warm())
+
+    async def _warm(self) -> None:
+        for number in sorted(self.pages.refs)[:_WARM_LEAVES]:
+            if self.pages.at(number) is None:
+                with contextlib.suppress(BreezeblockError):  # whoever reads it meets the error
+                    await self.leaf(number)
+
+    async def _fetch_leaf(self, number: int) -> None:
         ref = self.pages.refs.get(number)
         if ref is not None:
             self.pages.fetched(number, ref, await leaves.fetch(self.store, self.root, ref))
@@ -339,7 +357,9 @@ class Writer:
     def _new_ref(self) -> int:
         """Return a ref for a leaf: they go upwards, and the epoch makes them this writer's own."""
         self._leaves += 1
-        return self.epoch << 24 | self._leaves
+        # Added, so that they never meet those at the beginning: more than 2**24 of them are a week's work,
+        # and the next epoch lies further away than a segment for each checkpoint.
+        return (self.epoch << 24) + self._leaves
 
     def _weigh(self) -> None:
         """See that the map is stored when enough of it has changed."""
@@ -380,7 +400,8 @@ class Writer:
 
     async def stop(self) -> None:
         """End all tasks; what has not arrived is given up."""
-        tasks = [*self._uploads.values(), *([self._checkpointing] if self._checkpointing else [])]
+        others = [one for one in (self._checkpointing, self._warming) if one]
+        tasks = [*self._uploads.values(), *others]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, self._fetching.stop(), return_exceptions=True)

@@ -94,7 +94,9 @@ class Group:
         free = [one for one in self.endpoints.values() if one.free and one not in tried]
         if len(free) > 2:
             free = self.dice.sample(free, 2)
-        return min(free, key=lambda one: one.cost(kind)) if free else None
+        if len(free) < 2:
+            return free[0] if free else None
+        return min(free, key=lambda one: one.cost(kind))
 
     async def path(self, kind: Kind, tried: set[Endpoint], left_s: float) -> tuple[Endpoint, float]:
         """Return an endpoint, one that was not tried if there is, and for how long none at all was up.
@@ -102,8 +104,6 @@ class Group:
         Raises UnavailableError if those that are up stay busy for too long; what keeps the endpoints away
         if none is up and the policy is not to wait.
         """
-        if found := self.pick(kind, tried):
-            return found, 0.0
         pathless, until = 0.0, self._now() + left_s
         while not (found := self.pick(kind, tried) or self.pick(kind, set())):
             up, now = self.up(), self._now()

@@ -1,5 +1,7 @@
 """What operators are shown of a pool's endpoints."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -33,6 +35,43 @@ class EndpointStatus(msgspec.Struct, frozen=True, kw_only=True):
     read_ms: float
     """What a read takes, lately."""
     write_ms: float
+
+
+_COUNTED = (
+    *("connections", "requests", "limit", "asked", "failed"),
+    *("hedged", "bytes_read", "bytes_written"),
+)
+
+
+def unreached(urls: Iterable[str], trouble: str) -> list[EndpointStatus]:
+    """Tell of endpoints none of which could be used."""
+    counted: dict[str, int] = dict.fromkeys(_COUNTED, 0)
+    return [
+        EndpointStatus(url=url, state="down", trouble=trouble, for_s=0, read_ms=0, write_ms=0, **counted)
+        for url in urls
+    ]
+
+
+def together(looks: Iterable[Iterable[EndpointStatus]]) -> list[EndpointStatus]:
+    """Add up what several users of the same endpoints tell.
+
+    States are the first one's who tells; what requests take is told by who made the most.
+    """
+    same: defaultdict[str, list[EndpointStatus]] = defaultdict(list)
+    for look in looks:
+        for one in look:
+            same[one.url].append(one)
+    return [_sum(found) for found in same.values()]
+
+
+def _sum(same: list[EndpointStatus]) -> EndpointStatus:
+    busiest = max(same, key=lambda one: one.asked)
+    return msgspec.structs.replace(
+        same[0],
+        read_ms=busiest.read_ms,
+        write_ms=busiest.write_ms,
+        **{name: sum(getattr(one, name) for one in same) for name in _COUNTED},
+    )
 
 
 class MirrorsStatus(msgspec.Struct, frozen=True, kw_only=True):

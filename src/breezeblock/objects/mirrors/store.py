@@ -168,7 +168,9 @@ class Mirrors:
         left, rounds, tried = policy.deadline_s, 0, set[Endpoint]()
         while True:
             begun = self._now()
-            endpoint, pathless = await self._group.path(kind, tried, left)
+            endpoint, pathless = self._group.pick(kind, tried), 0.0
+            if endpoint is None:
+                endpoint, pathless = await self._group.path(kind, tried, left)
             try:
                 return await (ask or self._ask)(endpoint, kind, amount, call)
             except NotFoundError:

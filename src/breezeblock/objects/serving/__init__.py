@@ -11,7 +11,7 @@ milliseconds, as all its modules are loaded. A keeper that is killed takes its c
 has the task starts another, and the journal brings back what was acknowledged.
 """
 
-from breezeblock.objects.serving.client import call, kept, running, start
+from breezeblock.objects.serving.client import call, kept, running, sockets, start
 from breezeblock.objects.serving.messages import (
     Answer,
     Compact,
@@ -43,5 +43,6 @@ __all__ = [
     "control_path",
     "kept",
     "running",
+    "sockets",
     "start",
 ]

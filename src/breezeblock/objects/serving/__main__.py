@@ -26,6 +26,8 @@ _PR_SET_PDEATHSIG = 1
 _SHORT_S, _QUICK = 5.0, 4
 """Workers that do not live so long are replaced at once only so often."""
 _PAUSE_S = 1.0
+_GLANCE_S = 0.2
+"""Who asks whether there is a keeper holds its lock for an instant: no reason to refuse."""
 
 log = structlog.get_logger()
 
@@ -56,6 +58,7 @@ def main() -> int:
 
 def _alone(path: Path) -> int:
     """Be the only keeper of a socket for as long as the descriptor is open, here or in a worker."""
+    until = time.monotonic() + _GLANCE_S
     while True:
         with files.storage_errors("The socket's directory"):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -65,6 +68,9 @@ def _alone(path: Path) -> int:
                     return fd
             except BlockingIOError:
                 os.close(fd)
+                if time.monotonic() < until:
+                    time.sleep(0.01)
+                    continue
                 raise ConflictError(
                     f"Another process serves {path.with_suffix('')}.", remedy="Detach it first."
                 ) from None

@@ -97,6 +97,12 @@ def call(nbd: Path, request: Request, *, timeout_s: float = 60.0) -> Answer:
     return checked(msgspec.json.decode(said, type=Answer))
 
 
+def sockets(directory: Path) -> list[Path]:
+    """Return where the processes of this host serve NBD, or did until they were told to detach."""
+    found = sorted(directory.glob(f"{'?' * 32}.control"))
+    return [path.with_suffix("") for path in found if path.is_socket()]
+
+
 def running(nbd: Path) -> View | None:
     """Return how the process that serves on that socket is doing; None if there is none."""
     try:

@@ -8,6 +8,7 @@ import msgspec
 
 from breezeblock import errors
 from breezeblock.errors import BreezeblockError, InvalidInputError
+from breezeblock.objects.flat.pinned import Pin
 from breezeblock.objects.log.volumes import Memory
 from breezeblock.objects.mirrors.status import MirrorsStatus
 from breezeblock.objects.stores.opening import StoreConfig
@@ -38,6 +39,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     layout flat: only if this host has the lock still."""
     steal: bool = False
     """In the layout flat: break the lock of another host, which is dead for certain."""
+    image: Pin | None = None
+    """In read-only pools: what the volume is."""
 
 
 class Status(msgspec.Struct, frozen=True, tag_field="do", tag="status"):
@@ -69,7 +72,8 @@ class Compact(msgspec.Struct, frozen=True, tag_field="do", tag="compact"):
 class Endpoints(msgspec.Struct, frozen=True, tag_field="do", tag="endpoints"):
     """Use more endpoints of the pool, and some no more. What is so already is no error.
 
-    For as long as this process lives, and its worker is not killed: the task says what holds from then on.
+    For as long as the worker is not killed: the next one has its task's, until it is told again
+    (`breezeblock nbd keep` does it).
     """
 
     add: list[str] = []

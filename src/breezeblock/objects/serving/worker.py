@@ -10,8 +10,8 @@ from contextlib import suppress
 import msgspec
 import structlog
 
-from breezeblock.errors import BreezeblockError, NotFoundError
-from breezeblock.objects.flat import FlatDevice, lock
+from breezeblock.errors import BreezeblockError, NotFoundError, UnsupportedError
+from breezeblock.objects.flat import FlatDevice, ImageDevice, lock, pinned
 from breezeblock.objects.flat import snapshots as flat_snapshots
 from breezeblock.objects.flat import volumes as flat_volumes
 from breezeblock.objects.log import volumes
@@ -37,6 +37,7 @@ from breezeblock.objects.stores.opening import open_store
 
 log = structlog.get_logger()
 
+_Device = LogDevice | FlatDevice | ImageDevice
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 5.0
 
 
@@ -59,7 +60,7 @@ async def work(task: Task, ready: Callable[[], None]) -> None:
         await served.stop()
 
 
-async def _attached(task: Task) -> tuple[LogDevice | FlatDevice, Mirrors]:
+async def _attached(task: Task) -> tuple[_Device, Mirrors]:
     """Attach; one that was killed tries for as long as its store is away, for its clients wait too."""
     pause = _RETRY_FIRST_S
     while True:
@@ -73,14 +74,16 @@ async def _attached(task: Task) -> tuple[LogDevice | FlatDevice, Mirrors]:
         pause = min(_RETRY_MOST_S, pause * 2)
 
 
-async def _attach(task: Task) -> tuple[LogDevice | FlatDevice, Mirrors]:
-    is_log = task.store.layout == "log"
+async def _attach(task: Task) -> tuple[_Device, Mirrors]:
+    is_log, image = task.store.layout == "log", task.image
     if is_log and task.resume and not any(task.journal.glob("*.log")):
         with suppress(FileNotFoundError):
             task.journal.rmdir()
         raise _gone(task)
     store = await open_store(task.store)
     try:
+        if image:
+            return await pinned.attach(store, image), store
         return await (_log_device(task, store) if is_log else _flat_device(task, store)), store
     except BaseException:
         await store.close()
@@ -116,7 +119,7 @@ def _gone(task: Task) -> Gone:
 class _Served:
     """The two sockets of a volume."""
 
-    def __init__(self, task: Task, device: LogDevice | FlatDevice, store: Mirrors) -> None:
+    def __init__(self, task: Task, device: _Device, store: Mirrors) -> None:
         self._task, self._device, self._store = task, device, store
         self._nbd = Server({task.volume: device})
         self._control: asyncio.Server | None = None
@@ -192,9 +195,9 @@ class _Served:
         match request:
             case Status():
                 return Answer(view=self._view())
-            case Snapshot(name):
+            case Snapshot(name) if not isinstance(self._device, ImageDevice):
                 await self._snapshot(name)
-            case Grow(length):
+            case Grow(length) if not isinstance(self._device, ImageDevice):
                 volumes.check(self._task.volume, length)
                 answer = self._device.grow(length)
                 if answer is not None:
@@ -209,6 +212,8 @@ class _Served:
                         self._store.remove(url)
             case Compact(segments) if isinstance(self._device, LogDevice):
                 await compact(self._device, segments)
+            case Grow() | Snapshot():
+                raise UnsupportedError(f"Volume {self._task.volume} is only read.")
             case Detach():
                 self.ended.set()
                 await asyncio.shield(self._over)

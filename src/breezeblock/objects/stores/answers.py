@@ -42,6 +42,9 @@ def _error(reply: Reply, what: str, *, create: bool) -> BreezeblockError:
         return ForbiddenError(text, remedy="Look at the pool's credentials, and the host's clock.")
     if status in {413, 507}:
         return NoSpaceError(text, remedy="Free space in the store, or raise its limits.")
+    if 300 <= status < 400:
+        # Where it leads to is not shown: such addresses may have a key in them.
+        return UnsupportedError(text, remedy="It leads elsewhere. Name the address at which the store is.")
     if status in {429, 503}:
         return BusyError(text, retry_after_s=_pause(reply.headers, 1.0 if status == 429 else None))
     plain = {412: ExistsError if create else ChangedError, 404: NotFoundError, 410: NotFoundError}

@@ -1,6 +1,6 @@
-"""Where credentials for S3 are looked for, as Amazon's own programs do: environment, then the shared file.
+"""Where credentials for S3 are looked for, as Amazon's own programs do.
 
-Those of containers and instances (metadata services) are not looked for.
+The environment, then the shared file, then the metadata service of the container or instance.
 """
 
 import configparser
@@ -8,22 +8,31 @@ import os
 from pathlib import Path
 
 from breezeblock.errors import ConfigError
+from breezeblock.objects.stores import metadata
 from breezeblock.objects.stores.sigv4 import Credentials
 
 _NAMES = ("access_key_id", "secret_access_key", "session_token")
 
 
 def found() -> Credentials:
-    """Return the credentials that there are now. Raises ConfigError if there are none."""
+    """Return the credentials that there are now. Raises ConfigError if there are none.
+
+    Where a metadata service is asked it may wait, for some seconds. Raises UnavailableError if that should
+    be there and is not.
+    """
     values = [os.environ.get(f"AWS_{name.upper()}", "") for name in _NAMES]
     if not values[0]:
         values = _shared()
-    if not values[0] or not values[1]:
+    if values[0] and values[1]:
+        return Credentials(values[0], values[1], values[2])
+    lent = metadata.found()
+    if lent is None:
         raise ConfigError(
             "There are no credentials for S3.",
-            remedy="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write ~/.aws/credentials.",
+            remedy="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write ~/.aws/credentials; "
+            "or give the instance a role.",
         )
-    return Credentials(*values)
+    return lent
 
 
 def _shared() -> list[str]:

@@ -47,7 +47,8 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     region: str = "us-east-1"
     ca_file: str = ""
     """Certificates to trust in place of the system's."""
-    layout: Literal["log", "flat"] = "log"
+    layout: Literal["log", "flat", "read-only"] = "log"
+    """`read-only`: nothing is written there, not even who it is."""
     pool: str = ""
     """The pool's UUID, which every endpoint must show; empty: the one that the first endpoint shows."""
     on_no_path: Literal["queue", "error"] = "queue"
@@ -70,7 +71,7 @@ async def open_store(
         policy = _ON_DISK if config.kind == "directory" else Policy()
         policy = msgspec.structs.replace(policy, on_no_path=config.on_no_path)
     uuid = config.pool
-    if config.kind != "web" and not uuid:
+    if not (uuid or _bare(config)):
         found, _ = await _identity(config, policy)
         if found is None:
             raise ConflictError(f"{config.urls[0]} shows no pool.", remedy="Make it first, if it is new.")
@@ -154,13 +155,18 @@ async def _identity(config: StoreConfig, policy: Policy) -> tuple[pool.Identity 
     return next(iter(seen.items()))
 
 
+def _bare(config: StoreConfig) -> bool:
+    """Tell whether a place shows no identity, as nothing is written there."""
+    return config.kind == "web" or config.layout == "read-only"
+
+
 def _gate(config: StoreConfig, uuid: str) -> Gate:
     async def prove(store: Store) -> None:
-        if store.traits.writable:
+        if not _bare(config):
             await pool.prove(store, uuid, config.layout)
 
     async def qualify(store: Store, url: str) -> None:
-        if store.traits.writable:
+        if not _bare(config):
             await pool.qualify(store, url, config.layout)
 
     return Gate(prove, qualify)

@@ -61,6 +61,8 @@ class Item(msgspec.Struct, frozen=True):
     """Bytes."""
     tag: str = ""
     """Changes with the content; empty if the store has none, or only a weak one."""
+    modified: str = ""
+    """When it last changed, as the store writes it; empty where it was not told."""
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -1,18 +1,24 @@
 """S3: conditional puts (`If-None-Match`, `If-Match`), ranged reads, paged listings."""
 
+import asyncio
+import contextlib
 import datetime as dt
 import hashlib
 import ssl
+import time
 from collections.abc import Callable
 
-from breezeblock.errors import ConfigError, UnsupportedError
+from breezeblock.errors import BreezeblockError, ConfigError, UnsupportedError
 from breezeblock.objects.http.client import Client, Reply
 from breezeblock.objects.stores import elements, sigv4
 from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part
 from breezeblock.objects.stores.credentials import found
+from breezeblock.objects.stores.metadata import EARLY_S
 from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Item, Page, Traits, checked
 
 MAX_LISTING_BYTES = 4 << 20
+_LOOK_S = 30.0
+"""Where there are no fresher credentials yet, it is looked again after this."""
 
 
 class S3Store:
@@ -35,6 +41,7 @@ class S3Store:
         self._bucket, self._prefix = f"/{bucket}", f"{prefix}/" if prefix else ""
         self._region, self._find = region, credentials
         self._credentials = credentials()
+        self._look_at = 0.0
         self._ahead = dt.timedelta(0)
         """How far the server's clock is ahead of ours."""
 
@@ -113,6 +120,7 @@ class S3Store:
         payload: str = sigv4.UNSIGNED,
     ) -> Reply:
         target = f"{path}?{search}" if search else path
+        await self._renew()
         for last in (False, True):
             full = {"host": self.client.authority, **headers}
             now = dt.datetime.now(dt.UTC) + self._ahead
@@ -123,8 +131,17 @@ class S3Store:
             if reply.status not in {401, 403} or last:
                 break
             # Credentials that rotate, or a clock that is wrong: look once more, and sign anew.
-            fresh, ahead = self._find(), clock_ahead(reply)
+            fresh, ahead = await asyncio.to_thread(self._find), clock_ahead(reply)
             if fresh == self._credentials and abs(ahead - self._ahead) < CLOCKS_AGREE:
                 break
             self._credentials, self._ahead = fresh, ahead
         return reply
+
+    async def _renew(self) -> None:
+        """Replace credentials that expire soon. One request waits, the others use those there are."""
+        now = time.time()
+        if now < max(self._look_at, self._credentials.expires - EARLY_S):
+            return
+        self._look_at = now + _LOOK_S
+        with contextlib.suppress(BreezeblockError):  # the store will say when they are no good any more
+            self._credentials = await asyncio.to_thread(self._find)

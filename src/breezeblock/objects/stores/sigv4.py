@@ -16,6 +16,8 @@ class Credentials(NamedTuple):
     access_key: str
     secret_key: str
     token: str = ""
+    expires: float = float("inf")
+    """When, as `time.time` has it."""
 
     def __repr__(self) -> str:
         """Name the access key only."""

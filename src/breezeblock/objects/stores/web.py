@@ -42,7 +42,7 @@ class WebStore:
         return part(reply, key, first, most)
 
     async def head(self, key: str) -> Item:
-        """Tell length and tag; a weak tag counts as none."""
+        """Tell length, tag and when it was changed; a weak tag counts as none."""
         reply = expect(
             await self.client.request("HEAD", self.target(key), self.headers), f"HEAD {key}", 200, 204
         )
@@ -50,7 +50,8 @@ class WebStore:
         length = reply.headers.get("content-length", "")
         if not length.isdecimal():
             length = await self._length(key)  # Apache does not tell that of an empty object
-        return Item(key, int(length), "" if tag.startswith("W/") else tag)
+        weak = tag.startswith("W/")
+        return Item(key, int(length), "" if weak else tag, reply.headers.get("last-modified", ""))
 
     async def _length(self, key: str) -> str:
         """Return what the answer to a GET of the first byte says of the whole (RFC 9110, 14.4)."""

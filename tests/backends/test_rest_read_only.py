@@ -1,0 +1,326 @@
+"""Pools that are only read: images on nginx, and in S3 where there is a listing; what cannot be one."""
+
+import asyncio
+import functools
+import http.server
+import json
+import os
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+
+import zoo
+from breezeblock.app import attaching
+from breezeblock.attempt import Attempt
+from breezeblock.backends.contract import Volume
+from breezeblock.backends.registry import read_config
+from breezeblock.backends.rest import RestBackend, open_rest
+from breezeblock.backends.rest_config import RestConfig
+from breezeblock.config import Config, ServiceSection
+from breezeblock.errors import (
+    ConfigError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    UnsupportedError,
+)
+from breezeblock.objects import serving
+from breezeblock.objects.stores.s3 import S3Store
+from breezeblock.objects.stores.sigv4 import Credentials
+
+MIB = 1 << 20
+IMAGES = ["debian/12.raw", "debian/11.raw", "odd.raw", "disk.qcow2", "none.raw"]
+
+
+def attempt() -> Attempt:
+    return Attempt(operation_id=str(uuid4()), token=uuid4().hex)
+
+
+def volume(pool: str = "images", length: int = 0, image_format: str = "") -> Volume:
+    return Volume(id=str(uuid4()), virtual_bytes=length, pool=pool, format=image_format)
+
+
+def section(**pool: Any) -> dict[str, Any]:
+    return {"kind": "rest", "pools": {"images": {"layout": "read-only", **pool}}}
+
+
+class Place:
+    """A server of images, and a back end with a pool of them beside one that can be written."""
+
+    def __init__(self, home: Path, url: str) -> None:
+        self.data, self.place = home / "data", home / "x"
+        self.place.mkdir()
+        (self.place / "store").mkdir()
+        wanted = section(store="web", urls=[url], images=IMAGES)
+        wanted["pools"]["gold"] = {"store": "directory", "urls": [str(self.place / "store")]}
+        wanted |= {"run_dir": str(self.place / "run"), "journal_dir": str(self.place / "journals")}
+        self.config = Config(
+            service=ServiceSection(state_dir=str(self.place / "state")), backends={"rest": wanted}
+        )
+        self.backend = self.open()
+
+    def open(self) -> RestBackend:
+        return open_rest("rest", attaching.rest_config(self.config, "rest"), self.place / "state")
+
+    def put(self, name: str, content: bytes) -> None:
+        path = self.data / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+    def manage(self, name: str) -> Volume:
+        new = volume()
+        found = self.backend.adopt(new, name, attempt())
+        return msgspec.structs.replace(
+            new, virtual_bytes=found.virtual_bytes, locator=found.volume.locator, format=found.volume.format
+        )
+
+    def tree(self) -> dict[str, tuple[int, int]]:
+        return {str(one): (one.stat().st_size, one.stat().st_mtime_ns) for one in self.data.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    memory = tempfile.TemporaryDirectory(prefix="b", dir="/dev/shm")  # sockets have short names
+    with memory as home, zoo.running(zoo.nginx, Path(home)) as url:
+        yield Place(Path(home), url)
+
+
+def test_an_image_is_managed_read_copied_and_let_go(place: Place, tmp_path: Path) -> None:
+    content = os.urandom(MIB) + bytes(2 * MIB)
+    place.put("debian/12.raw", content)
+    place.put("odd.raw", b"x" * 700)
+    place.put("disk.qcow2", b"QFI\xfb".ljust(MIB, b"\0"))
+    before, backend = place.tree(), place.backend
+    seen = {pool.name: pool for pool in backend.stats()}["images"]
+    assert (seen.up, seen.total_bytes, seen.free_bytes, seen.findings) == (True, 0, 0, ())
+    assert seen.capabilities
+    assert (seen.capabilities.read_only, seen.capabilities.extend, seen.capabilities.snapshots) == (
+        True,
+        False,
+        False,
+    )
+    listed = [found for found in backend.inventory() if found.pool == "images"]
+    assert [(found.name, found.kind, found.volume_id) for found in listed] == [
+        (name, "foreign", None) for name in IMAGES
+    ]
+
+    held = place.manage("debian/12.raw")
+    assert held.virtual_bytes == 3 * MIB
+    assert json.loads(held.locator)["name"] == "debian/12.raw"
+    assert place.manage("debian/12.raw").locator == held.locator
+    assert backend.check(held, ()) == []
+    backend.export_image(held, None, str(tmp_path / "out"), "raw", attempt())
+    assert (tmp_path / "out").read_bytes() == content
+    copy = volume("gold", 4 * MIB)
+    backend.clone(held, copy, attempt())
+    with backend.open_data(copy) as data:
+        assert data.read(0, 4 * MIB) == content.ljust(4 * MIB, b"\0")
+
+    assert backend.release(held, attempt()) == "debian/12.raw"
+    backend.delete(held, attempt())
+    assert place.tree() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("none.raw", NotFoundError, "none.raw"),
+        ("odd.raw", InvalidInputError, "odd.raw has 700 bytes"),
+        ("disk.qcow2", InvalidInputError, "disk.qcow2 begins like qcow2"),
+        ("../passwd", NotFoundError, "no name of an object"),
+    ],
+)
+def test_what_is_no_raw_image_is_not_managed(place: Place, name: str, error: Any, said: str) -> None:
+    place.put("odd.raw", b"x" * 700)
+    place.put("disk.qcow2", b"QFI\xfb".ljust(MIB, b"\0"))
+    with pytest.raises(error, match=said):
+        place.manage(name)
+    if name == "disk.qcow2":
+        assert place.backend.adopt(volume(image_format="raw"), name, attempt()).virtual_bytes == MIB
+
+
+def test_what_would_write_is_refused(place: Place, tmp_path: Path) -> None:
+    place.put("debian/12.raw", b"a" * MIB)
+    held, backend, before = place.manage("debian/12.raw"), place.backend, place.tree()
+    (tmp_path / "image").write_bytes(bytes(MIB))
+    new = volume(length=MIB)
+    with pytest.raises(UnsupportedError, match="Pool images is read-only") as caught:
+        backend.create(new, attempt())
+    assert "Manage one" in caught.value.remedy
+    with pytest.raises(UnsupportedError, match="read-only"):
+        backend.extend(held, 2 * MIB, attempt())
+    with pytest.raises(UnsupportedError, match="read-only"):
+        backend.clone(held, new, attempt())
+    with pytest.raises(UnsupportedError, match="read-only"):
+        backend.import_image(new, str(tmp_path / "image"), "raw", attempt())
+    with pytest.raises(UnsupportedError, match="read-only"), backend.open_data(held, writable=True):
+        pass
+    backend.delete(new, attempt())  # as the undo of a create does
+    assert place.tree() == before
+
+
+def test_a_changed_object_is_an_error_that_names_it(place: Place) -> None:
+    place.put("debian/11.raw", b"a" * MIB)
+    held, backend = place.manage("debian/11.raw"), place.backend
+    copy = volume("gold", 4 * MIB)
+
+    def changed_meanwhile() -> None:
+        with backend.open_data(held) as data:
+            assert data.read(0, 4) == b"aaaa"
+            place.put("debian/11.raw", b"b" * 2 * MIB)
+
+    for use in (
+        changed_meanwhile,
+        lambda: backend.connection_info(held, {}),
+        lambda: backend.clone(held, copy, attempt()),
+    ):
+        with pytest.raises(ConflictError, match=r"debian/11\.raw was changed"):
+            use()
+    (finding,) = backend.check(held, ())
+    assert "debian/11.raw was changed" in finding.problem
+    (place.data / "debian/11.raw").unlink()
+    (finding,) = backend.check(held, ())
+    assert "debian/11.raw is gone" in finding.problem
+    backend.delete(copy, attempt())
+    assert not any(one.kind == "temporary" for one in backend.inventory())
+    assert backend.release(held, attempt()) == "debian/11.raw"
+    backend.delete(held, attempt())
+
+
+def test_it_is_attached_for_reading_only(place: Place) -> None:
+    place.put("debian/12.raw", b"\5" * MIB)
+    held = place.manage("debian/12.raw")
+    info = place.backend.connection_info(held, {})
+    assert info.driver_volume_type == "nbd"
+    assert (info.data["access_mode"], info.data["discard"]) == ("ro", False)
+    assert info.data["export"] == UUID(held.id).hex
+    connector = attaching.connector(place.config, place.place / "records")
+    with pytest.raises(ConflictError, match="can only be read"):
+        connector.attach(info.data)
+    assert connector.records() == []
+    uri = connector.attach(info.data, read_only=True).device
+    assert uri == info.data["uri"]
+    try:
+        words = ["qemu-io", "-f", "raw", "-r", "-c", "read -P 5 0 1M", uri]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+        assert "failed" not in done.stdout
+        words = ["qemu-io", "-f", "raw", "-c", "write -P 6 0 4k", uri]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode
+        task = attaching.task(place.config, info.data)
+        with pytest.raises(UnsupportedError, match="only read"):
+            serving.call(task.socket, serving.Grow(2 * MIB))
+        with pytest.raises(ConflictError, match="attached to this host"):
+            place.backend.delete(held, attempt())
+        view = serving.running(task.socket)
+        assert view
+        assert (view.length, view.failed) == (MIB, "")
+    finally:
+        connector.detach(info.data)
+    left = [str(one) for one in place.place.rglob("*") if one.suffix in {".json", ".log"}]
+    assert [one for one in left if "usage" not in one] == []
+    place.put("debian/12.raw", b"\6" * 2 * MIB)
+    with pytest.raises(ConflictError, match=r"debian/12\.raw was changed"):
+        connector.attach(info.data, read_only=True)
+    assert connector.records() == []
+
+
+@contextmanager
+def deaf(directory: Path, *, silent: bool = False) -> Iterator[str]:
+    """Run a server that ignores ranges; a `silent` one does not say when an object was changed either."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_said: object) -> None:
+            pass
+
+        def send_header(self, keyword: str, value: str) -> None:
+            if not (silent and keyword == "Last-Modified"):
+                super().send_header(keyword, value)
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(directory))
+    )
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(("silent", "finding"), [(False, "ignores ranges"), (True, "neither a strong ETag")])
+def test_a_server_that_cannot_serve_images_is_refused_with_the_finding(
+    tmp_path: Path, *, silent: bool, finding: str
+) -> None:
+    (tmp_path / "a.raw").write_bytes(bytes(MIB))
+    with deaf(tmp_path, silent=silent) as url:
+        config = msgspec.convert(section(store="web", urls=[url], images=["a.raw"]), RestConfig)
+        backend = open_rest("rest", config, tmp_path / "state")
+        (pool,) = backend.stats()
+        assert not pool.up
+        assert finding in pool.reason
+        with pytest.raises(UnsupportedError, match=finding):
+            backend.examine(volume(), "a.raw")
+
+
+def test_what_is_configured_and_missing_is_told(place: Place) -> None:
+    (place.data / "debian/12.raw").unlink(missing_ok=True)
+    place.put("disk.qcow2", bytes(MIB))
+    found = {pool.name: pool for pool in place.backend.stats()}["images"]
+    assert found.up
+    assert "pool images, object debian/12.raw" in {one.subject for one in found.findings}
+
+
+def test_a_bucket_of_images_is_listed(tmp_path: Path) -> None:
+    async def fill(url: str) -> None:
+        store = S3Store(f"{url}/bucket/images", credentials=lambda: Credentials("key", "secret"))
+        await store.client.request("PUT", "/bucket")
+        await store.put("one.raw", b"1" * 4096)
+        await store.put("two.raw", b"2" * 4096)
+        await store.close()
+
+    with zoo.running(zoo.moto, tmp_path) as url:
+        asyncio.run(fill(url))
+        (tmp_path / "login").write_text("key\nsecret\n")
+        pool = {"store": "s3", "urls": [f"{url}/bucket/images"], "credentials_file": str(tmp_path / "login")}
+        backend = open_rest("rest", msgspec.convert(section(**pool), RestConfig), tmp_path / "state")
+        assert [found.name for found in backend.inventory()] == ["one.raw", "two.raw"]
+        assert [one.up for one in backend.stats()] == [True]
+        new = volume()
+        found = backend.adopt(new, "two.raw", attempt())
+        held = msgspec.structs.replace(new, locator=found.volume.locator, virtual_bytes=4096)
+        with backend.open_data(held) as data:
+            assert data.read(100, 3) == b"222"
+        assert [one.name for one in backend.inventory()] == ["one.raw", "two.raw"]
+
+
+@pytest.mark.parametrize(
+    ("pool", "said"),
+    [
+        ({"store": "web"}, "name them in `images`"),
+        ({"store": "web", "images": ["a"], "layout": "log"}, 'layout = "read-only"'),
+        ({"store": "web", "images": ["../a"]}, "no name of an object"),
+        ({"store": "directory", "urls": ["/srv"]}, "back end local"),
+        ({"store": "cdmi", "images": ["a"], "layout": "flat"}, "`images` is for"),
+        ({"store": "s3", "urls": ["https://a/b", "https://c/b"]}, "has one URL"),
+        (
+            {"store": "web", "images": ["a"], "urls": ["http://192.0.2.1"], "user": "u", "secret": "s"},
+            "https",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(pool: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_config(section(**{"urls": ["https://store.example.org/x"], **pool}), "[backends.x]")
