@@ -13,7 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from breezeblock.errors import BreezeblockError, ConfigError, ConflictError, NoSpaceError, UnavailableError
+from breezeblock.errors import (
+    BreezeblockError,
+    ConfigError,
+    ConflictError,
+    CorruptError,
+    NoSpaceError,
+    UnavailableError,
+)
 
 _LIMIT_S = 600.0
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -148,6 +155,8 @@ def failure(verb: str, complaint: str) -> BreezeblockError:
         return ConfigError(text, remedy="Install lvm2, dmsetup and thin-provisioning-tools.")
     if "in use" in low or "busy" in low:
         return ConflictError(text, remedy="Unmount it, or end what uses it; then try again.")
+    if "manual repair" in low:
+        return CorruptError(text, remedy="See `Thin pools` in docs/backends/rest.md for how LVM repairs one.")
     if "insufficient" in low or "not enough" in low:
         return NoSpaceError(text)
     return UnavailableError(text, remedy="`dmesg` may know more; the work can be repeated.")
