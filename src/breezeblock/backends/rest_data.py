@@ -28,6 +28,7 @@ from breezeblock.objects.nbd.device import DATA
 from breezeblock.objects.nbd.device import Data as Bytes
 from breezeblock.objects.stores.opening import StoreConfig, open_store
 from breezeblock.objects.stores.port import Store
+from breezeblock.shares import files
 
 _T = TypeVar("_T")
 _Device = LogDevice | flat.FlatDevice | flat.ImageDevice
@@ -164,11 +165,12 @@ class BlockData(FileData):
 def block(path: str, *, writable: bool = False) -> Iterator[BlockData]:
     """Open a block device, which nobody else has open for himself."""
     mode = os.O_RDWR | os.O_EXCL if writable else os.O_RDONLY
-    fd = os.open(path, mode | os.O_CLOEXEC)
-    try:
-        yield BlockData(fd, os.lseek(fd, 0, os.SEEK_END))
-    finally:
-        os.close(fd)
+    with files.storage_errors(path):
+        fd = os.open(path, mode | os.O_CLOEXEC)
+        try:
+            yield BlockData(fd, os.lseek(fd, 0, os.SEEK_END))
+        finally:
+            os.close(fd)
 
 
 async def _settled(answer: "_T | Awaitable[_T]") -> _T:

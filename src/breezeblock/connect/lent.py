@@ -44,7 +44,7 @@ class Lent:
         """Make the object, and the device, so many bytes long; long enough = done."""
         if length > self._served.device.length:
             self._served.run(self._served.device.grow(length))
-            with Nbd() as nbd:
+            with Nbd() as nbd, linux.refused(self._where):
                 nbd.reconfigure(self._index, identifier=str(self._where), length=length)
 
 
@@ -60,7 +60,7 @@ def lent(config: StoreConfig, volume: str, holder: str, locks: Path) -> Iterator
         _clear(where)
         served = stack.enter_context(_Served(config, volume, holder))
         theirs, export = served.connected(where)
-        with theirs, Nbd() as nbd:
+        with theirs, Nbd() as nbd, linux.refused(where):
             index = nbd.connect(
                 [theirs],
                 length=export.length,
