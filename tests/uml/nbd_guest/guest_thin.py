@@ -13,16 +13,19 @@ from uuid import uuid4
 import pytest
 from guest_nbd import CHECK, GROW, digest, fork, sh
 from guest_rest import MIB, Host, attempt
+from thin_storage import ThinStorage
 
 from breezeblock.backends.contract import Snapshot, Volume
+from breezeblock.backends.rest_config import RestPool
 from breezeblock.backends.rest_reports import key_of
 from breezeblock.connect import lvm, thin
 from breezeblock.connect.linux import HERE
 from breezeblock.errors import ConflictError, UnsupportedError
+from breezeblock.testing import Case, cases
 
 LENGTH = 48 * MIB
 ALL = os.environ.get("BREEZEBLOCK_CHAOS_THIN") == "all"
-"""Kill at every command instead of some."""
+"""Kill at every command instead of some, and hold thin pools to the whole contract. It takes half an hour."""
 
 
 @pytest.fixture
@@ -181,3 +184,15 @@ def test_verbs_that_are_killed_are_done_when_they_are_called_again(host: Host) -
     backend.delete_snapshot(volume, snapshot, doing)
     assert backend.check(volume, ()) == []
     backend.delete(volume, doing)
+
+
+if ALL:
+
+    @pytest.mark.parametrize("case", [case for case in cases() if "linked_clones" not in case.needs], ids=str)
+    def test_thin(case: Case) -> None:
+        with tempfile.TemporaryDirectory(dir="/run") as directory:
+            place = Path(directory)
+            (place / "store").mkdir()
+            urls = [str(place / "store")]
+            case.run(ThinStorage(place, RestPool(store="directory", urls=urls, layout="flat", thin=True)))
+        assert "No devices" in sh("dmsetup", "ls")
