@@ -23,7 +23,6 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # where Debian keeps mount.nfs and it
 for_run=(qemu-utils:qemu-img nfs-common:mount.nfs cifs-utils:mount.cifs util-linux:setpriv)
 for_test=(
     postgresql:/usr/lib/postgresql/*/bin/initdb
-    user-mode-linux:linux.uml
     nfs-kernel-server:rpc.nfsd
     samba:smbd
     samba-common-bin:testparm
@@ -54,6 +53,23 @@ for_test=(
     nbd-client:nbd-client
     fuse3:/usr/lib/*/libfuse3.so.*
 )
+
+# A kernel to run tests in. Ubuntu has only what one is made of (tools/kernel.sh).
+if [[ " $(. /etc/os-release 2> /dev/null && echo "${ID:-} ${ID_LIKE:-}") " = *" ubuntu "* ]]; then
+    for_test+=(
+        linux-source:/usr/src/linux-source-*/linux-source-*.tar.*
+        gcc:gcc
+        libc6-dev:/usr/include/stdio.h
+        make:make
+        flex:flex
+        bison:bison
+        bc:bc
+        bzip2:bzip2
+    )
+    own_kernel=yes
+else
+    for_test+=(user-mode-linux:linux.uml)
+fi
 
 there() {
     case $1 in
@@ -101,6 +117,10 @@ if [ "$mode" != python ]; then
         mapfile -t missing < <(missing_packages "${wanted[@]}")
         [ ${#missing[@]} = 0 ] || fail "could not install: ${missing[*]}"
     fi
+fi
+
+if [ "$mode" = test ] && [ -n "${own_kernel:-}" ]; then
+    tools/kernel.sh
 fi
 
 # --- Python ------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,18 +22,8 @@ from breezeblock.app import control_mount
 from breezeblock.app.control_files import ControlFiles
 from breezeblock.errors import ConfigError
 from breezeblock.objects import serving
+from rest_place import configure, short_place
 
-CONFIG = """
-[service]
-state_dir = "{place}/state"
-[backends.rest]
-kind = "rest"
-run_dir = "{place}/run"
-journal_dir = "{place}/journals"
-[backends.rest.pools.gold]
-store = "directory"
-urls = ["{place}/store"]
-"""
 VERBS = ["add_urls", "remove_urls", "create", "extend", "destroy", "attach", "detach"]
 FILES = [*VERBS, "urls", "volumes"]
 DEVICE = ["srb_urls", "srb_name", "srb_size", "srb_device"]
@@ -42,12 +31,11 @@ DEVICE = ["srb_urls", "srb_name", "srb_size", "srb_device"]
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="b", dir="/dev/shm") as name:  # sockets have short names
-        found = Path(name)
+    with short_place() as found:
         found.chmod(0o711)  # others get to the tree
         for directory in ("store", "tree"):
             (found / directory).mkdir()
-        (found / "breezeblock.toml").write_text(CONFIG.format(place=name))
+        configure(found, store="directory", urls=[f"{found}/store"])
         yield found
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,32 +15,17 @@ from breezeblock.errors import UnsupportedError
 from breezeblock.objects.flat.lock import Lock
 from breezeblock.objects.stores.cdmi import CdmiStore
 from cdmi_process import PASSWORD, USER, cdmi_server
-
-CONFIG = """
-[service]
-state_dir = "{place}/state"
-[backends.rest]
-kind = "rest"
-run_dir = "{place}/run"
-journal_dir = "{place}/journals"
-[backends.rest.pools.gold]
-store = "cdmi"
-layout = "flat"
-dialect = "scality"
-urls = ["{url}/volumes"]
-user = "{user}"
-secret = "cdmi"
-"""
+from rest_place import configure, short_place
 
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="b", dir="/dev/shm") as name:  # sockets have short names
-        place = Path(name)
+    with short_place() as place:
         (place / "store").mkdir()
         vault.at(place / "state").set("cdmi", PASSWORD)
         with cdmi_server(place / "store") as url:
-            (place / "breezeblock.toml").write_text(CONFIG.format(place=name, url=url, user=USER))
+            pool = {"store": "cdmi", "layout": "flat", "dialect": "scality", "user": USER, "secret": "cdmi"}
+            configure(place, **pool, urls=[f"{url}/volumes"])
             yield place
 
 

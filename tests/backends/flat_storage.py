@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from rest_storage import RestStorage, content, key, soon
+from rest_storage import RestStorage, key
 
 from breezeblock.backends.contract import Snapshot, Volume
 from breezeblock.objects.flat import snapshots, volumes
+from breezeblock.objects.nbd.device import Device
 from breezeblock.objects.stores.port import Store, everything
 
 
@@ -18,26 +19,13 @@ class FlatStorage(RestStorage):
         "breezeblock.objects.flat.volumes",
     )
 
-    def read(self, volume: Volume, snapshot: Snapshot | None = None) -> bytes:
-        async def work(store: Store) -> bytes:
-            if snapshot:
-                device = await snapshots.attach(store, key(volume), snapshot.id)
-            else:
-                device = await volumes.attach_image(store, snapshots.key(key(volume)))
-            try:
-                return await content(device)
-            finally:
-                await device.close()
+    async def view(self, store: Store, name: str, snapshot: Snapshot | None) -> Device:
+        if snapshot:
+            return await snapshots.attach(store, name, snapshot.id)
+        return await volumes.attach_image(store, snapshots.key(name))
 
-        return self.run(work)
-
-    def write(self, volume: Volume, offset: int, data: bytes) -> None:
-        async def work(store: Store) -> None:
-            device = await volumes.attach(store, key(volume), "a host")
-            await soon(device.write(offset, memoryview(data)))
-            await device.close()
-
-        self.run(work)
+    async def attach(self, store: Store, name: str) -> Device:
+        return await volumes.attach(store, name, "a host")
 
     def names(self) -> set[str]:
         return {item.key for item in self.run(lambda store: everything(store, ""))}

@@ -50,8 +50,7 @@ class RestStorage:
 
     def read(self, volume: Volume, snapshot: Snapshot | None = None) -> bytes:
         async def work(store: Store) -> bytes:
-            now = volumes.held(store, key(volume), snapshot.id) if snapshot else newest(store, key(volume))
-            device = await volumes.view(store, await now)
+            device = await self.view(store, key(volume), snapshot)
             try:
                 return await content(device)
             finally:
@@ -61,11 +60,18 @@ class RestStorage:
 
     def write(self, volume: Volume, offset: int, data: bytes) -> None:
         async def work(store: Store) -> None:
-            device = await volumes.attach(store, key(volume))
+            device = await self.attach(store, key(volume))
             await soon(device.write(offset, memoryview(data)))
             await device.close()
 
         self.run(work)
+
+    async def view(self, store: Store, name: str, snapshot: Snapshot | None) -> Device:
+        now = volumes.held(store, name, snapshot.id) if snapshot else newest(store, name)
+        return await volumes.view(store, await now)
+
+    async def attach(self, store: Store, name: str) -> Device:
+        return await volumes.attach(store, name)
 
     def names(self) -> set[str]:
         """What is left of the deleted for the collection is not counted: roots, snapshots and marks are."""

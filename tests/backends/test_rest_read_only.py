@@ -5,11 +5,13 @@ import functools
 import http.server
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -30,6 +32,7 @@ from breezeblock.errors import (
     ConflictError,
     InvalidInputError,
     NotFoundError,
+    UnavailableError,
     UnsupportedError,
 )
 from breezeblock.objects import serving
@@ -86,11 +89,17 @@ class Place:
         return {str(one): (one.stat().st_size, one.stat().st_mtime_ns) for one in self.data.rglob("*")}
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
+@contextmanager
+def served() -> Iterator[Place]:
     memory = tempfile.TemporaryDirectory(prefix="b", dir="/dev/shm")  # sockets have short names
     with memory as home, zoo.running(zoo.nginx, Path(home)) as url:
         yield Place(Path(home), url)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    with served() as place:
+        yield place
 
 
 def test_an_image_is_managed_read_copied_and_let_go(place: Place, tmp_path: Path) -> None:
@@ -109,7 +118,7 @@ def test_an_image_is_managed_read_copied_and_let_go(place: Place, tmp_path: Path
     )
     listed = [found for found in backend.inventory() if found.pool == "images"]
     assert [(found.name, found.kind, found.volume_id) for found in listed] == [
-        (name, "foreign", None) for name in IMAGES
+        (name, "offered", None) for name in IMAGES
     ]
 
     held = place.manage("debian/12.raw")
@@ -209,9 +218,7 @@ def test_it_is_attached_for_reading_only(place: Place) -> None:
     uri = connector.attach(info.data, read_only=True).device
     assert uri == info.data["uri"]
     try:
-        words = ["qemu-io", "-f", "raw", "-r", "-c", "read -P 5 0 1M", uri]
-        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
-        assert "failed" not in done.stdout
+        reads_fives(uri)
         words = ["qemu-io", "-f", "raw", "-c", "write -P 6 0 4k", uri]
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode
@@ -223,6 +230,10 @@ def test_it_is_attached_for_reading_only(place: Place) -> None:
         view = serving.running(task.socket)
         assert view
         assert (view.length, view.failed) == (MIB, "")
+        os.kill(view.pid, signal.SIGKILL)
+        replaced(task, view.pid)
+        reads_fives(uri)
+        assert connector.restore() == []
     finally:
         connector.detach(info.data)
     left = [str(one) for one in place.place.rglob("*") if one.suffix in {".json", ".log"}]
@@ -231,6 +242,36 @@ def test_it_is_attached_for_reading_only(place: Place) -> None:
     with pytest.raises(ConflictError, match=r"debian/12\.raw was changed"):
         connector.attach(info.data, read_only=True)
     assert connector.records() == []
+
+
+def replaced(task: serving.Task, worker: int) -> None:
+    """Wait until the keeper has another worker."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        with suppress(UnavailableError):  # it was killed while we asked
+            now = serving.running(task.socket)
+            if now and now.pid != worker:
+                return
+    raise AssertionError("The worker was not replaced.")
+
+
+def reads_fives(uri: str) -> None:
+    words = ["qemu-io", "-f", "raw", "-r", "-c", "read -P 5 0 1M", uri]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert "failed" not in done.stdout
+
+
+def test_without_the_server_a_pool_is_down_and_its_volumes_can_be_let_go() -> None:
+    with served() as place:
+        place.put("debian/12.raw", bytes(MIB))
+        held = place.manage("debian/12.raw")
+    (seen,) = [pool for pool in place.backend.stats() if pool.name == "images"]
+    assert not seen.up
+    assert "cannot be reached" in seen.reason
+    with pytest.raises(UnavailableError, match="cannot be reached"):
+        place.backend.connection_info(held, {})
+    assert place.backend.release(held, attempt()) == "debian/12.raw"
+    place.backend.delete(held, attempt())
 
 
 @contextmanager

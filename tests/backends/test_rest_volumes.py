@@ -3,9 +3,11 @@
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from rest_storage import RestStorage, key, soon
 
@@ -14,7 +16,7 @@ from breezeblock.attempt import Attempt
 from breezeblock.backends.contract import Snapshot, Volume
 from breezeblock.backends.registry import read_config
 from breezeblock.backends.rest import RestBackend, open_rest
-from breezeblock.backends.rest_config import RestPool, store_config
+from breezeblock.backends.rest_config import RestPool, memory, store_config
 from breezeblock.errors import (
     CancelledOperationError,
     ConfigError,
@@ -76,6 +78,23 @@ def test_images_go_in_and_come_out(
     subprocess.run(["qemu-img", "convert", "-f", name, "-O", "raw", out, tmp_path / "back"], check=True)
     assert (tmp_path / "back").read_bytes()[: 8 * MIB] == raw.read_bytes() + bytes(4 * MIB)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["back", image.name, "out", "raw"])
+
+
+def test_settings_say_how_volumes_are_written(storage: RestStorage) -> None:
+    pool = msgspec.structs.replace(storage.pool, zstd_level=3)
+    packed = replace(storage, pool=pool)
+    one = volume()
+    backend = open_rest("rest", packed.config, packed.state)
+    backend.create(one, attempt())
+    with backend.open_data(one, writable=True) as data:
+        data.write(0, b"compressible" * (MIB // 12))
+    held = storage.run(lambda store: everything(store, f"v/{key(one)}/seg/"))
+    assert sum(item.length for item in held) < MIB // 4
+    assert storage.read(one)[:12] == b"compressible"
+    config = msgspec.structs.replace(packed.config, cache_bytes=8 * MIB, dirty_bytes=9 * MIB, dirty_s=1.5)
+    assert memory(config, "gold") == volumes.Memory(
+        cache_bytes=8 * MIB, dirty_segments=2, age_s=1.5, zstd_level=3
+    )
 
 
 def test_an_import_that_was_stopped_is_no_volume_and_is_swept(

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,20 +16,7 @@ from breezeblock.app import attaching
 from breezeblock.cli import run
 from breezeblock.cli.exits import Exit
 from cdmi_process import PASSWORD, USER, cdmi_server
-
-CONFIG = """
-[service]
-state_dir = "{place}/state"
-[backends.rest]
-kind = "rest"
-run_dir = "{place}/run"
-journal_dir = "{place}/journals"
-[backends.rest.pools.gold]
-store = "cdmi"
-urls = ["{url}/here"]
-user = "{user}"
-secret = "cdmi"
-"""
+from rest_place import configure, short_place
 
 
 class Control:
@@ -51,8 +37,7 @@ class Control:
 
 @pytest.fixture
 def servers() -> Iterator[tuple[Path, str, str]]:
-    with tempfile.TemporaryDirectory(prefix="b", dir="/dev/shm") as name:
-        place = Path(name)
+    with short_place() as place:
         (place / "objects").mkdir()
         with cdmi_server(place / "objects") as one, cdmi_server(place / "objects") as two:
             yield place, one, two
@@ -60,7 +45,7 @@ def servers() -> Iterator[tuple[Path, str, str]]:
 
 def test_the_old_control_surface(servers: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]) -> None:
     place, one, two = servers
-    (place / "breezeblock.toml").write_text(CONFIG.format(place=place, url=one, user=USER))
+    configure(place, store="cdmi", urls=[f"{one}/here"], user=USER, secret="cdmi")
     vault.at(place / "state").set("cdmi", PASSWORD)
     control = Control(place, capsys)
     here = ("--no-device", "--state", str(place / "records"))

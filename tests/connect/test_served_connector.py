@@ -236,11 +236,23 @@ def test_a_host_that_comes_back_does_not_take_a_volume_from_another(host: Host, 
     with pytest.raises(ConflictError, match="in use elsewhere"):
         here.attach(data)
     qemu_io(uri, "write -P 3 2M 64k", "flush")
-    there.detach(theirs)
-    uri = host.connector(discard=True).attach(data).device
-    qemu_io(uri, "read -P 2 1M 64k", "read -P 3 2M 64k")
-    host.connector().detach(data)
+    with pytest.raises(ConflictError, match="in use elsewhere"):
+        here.detach(data)
+    host.connector(discard=True).detach(data)
     assert host.left() == []
+    qemu_io(uri, "write -P 4 3M 64k", "flush")
+
+    taken = here.attach(data).device
+    with pytest.raises(ConflictError, match="taken over"):
+        there.detach(theirs)
+    other.connector(discard=True).detach(theirs)
+    assert other.left() == []
+    qemu_io(taken, "write -P 5 4M 64k", "flush")
+    host.kill(data)
+    host.connector(discard=True).detach(data)  # nobody else had it: nothing is given up
+    assert host.left() == []
+    qemu_io(here.attach(data).device, "read -P 5 4M 64k")
+    here.detach(data)
 
 
 def test_what_cannot_be_served_is_refused_and_leaves_nothing(host: Host) -> None:

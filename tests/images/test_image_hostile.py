@@ -215,6 +215,30 @@ def test_a_foreign_parent_of_the_same_name_is_refused(tmp_path: Path, image_form
         images.read(child, 0, 10).__next__()
 
 
+@pytest.mark.parametrize(("image_format", "place"), [("qcow2", 4), ("vhd", 12), ("vhdx", 3)])
+def test_an_error_names_the_layer_that_is_wrong(tmp_path: Path, image_format: str, place: int) -> None:
+    base, child = tmp_path / f"base.{image_format}", tmp_path / f"child.{image_format}"
+    images.create(base, image_format, MIB)
+    images.create_child(child, base)
+    data = bytearray(base.read_bytes())
+    for start in {0, len(data) - 512 if image_format == "vhd" else 0}:
+        data[start + place] ^= 0xFF
+    base.write_bytes(data)
+    with pytest.raises(CorruptError, match=rf"\Abase\.{image_format}: .* \(at byte \d+\)"):
+        images.chain(child)
+
+
+def test_an_error_in_a_table_names_the_layer_that_is_wrong(tmp_path: Path) -> None:
+    base, child = tmp_path / "base.qcow2", tmp_path / "child.qcow2"
+    images.create(base, "qcow2", MIB)
+    images.create_child(child, base)
+    with base.open("r+b") as file:
+        file.seek(3 * 65536)
+        file.write(b"\xff" * 8)
+    with pytest.raises(CorruptError, match=r"\Abase\.qcow2: L1 entry 0 .*\(at byte 196608\)"):
+        b"".join(images.read(child, 0, 512))
+
+
 def test_a_guest_cannot_turn_its_raw_or_fixed_disk_into_a_chain(
     tmp_path: Path, samples: dict[str, Path]
 ) -> None:

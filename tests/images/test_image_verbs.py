@@ -107,6 +107,15 @@ def test_names_that_a_format_cannot_record_are_refused_or_work(tmp_path: Path, n
             assert len(images.chain(child)) == 2
 
 
+def test_an_image_that_is_away_is_called_what_the_caller_called_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as raised:
+        images.chain(Path("away.vhd"))
+    assert raised.value.filename == "away.vhd"
+
+
 @pytest.mark.parametrize("image_format", ["qcow2", "vhd", "vhdx"])
 def test_shrinking_and_reading_outside_are_refused(tmp_path: Path, image_format: str) -> None:
     path = tmp_path / "one"

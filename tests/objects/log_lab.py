@@ -15,6 +15,7 @@ from breezeblock.objects.log import journal, volumes
 from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.nbd import Device
 from breezeblock.objects.stores.memory import MemoryStore
+from breezeblock.objects.stores.port import Body
 
 VOLUME = "0123456789abcdef" * 2
 PAGE = 4096
@@ -30,7 +31,7 @@ class SlowStore(MemoryStore):
         self._dice = dice
         self.underway: dict[str, bytes] = {}
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         self.underway[key] = bytes(body)
         for _ in range(self._dice.randrange(12)):
             await asyncio.sleep(0)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from breezeblock.errors import BreezeblockError, ConflictError
 from breezeblock.objects.mirrors import Gate, Mirrors, Policy
 from breezeblock.objects.stores.memory import MemoryStore
-from breezeblock.objects.stores.port import Store
+from breezeblock.objects.stores.port import Body, Store
 
 _T = TypeVar("_T")
 
@@ -76,10 +76,10 @@ class Flaky:
     async def get(self, key: str, first: int = 0, length: int | None = None) -> bytes:
         return self.taint(await self._do("get", lambda: self.inner.get(key, first, length)))
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         await self._do("put", lambda: self.inner.put(key, body, create=create, match=match))
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         await self._do("put_range", lambda: self.inner.put_range(key, offset, body))
 
     async def delete(self, key: str) -> None:

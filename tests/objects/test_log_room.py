@@ -1,35 +1,25 @@
 """What collections ask of the store and of each other: lengths, fences, time, and volumes at rest."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+from collecting_lab import LENGTH, ONE, QUIET, TWO, write
 from log_lab import PAGE, Disk, content, soon
 
-from breezeblock.errors import ConflictError, NotFoundError
+from breezeblock.errors import ConflictError, NotFoundError, UnavailableError
+from breezeblock.objects.log import collecting, volumes
 from breezeblock.objects.log import format as form
-from breezeblock.objects.log import volumes
-from breezeblock.objects.log.collecting import collect
-from breezeblock.objects.log.device import LogDevice
+from breezeblock.objects.log.collecting import AT_ONCE, collect
 from breezeblock.objects.log.writer import FencedError
 from breezeblock.objects.stores.memory import MemoryStore
 from breezeblock.objects.stores.port import Item, Page
 
-LENGTH = 64 * PAGE
-ONE, TWO = "1" * 32, "2" * 32
-QUIET = volumes.Memory(age_s=3600)
-
-
-@pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(form, "STILL_S", 0.0)
-
-
-async def write(device: LogDevice, first: int, count: int, mark: bytes) -> None:
-    await soon(device.write(first * PAGE, memoryview(mark * (count * PAGE))))
-    await device.writer.barrier()
+_T = TypeVar("_T")
+pytestmark = pytest.mark.usefixtures("no_pause")
 
 
 class Untold(MemoryStore):
@@ -164,5 +154,100 @@ def test_the_journal_of_a_page_that_is_written_again_and_again_stays_short(
         assert most < 1000 * PAGE // 2
         assert (await content(device))[:2] == (999).to_bytes(2)
         await device.close()
+
+    asyncio.run(run())
+
+
+async def rewritten(store: MemoryStore, times: int) -> None:
+    """Make a volume, all of whose segments but the last are nobody's."""
+    await volumes.create(store, ONE, LENGTH)
+    device = await volumes.attach(store, ONE, memory=QUIET)
+    for number in range(times):
+        await write(device, 0, 1, bytes([number + 1]))
+    await device.writer.checkpoint()
+    await device.close()
+
+
+def test_an_error_of_any_kind_ends_a_collection_at_once() -> None:
+    class Broken(MemoryStore):
+        deletes = 0
+        error: Exception = UnavailableError("no answer")
+
+        async def delete(self, key: str) -> None:
+            if key.startswith("gc/"):
+                return
+            await asyncio.sleep(0)
+            self.deletes += 1
+            raise self.error
+
+    async def run() -> None:
+        store = Broken()
+        await rewritten(store, 60)
+        await collect(store)
+        for store.error in (UnavailableError("no answer"), RuntimeError("a bug")):
+            store.deletes = 0
+            with pytest.raises(type(store.error)):
+                await collect(store)
+            assert store.deletes <= AT_ONCE
+        assert [key for key in store.objects if key.startswith("gc/")] == ["gc/000000000001"]
+
+    asyncio.run(run())
+
+
+def test_more_than_can_be_noted_goes_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "MAX_NOTED", 7)
+
+    async def run() -> None:
+        store = MemoryStore()
+        await rewritten(store, 20)
+        removed = [(await collect(store)).removed for _ in range(6)]
+        assert removed[0] == 0
+        assert 7 <= max(removed) <= 3 * 7
+        assert sum(removed) >= 20
+        assert not (await collect(store)).waiting
+
+    asyncio.run(run())
+
+
+def test_what_one_side_has_damaged_does_not_stop_collections() -> None:
+    class TwoSided(MemoryStore):
+        damaged = False
+
+        async def get(self, key: str, first: int = 0, length: int | None = None) -> bytes:
+            body = await super().get(key, first, length)
+            return body[:-1] + bytes([body[-1] ^ 1]) if self.damaged and key.startswith("v/") else body
+
+        async def get_judged(
+            self, key: str, first: int, length: int | None, judge: Callable[[bytes], _T]
+        ) -> _T:
+            return judge(await super().get(key, first, length))
+
+    async def run() -> None:
+        store = TwoSided()
+        await rewritten(store, 4)
+        store.damaged = True
+        await collect(store)
+        assert (await collect(store)).removed >= 4
+
+    asyncio.run(run())
+
+
+def test_few_requests_are_under_way_at_a_time_however_much_is_to_be_looked_at() -> None:
+    class Counting(Untold):
+        now = most = 0
+
+        async def get(self, key: str, first: int = 0, length: int | None = None) -> bytes:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0)
+            self.now -= 1
+            return await super().get(key, first, length)
+
+    async def run() -> None:
+        store = Counting()
+        await rewritten(store, 3 * AT_ONCE)
+        store.most = 0
+        assert (await collect(store)).waiting >= 3 * AT_ONCE
+        assert store.most <= AT_ONCE
 
     asyncio.run(run())

@@ -5,11 +5,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from log_lab import content, soon
+from mirrors_lab import Flaky, now, run
 
 from breezeblock.errors import BreezeblockError, ConflictError, CorruptError, NotFoundError, UnavailableError
-from breezeblock.objects.log import volumes
+from breezeblock.objects.log import format as form
+from breezeblock.objects.log import opening, volumes
 from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.log.format import LEAF_BYTES, LEAF_PAGES
 from breezeblock.objects.log.writer import FencedError
@@ -270,3 +273,50 @@ def test_an_upload_that_ends_unheard_of_does_not_stall_the_volume() -> None:
             await device.close()
 
     asyncio.run(run())
+
+
+SOURCE, CLONE = "a" * 32, "b" * 32
+
+
+@pytest.mark.parametrize(("slow", "trips"), [(False, 6), (True, 8)])
+def test_a_clone_of_a_volume_as_it_is_takes_few_round_trips(
+    monkeypatch: pytest.MonkeyPatch, *, slow: bool, trips: int
+) -> None:
+    """What took long is looked at once more."""
+    if slow:
+        monkeypatch.setattr(form, "STILL_S", 0.0)
+
+    async def main() -> float:
+        store = Flaky(MemoryStore(), "far")
+        await volumes.create(store, SOURCE, 1 << 30)
+        store.delay_s, began = 1.0, now()
+        await volumes.clone_now(store, SOURCE, "hold", CLONE)
+        took = now() - began
+        assert not [key for key in store.inner.objects if "/new/" in key]
+        return took
+
+    assert run(main()) == pytest.approx(trips)
+
+
+def test_a_hold_is_taken_again_if_the_root_was_replaced_meanwhile() -> None:
+    async def main() -> None:
+        store = Flaky(MemoryStore(), "far")
+        await volumes.create(store, SOURCE, 1 << 30)
+        device = await volumes.attach(store, SOURCE)
+        looks = 0
+
+        def replace(verb: str) -> None:
+            nonlocal looks
+            looks += verb == "page"
+            if looks == 2:
+                looks += 1
+                root = device.writer.root
+                newer = msgspec.structs.replace(root, number=root.number + 1)
+                store.inner.objects[form.root_key(SOURCE, newer.epoch, newer.number)] = form.pack_root(newer)
+
+        store.before = replace
+        held = await volumes.take_hold(store, SOURCE, "hold")
+        assert held.number == (await opening.newest(store, SOURCE)).number == device.writer.root.number + 1
+        assert looks > 3
+
+    run(main())

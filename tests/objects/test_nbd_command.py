@@ -1,4 +1,4 @@
-"""`breezeblock nbd serve` and `relay` as processes: TLS, locks, signals, and being killed."""
+"""`breezeblock nbd serve` as a process: TLS, locks, signals, and being killed."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ import pytest
 from nbd_lab import serving, tool
 
 from breezeblock.app import nbd
-from breezeblock.objects.nbd import MemoryDevice, client, wire
+from breezeblock.objects.nbd import MemoryDevice, wire
 
 MIB = 1 << 20
 COMMAND = str(Path(sys.executable).parent / "breezeblock")
@@ -131,47 +131,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def test_a_relay_outlives_servers_that_are_killed_under_load(image: Path, tmp_path: Path) -> None:
-    back, front = tmp_path / "back", tmp_path / "front"
-    serve = ("serve", str(image), "--name", "disk", "--socket", str(back))
-    with running(*serve, until=back) as server:
-        relay = ("relay", str(client.Place(str(back), "disk")), "--socket", str(front))
-        with running(*relay, until=front) as relaying:
-            fio = subprocess.Popen(
-                [
-                    *("fio", "--name=kills", "--ioengine=nbd", f"--uri={client.Place(str(front), 'disk')}"),
-                    *("--rw=randrw", "--bsrange=4k-128k", "--iodepth=16", "--size=64M", "--io_size=192M"),
-                    *("--verify=crc32c", "--verify_fatal=1", "--fsync=40", "--rate=24m,24m"),
-                    *(f"--aux-path={tmp_path}", f"--output={tmp_path / 'fio'}"),
-                ]
-            )
-            kills = 0
-            while fio.poll() is None:
-                time.sleep(0.5)
-                server.kill()
-                server.wait()
-                back.unlink()
-                server = start(serve, back)  # noqa: PLW2901 - the next one
-                kills += 1
-            try:
-                assert fio.returncode == 0, (tmp_path / "fio").read_text()
-                assert kills > 1
-                print(f"{kills} kills, no error")
-                assert relaying.poll() is None
-                relaying.send_signal(signal.SIGTERM)
-                assert relaying.wait(20) == 0
-            finally:
-                server.kill()
-                server.communicate()
-
-
-def start(arguments: tuple[str, ...], until: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [COMMAND, "nbd", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    while not until.exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    return process

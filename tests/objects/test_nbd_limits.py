@@ -1,5 +1,6 @@
 """Clients that mean harm, or are too many, and what a client of ours is told."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from nbd_lab import Served, serving
 from nbd_socket import LENGTH, Request, open_socket, receive, replies
 
 from breezeblock.errors import InvalidInputError, NotFoundError, UnavailableError
-from breezeblock.objects.nbd import MemoryDevice, Soon, client, wire
+from breezeblock.objects.nbd import MemoryDevice, Server, Soon, client, transmission, wire
 from breezeblock.objects.nbd.device import Data
 from breezeblock.objects.nbd.wire import Command
 
@@ -124,6 +125,62 @@ def test_stopping_does_not_wait_for_ever_for_a_client_that_fetches_nothing(tmp_p
         connected, _export = client.connect(client.Place(str(one.socket), ""))
         connected.sendall(request.raw(0) * 4)
     connected.close()
+
+
+class LoadingDevice(MemoryDevice):
+    """Takes its time to fetch what it is told to expect."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.now = self.most = 0
+
+    async def _fetch(self, length: int) -> None:
+        self.now += length
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.01)
+        self.now -= length
+
+    def cache(self, offset: int, length: int) -> Soon[None]:  # type: ignore[override]
+        return self._fetch(length)
+
+
+def test_hints_that_much_will_be_read_are_taken_a_few_at_a_time(tmp_path: Path) -> None:
+    device = LoadingDevice(16 << 20)
+    with serving({"": device}, tmp_path) as one:
+        connected, _export = client.connect(client.Place(str(one.socket), ""))
+        with connected:
+            requests = [Request(Command.CACHE, 0, 8 << 20)] * 20
+            for cookie, request in enumerate(requests):
+                connected.sendall(request.raw(cookie))
+            assert {error for error, _ in replies(connected, requests).values()} == {0}
+    assert 0 < device.most <= transmission.WINDOW_BYTES
+
+
+class FailingDevice(MemoryDevice):
+    """Cannot be closed."""
+
+    async def close(self) -> None:
+        raise UnavailableError("the store is away")
+
+
+class ClosedDevice(MemoryDevice):
+    closed = False
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def test_a_device_that_cannot_be_closed_does_not_keep_others_open(tmp_path: Path) -> None:
+    other = ClosedDevice(LENGTH)
+
+    async def main() -> None:
+        server = Server({"bad": FailingDevice(LENGTH), "good": other})
+        await server.listen_unix(tmp_path / "socket")
+        with pytest.raises(UnavailableError, match="is away"):
+            await server.stop()
+
+    asyncio.run(main())
+    assert other.closed
 
 
 def resident_bytes() -> int:

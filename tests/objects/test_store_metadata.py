@@ -216,12 +216,20 @@ def test_what_is_good_is_used_on_while_the_service_is_away(container: Service) -
 
 @pytest.mark.parametrize(
     "url",
-    ["http://example.org/x", "http://169.254.170.2.example.org/", "ftp://127.0.0.1/", "http://192.0.2.1/x"],
+    [
+        "http://example.org/x",
+        "http://169.254.170.2.example.org/",
+        "ftp://127.0.0.1/",
+        "http://192.0.2.1/x",
+        "http://word@127.0.0.1/x",
+        "http://127.0.0.1:word/",
+    ],
 )
 def test_no_other_host_is_asked(service: Service, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
-    with pytest.raises(ConfigError, match="another host"):
+    with pytest.raises(ConfigError, match=r"another host|cannot be read") as caught:
         credentials.found()
+    assert "word" not in str(caught.value)
     assert service.asked == []
 
 

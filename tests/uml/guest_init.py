@@ -19,6 +19,8 @@ MODULES = {
     "smb": ("cifs",),
     "nbd": ("nbd", "xfs", "btrfs", "dm-thin-pool"),
 }
+DEBIANS = Path("/usr/lib/uml/modules")
+OWN = Path(__file__).resolve().parents[2] / ".uml" / "lib" / "modules"
 ROOT = Path("/run/nfsroot")
 """What the server takes for its root, so that NFS 3 and 4 know an export by the same path."""
 
@@ -38,7 +40,8 @@ def base_system(kind: str) -> None:
     # Modules lie elsewhere than modprobe looks, and the kernel itself calls modprobe too.
     Path("/run/modules/lib/modules").mkdir(parents=True)
     release = platform.release()
-    Path("/run/modules/lib/modules", release).symlink_to(f"/usr/lib/uml/modules/{release}")
+    there = [one / release for one in (DEBIANS, OWN) if (one / release).is_dir()]
+    Path("/run/modules/lib/modules", release).symlink_to(there[0])
     modprobe = Path("/run/modprobe")
     modprobe.write_text('#!/bin/sh\nexec /sbin/modprobe -d /run/modules "$@"\n')
     modprobe.chmod(0o755)

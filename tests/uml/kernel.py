@@ -20,7 +20,9 @@ from tempfile import TemporaryDirectory
 HERE = Path(__file__).resolve().parent
 GUEST_TESTS = HERE / "guest"
 INIT = HERE / "guest_init.py"
-MODULES = Path("/usr/lib/uml/modules")
+OWN = HERE.parent.parent / ".uml"
+"""Where tools/kernel.sh puts a kernel that it made."""
+MODULES = (Path("/usr/lib/uml/modules"), OWN / "lib" / "modules")
 COMMON = {
     "linux.uml": "user-mode-linux",
     "mkfs.ext4": "e2fsprogs",
@@ -55,7 +57,7 @@ NEEDED = {
 }
 MODULE = {"nfs": "fs/nfsd/nfsd", "smb": "fs/smb/client/cifs", "nbd": "drivers/block/nbd"}
 """Where a kernel keeps what it needs for it."""
-SEARCH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+SEARCH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin:{OWN}"
 
 
 class NoKernelError(Exception):
@@ -126,7 +128,7 @@ def _on_host(task: str, kind: str, scratch: Path, files: Sequence[Path]) -> list
 def _in_uml(kind: str, scratch: Path, files: Sequence[Path]) -> list[str]:
     needed = NEEDED[kind].items()
     missing = {package for program, package in needed if shutil.which(program, path=SEARCH) is None}
-    if not missing and not any(MODULES.glob(f"*/kernel/{MODULE[kind]}.ko*")):
+    if not missing and not any(any(one.glob(f"*/kernel/{MODULE[kind]}.ko*")) for one in MODULES):
         missing = {"user-mode-linux"}
     if missing:
         raise NoKernelError(

@@ -14,7 +14,7 @@ def test_a_machine_without_the_programs_is_told_what_to_install(
 
 
 def test_a_kernel_without_its_modules_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "MODULES", tmp_path)
+    monkeypatch.setattr(kernel, "MODULES", (tmp_path,))
     monkeypatch.setattr(kernel, "_host_can", lambda _kind: False)
     with pytest.raises(kernel.NoKernelError, match=r"apt-get install user-mode-linux$"):
         kernel.run([kernel.GUEST_TESTS / "guest_mounts.py"], tmp_path, print, 10)

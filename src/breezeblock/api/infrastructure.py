@@ -129,8 +129,8 @@ def _capabilities(pool: Any, chains: Chains, health: Health) -> dict[str, Any]:
     can = msgspec.json.decode(pool.capabilities, type=Capabilities)
     # Scalars only: exporters have crashed on anything else.
     return {
-        **can.facts,
         **scheduling.abilities(can),
+        **can.facts,
         "volume_backend_name": pool.backend,
         "pool_name": pool.name,
         "total_capacity_gb": _gib(pool.total_bytes),

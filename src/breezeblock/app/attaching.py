@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from breezeblock.backends import registry
-from breezeblock.backends.rest_config import RestConfig
+from breezeblock.backends.rest_config import RestConfig, memory
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.config import Config, split_policy
 from breezeblock.connect.linux import STATE, LinuxConnector
@@ -31,7 +31,7 @@ def connector(
     *,
     kernel: LinuxConnector | None = None,
     discard: bool = False,
-    relayed: bool = False,
+    relayed: bool = True,
     steal: bool = False,
 ) -> ServedConnector:
     """Return the connector for volumes that this configuration's back ends keep in object stores."""
@@ -65,6 +65,7 @@ def task(config: Config, data: Mapping[str, Any]) -> Task:
         volume=volume,
         socket=run / volume,
         journal=journals / volume,
+        memory=memory(settings, pool),
         durability="store" if data.get("durability") == "store" else "local",
         image=image,
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from breezeblock.errors import BreezeblockError, ConfigError
-from breezeblock.objects.nbd import Device, RemoteDevice, Server, client, raw_device
+from breezeblock.errors import ConfigError
+from breezeblock.objects.nbd import Device, Relay, Server, client, raw_device
 
 log = structlog.get_logger()
 
@@ -36,31 +36,12 @@ def serve(
 
 
 def relay(uri: str, *, unix: Path) -> None:
-    """Serve another server's export, under the same name, and outlive that server.
-
-    SIGHUP asks for the export's length again.
-    """
-    where = client.place(uri)
-
-    async def main() -> None:
-        device = RemoteDevice(where)
-        await device.open()
-        tasks = set()
-
-        async def ask_again() -> None:
-            try:
-                await device.refresh()
-            except BreezeblockError as error:
-                log.warning("nbd.refresh_failed", why=error.message)
-
-        def refresh() -> None:
-            task = asyncio.get_running_loop().create_task(ask_again())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-        await _serve(device, refresh, where.export, unix, None, None)
-
-    uvloop.run(main())
+    """Serve what another server exports, and outlive that server; until SIGTERM or Ctrl-C."""
+    try:
+        relay = Relay(client.place(uri), unix)
+    except OSError as error:
+        raise _deaf(unix, error) from error
+    relay.run()
 
 
 async def _serve(
@@ -83,13 +64,17 @@ async def _serve(
         if tcp is not None:
             await server.listen_tcp(*tcp)
     except OSError as error:
-        raise ConfigError(
-            f"Cannot listen on {unix if unix is not None else tcp}: {error}.",
-            remedy="The directory must exist, the path be shorter than 100 bytes, the port be free.",
-        ) from error
+        raise _deaf(unix if unix is not None else tcp, error) from error
     log.info("nbd.serving", export=name, bytes=device.length)
     await ended.wait()
     await server.stop()
+
+
+def _deaf(where: object, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"Cannot listen on {where}: {error}.",
+        remedy="The directory must exist, the path be shorter than 100 bytes, the port be free.",
+    )
 
 
 def tls_context(directory: Path) -> ssl.SSLContext:

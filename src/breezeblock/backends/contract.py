@@ -168,7 +168,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     only_by_type: bool = False
     """The operator's policy, not the back end's: volumes come here only where their type asks for it."""
     facts: Mapping[str, str] = {}
-    """What else a volume type's extra specs are compared with; names that no other capability has."""
+    """What else a volume type's extra specs are compared with, and `get_pools` shows."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,8 +241,9 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     volume_id: str | None
     """The volume it belongs to by its name, or None for a stranger's."""
-    kind: Literal["volume", "snapshot", "layer", "kept", "metadata", "temporary", "foreign"]
-    """`layer`: in use, but of no snapshot. `kept`: of a deleted volume, for volumes that share it."""
+    kind: Literal["volume", "snapshot", "layer", "kept", "metadata", "temporary", "foreign", "offered"]
+    """`layer`: in use, but of no snapshot. `kept`: of a deleted volume, for volumes that share it.
+    `offered`: a stranger's, who put it there to be adopted."""
     snapshot_id: str | None = None
     allocated_bytes: int = 0
 

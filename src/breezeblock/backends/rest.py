@@ -37,7 +37,7 @@ from breezeblock.backends.contract import (
 )
 from breezeblock.backends.copying import copy_back, copy_data
 from breezeblock.backends.rest_collecting import Collector
-from breezeblock.backends.rest_config import RestConfig, RestPool, durability, find_pool, read_only
+from breezeblock.backends.rest_config import RestConfig, RestPool, durability, find_pool, memory, read_only
 from breezeblock.backends.rest_pools import Pools
 from breezeblock.backends.rest_reports import key_of, name_of, placement_of
 from breezeblock.backends.rest_served import asked
@@ -213,9 +213,9 @@ class RestBackend(Unable):
             self._asked(volume, serving.Flush())
         self._on(volume, _nothing)
         config = self._pools.made(volume.pool)
-        return rest_data.opened(
-            config, key_of(volume), name_of(snapshot) if snapshot else "", writable=writable
-        )
+        name = name_of(snapshot) if snapshot else ""
+        room = memory(self._config, volume.pool)
+        return rest_data.opened(config, key_of(volume), name, writable=writable, memory=room)
 
     def connection_info(self, volume: Volume, connector: Mapping[str, Any]) -> Connection:
         """Say which socket a host's own process serves the volume on. Nothing in it is secret."""
@@ -371,7 +371,8 @@ class RestBackend(Unable):
 
         if self._pools.run(volume.pool, begin):
             config = self._pools.made(volume.pool)
-            plain = partial(rest_data.opened, config, key, writable=True, fresh=True)
+            room = memory(self._config, volume.pool)
+            plain = partial(rest_data.opened, config, key, writable=True, fresh=True, memory=room)
             with (opened or plain)() as data:
                 write(data)
                 check_cancelled(attempt)

@@ -9,11 +9,14 @@ from msgspec import Meta
 from breezeblock import vault
 from breezeblock.backends.local import AbsolutePath, PoolName
 from breezeblock.errors import ConfigError
+from breezeblock.objects.log.format import PAGE, SEGMENT_PAGES
+from breezeblock.objects.log.volumes import Memory
 from breezeblock.objects.stores.opening import StoreConfig
 from breezeblock.objects.stores.port import is_key
 
 Url = Annotated[str, Meta(min_length=1, max_length=2048)]
 SecretName = Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127})?$")]
+SEGMENT_BYTES = SEGMENT_PAGES * PAGE
 MAX_RUN_DIR = 48
 """Characters: a socket's path has at most 107 bytes, and ours have long names."""
 SocketDirectory = Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f]*$", max_length=MAX_RUN_DIR)]
@@ -56,6 +59,8 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Of S3."""
     ca_file: AbsolutePath | None = None
     """Certificates to trust in place of the system's."""
+    zstd_level: Annotated[int, Meta(ge=0, le=19)] = 0
+    """How well what is written from now on is compressed, in the layout log; 0: not at all."""
     uuid: Annotated[str, Meta(pattern=r"^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$")] = ""
     """The pool's identity, which every endpoint must show. Empty: the one that was found, or made, at the
     first start and is remembered in the state directory."""
@@ -80,6 +85,8 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError("a directory is one absolute path")
         if self.thin and (self.layout != "flat" or self.store == "azure"):
             raise ValueError('`thin` is for layout = "flat" in stores that take no snapshots themselves')
+        if self.zstd_level and self.layout != "log":
+            raise ValueError(f'`zstd_level` is for layout = "log"; volumes in {self.layout} are as they are')
         if (self.layout, self.store) in _IMPOSSIBLE:
             raise ValueError(_IMPOSSIBLE[self.layout, self.store])
         _check_images(self)
@@ -96,6 +103,12 @@ class RestConfig(
     """On hosts that use volumes: where their sockets are."""
     journal_dir: AbsolutePath = "/var/lib/breezeblock/journals"
     """On hosts that use volumes: where their journals are, best on a fast disk of its own."""
+    cache_bytes: Annotated[int, Meta(ge=4 << 20, le=1 << 40)] = Memory().cache_bytes
+    """On hosts that use volumes: memory for what was read, for each of them."""
+    dirty_bytes: Annotated[int, Meta(ge=SEGMENT_BYTES, le=1 << 36)] = Memory().dirty_segments * SEGMENT_BYTES
+    """The same, for what is not in the store yet; writers wait when it is full."""
+    dirty_s: Annotated[float, Meta(gt=0, le=3600)] = Memory().age_s
+    """After so long what was written goes into the store, however little."""
     collect_interval_s: Annotated[float, Meta(ge=0, le=30 * 86400)] = 3600.0
     """How often each pool is looked through for objects that nobody needs any more. What one look finds, the
     next one removes. 0 = never: `breezeblock rest collect` does it."""
@@ -136,6 +149,16 @@ def _check_images(pool: RestPool) -> None:
         raise ValueError("a read-only pool has one URL: nothing proves that two servers have the same")
     if pool.store == "web" and not pool.images:
         raise ValueError("the store web does not list its objects: name them in `images`")
+
+
+def memory(config: RestConfig, pool: str) -> Memory:
+    """Return what an open volume of a pool may use."""
+    return Memory(
+        cache_bytes=config.cache_bytes,
+        dirty_segments=config.dirty_bytes // SEGMENT_BYTES,
+        age_s=config.dirty_s,
+        zstd_level=config.pools[pool].zstd_level,
+    )
 
 
 def durability(pool: RestPool) -> str:

@@ -116,7 +116,7 @@ class DeviceData:
         writer = self._device.writer
         leaf = offset // PAGE // LEAF_PAGES
         while writer.pages.at(leaf) is None:
-            await writer.leaf(leaf)
+            await writer.fetcher.bring(leaf)
         found = await _settled(self._device.extents(offset, length, _EXTENTS))
         return [(extent.length, extent.state == DATA) for extent in found]
 
@@ -184,19 +184,27 @@ def _pieces(offset: int, length: int) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def opened(
-    config: StoreConfig, volume: str, snapshot: str = "", *, writable: bool = False, fresh: bool = False
+    config: StoreConfig,
+    volume: str,
+    snapshot: str = "",
+    *,
+    writable: bool = False,
+    fresh: bool = False,
+    memory: volumes.Memory | None = None,
 ) -> Iterator[Data]:
     """Open a volume, or a snapshot of it. For writing, whoever had it is fenced off, or stands in the way.
 
     What is read of a volume itself is what has arrived by now: it is held, against collections, meanwhile.
-    A flat one must not change. `fresh`: it was just made.
+    A flat one must not change. `fresh`: it was just made. `memory`: what writing may use.
     """
     is_log = config.layout == "log"
+    memory = memory or volumes.Memory()
     hold = f"{HOLDING}{uuid4()}" if is_log and not writable and not snapshot else ""
     with asyncio.Runner() as runner:
         store = runner.run(open_store(config))
         try:
-            device = runner.run(_device(config.layout, store, volume, snapshot, hold, writable=writable))
+            opening = _device(config.layout, store, volume, snapshot, hold, memory, writable=writable)
+            device = runner.run(opening)
             try:
                 data = DeviceData(runner, device)
                 yield data if is_log or not fresh else FreshData(data)
@@ -215,18 +223,27 @@ def opened(
 
 
 async def _device(
-    layout: str, store: Store, volume: str, snapshot: str, hold: str, *, writable: bool
+    layout: str,
+    store: Store,
+    volume: str,
+    snapshot: str,
+    hold: str,
+    memory: volumes.Memory,
+    *,
+    writable: bool,
 ) -> _Device:
     if layout == "log":
-        return await _log_device(store, volume, snapshot, hold, writable=writable)
+        return await _log_device(store, volume, snapshot, hold, memory if writable else None)
     if layout == "flat":
         return await _flat_device(store, volume, snapshot, writable=writable)
     return await pinned.attach(store, pinned.unpacked(volume))
 
 
-async def _log_device(store: Store, volume: str, snapshot: str, hold: str, *, writable: bool) -> _Device:
-    if writable:
-        return await volumes.attach(store, volume)
+async def _log_device(
+    store: Store, volume: str, snapshot: str, hold: str, memory: volumes.Memory | None
+) -> _Device:
+    if memory:
+        return await volumes.attach(store, volume, memory=memory)
     taken = volumes.take_hold(store, volume, hold) if hold else volumes.held(store, volume, snapshot)
     return await volumes.view(store, await taken)
 

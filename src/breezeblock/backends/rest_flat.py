@@ -12,12 +12,11 @@ from uuid import UUID
 from breezeblock.backends.contract import Adopted, Finding, Found, Placement, Snapshot, Volume
 from breezeblock.backends.rest_adopting import check_length, find, snapshot_id
 from breezeblock.backends.rest_data import SERVICE
-from breezeblock.backends.rest_reports import drafted, end_draft, reference
+from breezeblock.backends.rest_reports import drafted, end_draft, gone, reference, short, strays
 from breezeblock.errors import NotFoundError, UnsupportedError
 from breezeblock.objects.flat import lock, snapshots, volumes
 from breezeblock.objects.stores.port import Item, Store
 
-_DELETE = "Delete it."
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -70,23 +69,10 @@ async def _unlock(store: Store, volume: str) -> None:
 async def check(store: Store, volume: str, asked: Volume, known: tuple[Snapshot, ...]) -> list[Finding]:
     """Compare a volume with what the catalog believes. Content has no checksums to look at."""
     if not await published(store, volume):
-        problem = f"The store has no volume {volume}."
-        return [Finding(subject=asked.id, problem=problem, remedy="Delete the volume.")]
+        return [gone(volume, asked)]
     held = set(await snapshots.names(store, volume))
-    wanted = {one.locator or one.id: one for one in known}
-    findings = [
-        Finding(subject=wanted[name].id, problem="It is not in the store.", remedy=_DELETE)
-        for name in sorted(wanted.keys() - held)
-    ]
-    findings += [
-        Finding(subject=name, problem="Not in the catalog.", remedy=_DELETE)
-        for name in sorted(held - wanted.keys())
-    ]
-    there = await length(store, volume)
-    if there < asked.virtual_bytes:
-        problem = f"It has {there} bytes, not {asked.virtual_bytes}."
-        findings.append(Finding(subject=asked.id, problem=problem, remedy="Extend it."))
-    return findings
+    findings = strays({one.locator or one.id: one for one in known}, held)
+    return findings + short(asked.id, await length(store, volume), asked.virtual_bytes)
 
 
 async def examine(store: Store, volume: Volume, text: str) -> Adopted:

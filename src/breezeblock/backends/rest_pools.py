@@ -137,6 +137,7 @@ class Pools:
 
     def _look(self, pool: str) -> Pool:
         config, settings = self.made(pool), self._settings(pool)
+        reading = read_only(settings)
         served = views(Path(self.config.run_dir), timeout_s=_ANSWER_S)
 
         async def look() -> Pool:
@@ -146,30 +147,21 @@ class Pools:
                     await store.settled()
                 endpoints = store.status().endpoints
                 rest_metrics.show(self._backend, pool, endpoints, self._shown.setdefault(pool, set()))
-                if read_only(settings):
-                    found = await rest_readonly.look(store, settings.images)
-                    return Pool(
-                        name=pool,
-                        total_bytes=0,
-                        free_bytes=0,
-                        capabilities=self._able(pool),
-                        findings=tuple(
-                            msgspec.structs.replace(one, subject=f"pool {pool}, object {one.subject}")
-                            for one in found
-                        ),
-                    )
+                missing = await rest_readonly.look(pool, store, settings.images) if reading else []
             finally:
                 await store.close()
-            used = [one.mirrors for one in served if one.mirrors.pool == config.pool]
+            used = [one.mirrors for one in served if config.pool and one.mirrors.pool == config.pool]
             health = Health(endpoints=_shown(together([endpoints, *(one.endpoints for one in used)])))
-            room = await _room(config, [one.url for one in endpoints if one.state == "up"])
+            reachable = [one.url for one in endpoints if one.state == "up"]
+            room = Room(0, 0) if reading else await _room(config, reachable)
+            lost = [_lost(pool, one) for one in endpoints if one.state in {"down", "refused"}]
             return Pool(
                 name=pool,
                 total_bytes=room.total_bytes if room else None,
                 free_bytes=room.free_bytes if room else None,
                 capabilities=self._able(pool),
                 health=health,
-                findings=tuple(_lost(pool, one) for one in endpoints if one.state in {"down", "refused"}),
+                findings=(*missing, *lost),
             )
 
         return asyncio.run(look())

@@ -94,9 +94,8 @@ async def check(store: Store, volume: str, asked: Volume, _known: tuple[Snapshot
 def inventory(pool: str, items: list[Item]) -> Iterator[Found]:
     """Tell what objects there are. They are nobody's: one may be managed by several, as it never changes."""
     for item in items:
-        yield Found(
-            pool=pool, name=item.key, volume_id=None, kind="foreign", allocated_bytes=max(0, item.length)
-        )
+        held = max(0, item.length)
+        yield Found(pool=pool, name=item.key, volume_id=None, kind="offered", allocated_bytes=held)
 
 
 async def items(store: Store, images: list[str]) -> list[Item]:
@@ -106,15 +105,16 @@ async def items(store: Store, images: list[str]) -> list[Item]:
     return [Item(name, -1) for name in images]
 
 
-async def look(store: Store, images: list[str]) -> tuple[Finding, ...]:
+async def look(pool: str, store: Store, images: list[str]) -> list[Finding]:
     """Prove a pool by its first object, without reading it. Raises UnsupportedError with the finding."""
     findings = []
-    for item in await items(store, images):
+    for name in images or [item.key for item in (await store.page("")).items[:1]]:
         try:
-            await pinned.prove(store, item.key)
+            await pinned.prove(store, name)
             break
         except NotFoundError:
             problem = "The configuration names it, and it is not there."
             remedy = "Take it out of the pool's images, or put it back."
-            findings.append(Finding(subject=item.key, problem=problem, remedy=remedy, severity="warning"))
-    return tuple(findings)
+            subject = f"pool {pool}, object {name}"
+            findings.append(Finding(subject=subject, problem=problem, remedy=remedy, severity="warning"))
+    return findings

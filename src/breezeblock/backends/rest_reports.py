@@ -57,24 +57,42 @@ async def begin(store: Store, volume: str, virtual_bytes: int) -> None:
 async def check(store: Store, volume: str, asked: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
     """Compare a volume with what the catalog believes; see that all that its map names is there."""
     if not await published(store, volume):
-        problem = f"The store has no volume {volume}."
-        return [Finding(subject=asked.id, problem=problem, remedy="Delete the volume.")]
-    held = {item.key.rpartition("/")[2] for item in await everything(store, f"v/{volume}/snap/")}
+        return [gone(volume, asked)]
+    held = set(await volumes.snapshots(store, volume))
     wanted = {one.locator or one.id: one for one in snapshots}
-    findings = [
-        Finding(subject=wanted[name].id, problem="It is not in the store.", remedy=_DELETE)
-        for name in sorted(wanted.keys() - held)
-    ]
-    findings += [
-        Finding(subject=name, problem="Not in the catalog.", remedy=_DELETE)
-        for name in sorted(held - wanted.keys())
-    ]
+    findings = strays(wanted, held)
     there: dict[str, set[str]] = {}
     findings += await _examine(store, asked.id, await _root(store, volume, ""), asked.virtual_bytes, there)
     for name in sorted(wanted.keys() & held):
         root = await _root(store, volume, name)
         findings += await _examine(store, wanted[name].id, root, wanted[name].virtual_bytes, there)
     return findings
+
+
+def gone(volume: str, asked: Volume) -> Finding:
+    """Return the finding about a volume that is not there."""
+    problem = f"The store has no volume {volume}."
+    return Finding(subject=asked.id, problem=problem, remedy="Delete the volume.")
+
+
+def strays(wanted: dict[str, Snapshot], held: set[str]) -> list[Finding]:
+    """Return findings about snapshots that only the catalog has, by name, or only the store."""
+    missing = [
+        Finding(subject=wanted[name].id, problem="It is not in the store.", remedy=_DELETE)
+        for name in sorted(wanted.keys() - held)
+    ]
+    unknown = [
+        Finding(subject=name, problem="Not in the catalog.", remedy=_DELETE)
+        for name in sorted(held - wanted.keys())
+    ]
+    return missing + unknown
+
+
+def short(subject: str, there: int, wanted: int) -> list[Finding]:
+    """Return a finding if a volume or snapshot has fewer bytes than it should."""
+    if there >= wanted:
+        return []
+    return [Finding(subject=subject, problem=f"It has {there} bytes, not {wanted}.", remedy="Extend it.")]
 
 
 async def _root(store: Store, volume: str, name: str) -> form.Root | BreezeblockError:
@@ -115,10 +133,7 @@ async def _examine(
         problem = f"{len(missing)} objects of it are gone, such as {missing[0]}."
         remedy = "Ask the store for an earlier version of them; else revert, or delete it."
         findings.append(Finding(subject=subject, problem=problem, remedy=remedy))
-    if root.length < virtual_bytes:
-        problem = f"It has {root.length} bytes, not {virtual_bytes}."
-        findings.append(Finding(subject=subject, problem=problem, remedy="Extend it."))
-    return findings
+    return findings + short(subject, root.length, virtual_bytes)
 
 
 def reference(volume_id: str) -> str:

@@ -39,12 +39,20 @@ NoDevice = Annotated[
 Relay = Annotated[
     bool,
     typer.Option(
-        "--relay",
-        help="Put a process between the kernel and the one that serves the volume: if that is killed, "
-        "requests wait for under a second instead of --timeout, but each costs more.",
+        "--relay/--no-relay",
+        help="A small process stands between the kernel and the one that serves the volume: if that is "
+        "killed, requests wait until it is back, under a second. Without it each costs less, and waits for "
+        "--timeout.",
     ),
 ]
-
+Discard = Annotated[
+    bool,
+    typer.Option(
+        "--discard",
+        help="Give up what this host's journal holds of a volume that another host had since. (To attach "
+        "takes the volume back; to detach does not.)",
+    ),
+]
 Steal = Annotated[
     bool,
     typer.Option(
@@ -77,14 +85,8 @@ def attach(
     ] = 600,
     read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody write to the device.")] = False,
     no_device: NoDevice = False,
-    relay: Relay = False,
-    discard: Annotated[
-        bool,
-        typer.Option(
-            "--discard",
-            help="Give up what this host's journal holds of a volume that another host had since.",
-        ),
-    ] = False,
+    relay: Relay = True,
+    discard: Discard = False,
     steal: Steal = False,
     cloud: options.Cloud = None,
     config: options.Config = None,
@@ -122,6 +124,7 @@ def detach(
         bool, typer.Option("--force", help="Write nothing back that the kernel has cached: it is lost.")
     ] = False,
     no_device: NoDevice = False,
+    discard: Discard = False,
     cloud: options.Cloud = None,
     config: options.Config = None,
 ) -> None:
@@ -136,7 +139,9 @@ def detach(
     from breezeblock.app import attaching
     from breezeblock.cli import client, server
 
-    served = attaching.connector(server.load(config), where, kernel=None if no_device else kernel)
+    served = attaching.connector(
+        server.load(config), where, kernel=None if no_device else kernel, discard=discard
+    )
     _detach(client.connect(cloud), served, what, force=force)
 
 

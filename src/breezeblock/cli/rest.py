@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from breezeblock.cli import options
-from breezeblock.cli.attaching import NoDevice, Relay, State, Steal
+from breezeblock.cli.attaching import Discard, NoDevice, Relay, State, Steal
 
 if TYPE_CHECKING:
     from breezeblock.app.rest import Rest
@@ -75,7 +75,8 @@ def attach(
     name: Name,
     state: State = None,
     no_device: NoDevice = False,
-    relay: Relay = False,
+    relay: Relay = True,
+    discard: Discard = False,
     steal: Steal = False,
     backend: Backend = "",
     pool: Pool = "",
@@ -85,7 +86,7 @@ def attach(
     import sys
 
     rest = _rest(config, backend, pool)
-    connector = _connector(rest, state, device=not no_device, relayed=relay, steal=steal)
+    connector = _connector(rest, state, device=not no_device, relayed=relay, discard=discard, steal=steal)
     attached = connector.attach(rest.data(name))
     sys.stdout.write(f"{attached.device}\n")
 
@@ -95,13 +96,17 @@ def detach(
     name: Name,
     state: State = None,
     no_device: NoDevice = False,
+    discard: Discard = False,
     backend: Backend = "",
     pool: Pool = "",
     config: options.Config = None,
 ) -> None:
     """Write everything back and take the device away; nothing stays on this host."""
     rest = _rest(config, backend, pool)
-    _connector(rest, state, device=not no_device).detach(rest.data(name))
+    connector = _connector(rest, state, device=not no_device, discard=discard)
+    mine = {"backend": rest.backend, "pool": rest.pool, "volume_id": name}
+    known = [one for one in connector.records() if mine.items() <= one.items()]
+    connector.detach(known[0] if known else rest.data(name))  # it may be gone from the store
 
 
 @app.command()
@@ -222,14 +227,22 @@ def _rest(config: Path | None, backend: str, pool: str) -> "Rest":
 
 
 def _connector(
-    rest: "Rest", state: Path | None, *, device: bool, relayed: bool = False, steal: bool = False
+    rest: "Rest",
+    state: Path | None,
+    *,
+    device: bool,
+    relayed: bool = True,
+    discard: bool = False,
+    steal: bool = False,
 ) -> "ServedConnector":
     from breezeblock.app import attaching
     from breezeblock.connect import linux
 
     where = state or linux.STATE
     kernel = linux.LinuxConnector(where) if device else None
-    return attaching.connector(rest.config, where, kernel=kernel, relayed=relayed, steal=steal)
+    return attaching.connector(
+        rest.config, where, kernel=kernel, discard=discard, relayed=relayed, steal=steal
+    )
 
 
 def _bytes(text: str) -> int:

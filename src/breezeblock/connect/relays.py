@@ -6,13 +6,15 @@ server and sends it again at once. It is found by its socket, so nothing about i
 """
 
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from breezeblock.errors import UnavailableError
@@ -28,9 +30,14 @@ def path_of(served: Path) -> Path:
     return served.with_name(f"{served.name}.front")
 
 
-def ensure(where: Place, path: Path, log: Path) -> None:
-    """See that there is a relay to an export; it outlives us. Raises UnavailableError."""
+@contextmanager
+def ensured(where: Place, path: Path, log: Path) -> Iterator[None]:
+    """See that there is a relay to an export, which is made meanwhile; it outlives us.
+
+    Raises UnavailableError if it does not start. Where the export cannot be made, a new relay ends too.
+    """
     if _process(path) is not None:
+        yield
         return
     with log.open("ab") as errors:
         process = subprocess.Popen(
@@ -41,16 +48,36 @@ def ensure(where: Place, path: Path, log: Path) -> None:
             cwd="/",
             start_new_session=True,
         )
-    _comes(lambda: _process(path) is not None or process.poll() is not None, START_S)
-    if _process(path) is None:
+    try:
+        yield
+        _begun(process, path, log)
+    except BaseException:
         process.kill()
-        raise UnavailableError(f"The relay to {where} does not start.", remedy=f"{log} says why.")
+        process.wait()
+        path.unlink(missing_ok=True)
+        raise
 
 
-def refresh(path: Path) -> None:
-    """Have the relay ask for the export's length again; it does so soon."""
-    if (process := _process(path)) is not None:
-        os.kill(process, signal.SIGHUP)
+class Watch:
+    """Tells when relays end."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Look who they are now."""
+        self._poll, self._fds = select.poll(), list[int]()
+        for process in filter(None, map(_process, paths)):
+            with suppress(ProcessLookupError):
+                self._fds.append(os.pidfd_open(process))
+                self._poll.register(self._fds[-1], select.POLLIN)
+
+    def ended(self) -> bool:
+        """Tell whether one has ended since."""
+        return bool(self._poll.poll(0))
+
+    def close(self) -> None:
+        """Look no more."""
+        while self._fds:
+            self._poll.unregister(self._fds[-1])
+            os.close(self._fds.pop())
 
 
 def end(path: Path) -> None:
@@ -60,6 +87,12 @@ def end(path: Path) -> None:
         if not _comes(lambda: _process(path) is None, _END_S):
             raise UnavailableError(f"The relay at {path} does not end.", remedy=f"It is process {process}.")
     path.unlink(missing_ok=True)
+
+
+def _begun(process: "subprocess.Popen[bytes]", path: Path, log: Path) -> None:
+    _comes(lambda: _process(path) is not None or process.poll() is not None, START_S)
+    if _process(path) is None:
+        raise UnavailableError(f"The relay at {path} does not start.", remedy=f"{log} says why.")
 
 
 def _process(path: Path) -> int | None:

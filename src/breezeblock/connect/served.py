@@ -5,7 +5,7 @@ everything. So a volume comes back after a restart of the host (`restore`), its 
 another host had it since, for that one is not to be fenced off by a machine that merely woke up.
 """
 
-import time
+import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -22,7 +22,6 @@ from breezeblock.errors import (
     ConfigError,
     ConflictError,
     NotFoundError,
-    UnavailableError,
     UnsupportedError,
 )
 from breezeblock.objects import serving
@@ -31,7 +30,6 @@ from breezeblock.objects.nbd.client import Place
 from breezeblock.shares import files
 
 _AT_ONCE = 16
-_GROW_S = 10.0
 _DRAIN_S = 3600.0
 """How long a detach may take to put everything into the store."""
 _UNDO_S = 30.0
@@ -58,15 +56,17 @@ class ServedConnector:
         state: Path = STATE,
         *,
         kernel: LinuxConnector | None = None,
-        relayed: bool = False,
+        relayed: bool = True,
     ) -> None:
         """Prepare. `task` turns connection info into what is to be done here, secrets included.
 
-        Without a `kernel` volumes end at their sockets, for QEMU or libvirt to open. With `relayed` devices
-        that are made get a relay: a killed process costs them less than the kernel's request timeout.
+        Without a `kernel` volumes end at their sockets, for QEMU or libvirt to open. A device that is made is
+        `relayed`: a killed process costs it a pause as long as that is away, instead of the kernel's request
+        timeout.
         """
         self._task, self._kernel, self._relayed = task, kernel, relayed
         self._sockets: list[Path] = []
+        self._relays = relays.Watch([])
         self._records = Records(state / "served", Record)
 
     def attach(self, data: Mapping[str, Any], consumer: str = HERE, *, read_only: bool = False) -> Attached:
@@ -117,9 +117,12 @@ class ServedConnector:
             self._end(task, _UNDO_S)
 
     def detach(self, data: Mapping[str, Any], consumer: str = HERE, *, force: bool = False) -> None:
-        """Take the device away, put everything into the store, and leave nothing here."""
+        """Take the device away, put everything into the store, and leave nothing here.
+
+        Where tasks say `discard`, what another writer's claim keeps out of the store is given up.
+        """
         task = self._task(data)
-        self._take_away(task, data, consumer, force=force)
+        self._take_away(task, data, consumer, force=force or task.discard)
         self._end(task, _DRAIN_S)
 
     def _end(self, task: serving.Task, drain_s: float) -> None:
@@ -127,8 +130,15 @@ class ServedConnector:
             relays.end(relays.path_of(task.socket))
             if not serving.running(task.socket):
                 self._take_up(task)
-            with suppress(NotFoundError):
+            try:
                 serving.call(task.socket, serving.Detach(), timeout_s=drain_s)
+            except NotFoundError:
+                pass  # it is not served
+            except BreezeblockError:
+                if not task.discard or serving.kept(task.socket):
+                    raise
+            if task.discard and task.journal.exists():
+                shutil.rmtree(task.journal)
             self._records.forget(task.volume)
             _log(task).unlink(missing_ok=True)
 
@@ -148,7 +158,10 @@ class ServedConnector:
 
     def _take_up(self, task: serving.Task) -> None:
         """Start what was killed: what its journal holds belongs into the store, and its lock given back."""
-        if _journals(task):
+        if _journals(task) and task.discard:
+            with suppress(ConflictError, NotFoundError):  # somebody else had it since, or removed it
+                serving.start(msgspec.structs.replace(_resumed(task), discard=False), log=_log(task))
+        elif _journals(task):
             serving.start(task, log=_log(task))
         elif task.store.layout == "flat" and self._records.get(task.volume):
             with suppress(ConflictError, NotFoundError):  # it is somebody else's, or nobody's, by now
@@ -171,14 +184,8 @@ class ServedConnector:
         """Let the device have the length that the volume has now; no device = done."""
         task = self._task(data)
         where = self._where(task)
-        if self._kernel is None or not self._kernel.find(where, consumer):
-            return
-        view, until = serving.running(task.socket), time.monotonic() + _GROW_S
-        relays.refresh(relays.path_of(task.socket))
-        while self._kernel.extend(where, consumer) < (view.length if view else 0):
-            if time.monotonic() > until:
-                raise UnavailableError(f"The relay of {task.volume} does not learn that it is longer.")
-            time.sleep(0.02)
+        if self._kernel is not None and self._kernel.find(where, consumer):
+            self._kernel.extend(where, consumer)
 
     def records(self) -> list[dict[str, Any]]:
         """Return the connection info of all that belongs here."""
@@ -197,6 +204,8 @@ class ServedConnector:
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             found = list(threads.map(self._restored, records))
         self._sockets = [one for one in found if isinstance(one, Path)]
+        self._relays.close()
+        self._relays = relays.Watch(map(relays.path_of, self._sockets))
         return [one for one in found if isinstance(one, BreezeblockError)]
 
     def _restored(self, record: Record) -> Path | BreezeblockError | None:
@@ -231,17 +240,17 @@ class ServedConnector:
 
     def lost(self) -> bool:
         """Tell whether a process that was there at the last `restore` is gone. Costs next to nothing."""
-        return not all(serving.kept(path) for path in self._sockets)
+        return self._relays.ended() or not all(serving.kept(path) for path in self._sockets)
 
     def _serve(self, task: serving.Task, *, relayed: bool, resume: bool = False) -> None:
         """See that the volume is served, and relayed if it is to be."""
-        view = serving.running(task.socket)
-        if view:
-            _set_endpoints(task, {one.url for one in view.mirrors.endpoints})
-        else:
-            serving.start(_resumed(task) if resume else task, log=_log(task))
-        if relayed:
-            relays.ensure(client.place(uri(task)), relays.path_of(task.socket), _log(task))
+        front, log = relays.path_of(task.socket), _log(task)
+        with relays.ensured(client.place(uri(task)), front, log) if relayed else nullcontext():
+            view = serving.running(task.socket)
+            if view:
+                _set_endpoints(task, {one.url for one in view.mirrors.endpoints})
+            else:
+                serving.start(_resumed(task) if resume else task, log=log)
 
     def _where(self, task: serving.Task) -> dict[str, Any]:
         """Return what the kernel connects to."""

@@ -146,7 +146,7 @@ def _table(fd: int, offset: int, length: int) -> "array[int]":
 
 def _bad(what: str, header: Header, place: int) -> CorruptError:
     return CorruptError(
-        f"QCOW2 tables: {what} is impossible in a file of {header.file_bytes} bytes (at byte {place}).",
+        f"{header.name}: {what} is impossible in a file of {header.file_bytes} bytes (at byte {place}).",
         remedy="`qemu-img check -f qcow2` lists the damage; restore the file if it was cut short.",
     )
 

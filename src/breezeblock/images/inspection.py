@@ -54,7 +54,7 @@ def virtual_bytes(fd: int, image_format: str) -> int:
                 "The image rests on another file.", remedy="Flatten it before the import."
             )
         return layer.virtual_bytes
-    header = qcow2.parse(fd)
+    header = qcow2.parse(fd, name="the image")
     if header.backing is not None:
         raise InvalidInputError(
             f"The image rests on another file, {header.backing!a}.", remedy="Flatten it before the import."

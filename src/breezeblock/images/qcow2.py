@@ -9,10 +9,12 @@ that somebody else wrote can make a tool open another file.
 import os
 import re
 import struct
+from functools import lru_cache
 
 import msgspec
 
 from breezeblock.errors import CorruptError, InvalidInputError
+from breezeblock.images.layer import WrongBytesError
 
 MAGIC = b"QFI\xfb"
 CLUSTER_BITS = 16
@@ -23,7 +25,10 @@ MAX_VIRTUAL_BYTES = (MAX_L1_BYTES // 8) << (2 * CLUSTER_BITS - 3)
 
 _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQII")
+_NAME = struct.Struct(">QI")
 _HEADER_BYTES = 112
+_HEAD_BYTES, _KEPT_BYTES, _MOST_HEAD_BYTES = 4096, 1024, 65536
+"""What is read, what of that is looked at and kept, and what is read if that does not do."""
 _SECTOR = 512
 _EXTENSION = struct.Struct(">II")
 _END, _BACKING_FORMAT, _DATA_FILE, _LUKS = 0, 0xE2792ACA, 0x44415441, 0x0537BE77
@@ -40,6 +45,8 @@ _FORMATS = {"raw", "qcow2"}
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """What a header says, checked."""
 
+    name: str
+    """What to call the image in messages."""
     version: int
     cluster_bits: int
     virtual_bytes: int
@@ -70,23 +77,46 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         return 1 << (2 * self.cluster_bits - 3)
 
 
-def _bad(problem: str, offset: int) -> CorruptError:
-    return CorruptError(
-        f"QCOW2 header: {problem} (at byte {offset}).",
-        remedy="This is no image that Breezeblock made; `breezeblock doctor` shows what refers to it.",
-    )
-
-
-def parse(fd: int, *, foreign: bool = False) -> Header:
-    """Read and check the header; CorruptError says what is wrong at which offset.
+def parse(fd: int, *, foreign: bool = False, name: str = "QCOW2 image") -> Header:
+    """Read and check the header; CorruptError says what is wrong at which offset of which file: `name`.
 
     `foreign`: accept a backing file named by a path, and one whose format is not recorded, so that an
     image can be taken over. The name is then only text: nothing may be opened by it.
     """
-    file_bytes = os.fstat(fd).st_size
-    head = os.pread(fd, 4096, 0)
+    try:
+        return _parse(fd, foreign, name)
+    except WrongBytesError as error:
+        raise CorruptError(
+            f"{name}: {error.problem} (at byte {error.at}).",
+            remedy="Restore it if it was damaged; of a good one `qemu-img convert` makes one that is taken.",
+        ) from None
+
+
+def _parse(fd: int, foreign: bool, name: str) -> Header:
+    file_bytes = os.lseek(fd, 0, os.SEEK_END)
+    head = os.pread(fd, _HEAD_BYTES, 0)
     if len(head) < _V2.size or head[:4] != MAGIC:
-        raise _bad("there is none, the file is not QCOW2", 0)
+        raise WrongBytesError("there is no QCOW2 header", 0)
+    offset, length = _NAME.unpack_from(head, 8)
+    try:
+        return _decode(head[:_KEPT_BYTES], head[offset : offset + length], file_bytes, foreign, name)
+    except _FurtherError:
+        head = os.pread(fd, _MOST_HEAD_BYTES, 0)
+        backing = os.pread(fd, min(length, _MAX_NAME), offset) if length else b""
+        # Large ones are not kept: a file from outside may have one, and many such files may come.
+        return _decode.__wrapped__(head, backing, file_bytes, foreign, name)
+
+
+class _FurtherError(Exception):
+    """More of the file is needed than is mostly read."""
+
+
+@lru_cache(1024)
+def _decode(head: bytes, backing_name: bytes, file_bytes: int, foreign: bool, name: str) -> Header:
+    """Check and decode a header. Raises WrongBytesError; `_FurtherError` if its first KiB has not all of it.
+
+    A function of the bytes alone, whose results are kept: a chain looked at again mostly holds the same.
+    """
     (
         _magic,
         version,
@@ -103,27 +133,32 @@ def parse(fd: int, *, foreign: bool = False) -> Header:
         _snapshots_offset,
     ) = _V2.unpack_from(head)
     if version not in {2, 3}:
-        raise _bad(f"version {version} is unknown", 4)
+        raise WrongBytesError(f"version {version} is unknown", 4)
     if not 9 <= cluster_bits <= 21:
-        raise _bad(f"clusters of 2^{cluster_bits} bytes, 2^9 to 2^21 are possible", 20)
+        raise WrongBytesError(f"clusters of 2^{cluster_bits} bytes, 2^9 to 2^21 are possible", 20)
     header_bytes, editable = _parse_features(head, version, 1 << cluster_bits)
     if crypt:
-        raise _bad("the image is encrypted", 32)
+        raise WrongBytesError("the image is encrypted", 32)
     if snapshots:
-        raise _bad("the image holds internal snapshots", 60)
+        raise WrongBytesError("the image holds internal snapshots", 60)
     _check_tables(
         virtual_bytes, cluster_bits, file_bytes, l1_entries, l1_offset, reftable_offset, reftable_clusters
     )
     if name_offset and name_offset + name_length > 1 << cluster_bits:
-        raise _bad("the backing file's name lies outside the first cluster", 8)
+        raise WrongBytesError("the backing file's name lies outside the first cluster", 8)
     limit = name_offset or 1 << cluster_bits
-    if limit > len(head):
-        head = os.pread(fd, min(1 << cluster_bits, 1 << 16), 0)
-    backing_format, format_offset, end = _parse_extensions(head, header_bytes, min(limit, len(head)))
-    backing = _parse_name(fd, name_offset, name_length, _PATH if foreign else _BARE_NAME)
+    if not len(head) == _KEPT_BYTES < file_bytes:
+        limit = min(limit, len(head))
+    elif name_offset and len(backing_name) < name_length:
+        raise _FurtherError
+    backing_format, format_offset, end = _parse_extensions(head, header_bytes, limit)
+    backing = None
+    if name_offset and name_length:
+        backing = _backing(backing_name, name_length, name_offset, _PATH if foreign else _BARE_NAME)
     if backing is not None and backing_format is None and not foreign:
-        raise _bad("the backing file's format is not recorded", header_bytes)
+        raise WrongBytesError("the backing file's format is not recorded", header_bytes)
     return Header(
+        name=name,
         version=version,
         cluster_bits=cluster_bits,
         virtual_bytes=virtual_bytes,
@@ -145,16 +180,18 @@ def _parse_features(head: bytes, version: int, cluster_bytes: int) -> tuple[int,
     if version == 2:
         return _V2.size, True
     if len(head) < _V2.size + _V3.size:
-        raise _bad("the file ends inside it", len(head))
+        raise WrongBytesError("the file ends inside it", len(head))
     incompatible, _compatible, autoclear, refcount_order, header_bytes = _V3.unpack_from(head, _V2.size)
     if incompatible & ~_COMPRESSION_TYPE:
         names = {0: "dirty", 1: "marked corrupt", 2: "external data file", 4: "extended L2 entries"}
-        bits = [bit for bit in range(64) if incompatible >> bit & 1 and bit != 3]
-        raise _bad("refused features: " + ", ".join(names.get(bit, f"unknown bit {bit}") for bit in bits), 72)
+        bits = [
+            names.get(bit, f"unknown bit {bit}") for bit in range(64) if incompatible >> bit & 1 and bit != 3
+        ]
+        raise WrongBytesError(f"refused features: {', '.join(bits)}", 72)
     if refcount_order > 6:
-        raise _bad(f"refcounts of 2^{refcount_order} bits, at most 2^6 are possible", 96)
+        raise WrongBytesError(f"refcounts of 2^{refcount_order} bits, at most 2^6 are possible", 96)
     if not _V2.size + _V3.size <= header_bytes <= min(cluster_bytes, 4096) or header_bytes % 8:
-        raise _bad(f"a header length of {header_bytes} is impossible", 100)
+        raise WrongBytesError(f"a header length of {header_bytes} is impossible", 100)
     return header_bytes, autoclear == 0
 
 
@@ -169,46 +206,47 @@ def _check_tables(
 ) -> None:
     cluster_bytes = 1 << cluster_bits
     if l1_entries * 8 > MAX_L1_BYTES:
-        raise _bad(f"an L1 table of {l1_entries} entries is over the limit of {MAX_L1_BYTES // 8}", 36)
+        raise WrongBytesError(f"{l1_entries} L1 entries are over the limit of {MAX_L1_BYTES // 8}", 36)
     if virtual_bytes > l1_entries << (2 * cluster_bits - 3):
-        raise _bad(f"the L1 table is too small for {virtual_bytes} virtual bytes", 24)
+        raise WrongBytesError(f"the L1 table is too small for {virtual_bytes} virtual bytes", 24)
     if l1_offset % cluster_bytes or (l1_entries and not 0 < l1_offset <= file_bytes - l1_entries * 8):
-        raise _bad(f"the L1 table at {l1_offset} is not inside the file of {file_bytes} bytes", 40)
+        raise WrongBytesError(f"the L1 table at {l1_offset} is not inside the file of {file_bytes} bytes", 40)
     if reftable_clusters * cluster_bytes > _MAX_REFTABLE_BYTES or reftable_clusters == 0:
-        raise _bad(f"a refcount table of {reftable_clusters} clusters is impossible", 56)
+        raise WrongBytesError(f"a refcount table of {reftable_clusters} clusters is impossible", 56)
     if reftable_offset % cluster_bytes or not 0 < reftable_offset < file_bytes:
-        raise _bad(f"the refcount table at {reftable_offset} is not inside the file", 48)
+        raise WrongBytesError(f"the refcount table at {reftable_offset} is not inside the file", 48)
 
 
 def _parse_extensions(head: bytes, offset: int, limit: int) -> tuple[str | None, int, int]:
     """Return the recorded backing format, where it stands, and where the extensions end."""
     backing_format, format_offset = None, 0
     while offset + _EXTENSION.size <= limit:
-        kind, length = _EXTENSION.unpack_from(head, offset)
         start = offset + _EXTENSION.size
+        if start > len(head):
+            raise _FurtherError
+        kind, length = _EXTENSION.unpack_from(head, offset)
         if kind == _END:
             return backing_format, format_offset, start
         if length > limit - start:
-            raise _bad(f"an extension of {length} bytes does not fit", offset)
+            raise WrongBytesError(f"an extension of {length} bytes does not fit", offset)
         if kind in {_DATA_FILE, _LUKS}:
-            raise _bad("it names an external data file or a key", offset)
+            raise WrongBytesError("it names an external data file or a key", offset)
+        if start + length > len(head):
+            raise _FurtherError
         if kind == _BACKING_FORMAT:
             backing_format = head[start : start + length].decode("ascii", "replace")
             format_offset = offset
             if backing_format not in _FORMATS:
-                raise _bad(f"backing format {backing_format!a} is none of raw, qcow2", offset)
+                raise WrongBytesError(f"backing format {backing_format!a} is none of raw, qcow2", offset)
         offset = start + (length + 7) // 8 * 8
     return backing_format, format_offset, min(offset, limit)
 
 
-def _parse_name(fd: int, offset: int, length: int, allowed: re.Pattern[bytes]) -> str | None:
-    if not offset or not length:
-        return None
+def _backing(name: bytes, length: int, offset: int, allowed: re.Pattern[bytes]) -> str:
     if length > _MAX_NAME:
-        raise _bad(f"a backing file name of {length} bytes is over the limit of {_MAX_NAME}", 16)
-    name = os.pread(fd, length, offset)
+        raise WrongBytesError(f"a backing file name of {length} bytes is over the limit of {_MAX_NAME}", 16)
     if len(name) != length or not allowed.match(name):
-        raise _bad(f"the backing file {name[:80]!a} is not a bare file name", offset)
+        raise WrongBytesError(f"the backing file {name[:80]!a} is not a bare file name", offset)
     return name.decode("ascii")
 
 

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from msgspec.structs import replace
 
@@ -39,12 +39,10 @@ class Qcow2(Layer):
         """A cluster: what it does not hold itself would have to come from the parent."""
         return self.header.cluster_bytes
 
-    @cached_property
+    @property
     def parent(self) -> Parent | None:
         """The backing file; qcow2 records its name and format, and nothing to know it by."""
-        if self.header.backing is None or self.header.backing_format is None:
-            return None
-        return Parent((self.header.backing,), "", self.header.backing_format)
+        return _parent(self.header.backing, self.header.backing_format)
 
     @property
     def details(self) -> Mapping[str, object]:
@@ -98,9 +96,8 @@ class Qcow2(Layer):
         self.header = replace(self.header, file_bytes=self.file.size())
 
     def _reload(self) -> None:
-        self.header = qcow2.parse(self.file.fd)
-        for name in ("parent", "_writer"):
-            self.__dict__.pop(name, None)
+        self.header = qcow2.parse(self.file.fd, name=self.file.name)
+        self.__dict__.pop("_writer", None)
 
     def grow(self, virtual_bytes: int) -> None:
         """Raise the virtual bytes, where the L1 table has room (up to 4 TiB with 64 KiB clusters)."""
@@ -141,6 +138,13 @@ class Qcow2(Layer):
         return qcow2_check.repair(self.file, self.header)
 
 
+@lru_cache(1024)
+def _parent(backing: str | None, backing_format: str | None) -> Parent | None:
+    if backing is None or backing_format is None:
+        return None
+    return Parent((backing,), "", backing_format)
+
+
 def _inflate(packed: bytes, limit: int) -> bytes:
     try:
         return zlib.decompressobj(-12).decompress(packed, limit)
@@ -169,7 +173,7 @@ def recognises(head: bytes, _tail: bytes) -> bool:
 
 def open_layer(file: File) -> Qcow2:
     """Read the header. Raises CorruptError."""
-    return Qcow2(file, qcow2.parse(file.fd))
+    return Qcow2(file, qcow2.parse(file.fd, name=file.name))
 
 
 def create(file: File, virtual_bytes: int, options: Options) -> None:

@@ -70,10 +70,10 @@ def opened_stack(path: Path, image_format: str | None = None, *, write: int = 0)
     files: list[File] = []
     layers: list[Layer] = []
     seen: set[tuple[int, int]] = set()
-    directory, name = str(path.parent), path.name
+    place, name, directory = str(path), path.name, str(path.parent)
     try:
         while True:
-            file = _opened(directory, name, layers, write=len(layers) < write)
+            file = _opened(place, name, layers, write=len(layers) < write)
             files.append(file)
             inode = (file.status.st_dev, file.status.st_ino)
             if inode in seen:
@@ -89,19 +89,25 @@ def opened_stack(path: Path, image_format: str | None = None, *, write: int = 0)
             if len(layers) == MAX_DEPTH:
                 raise corrupt(file, f"more than {MAX_DEPTH} layers", 0)
             name, image_format = parent_name(layer, recorded), recorded.format
+            place = f"{directory}/{name}"
         yield Stack(tuple(layers), path.parent)
     finally:
         for file in files:
             os.close(file.fd)
 
 
-def _opened(directory: str, name: str, layers: list[Layer], *, write: bool) -> File:
+def _opened(place: str, name: str, layers: list[Layer], *, write: bool) -> File:
     try:
-        return open_named(f"{directory}/{name}", name, write=write)
+        return open_named(place, name, write=write)
     except FileNotFoundError as error:
         if not layers:
             raise
-        raise corrupt(layers[-1].file, f"its parent {name} is missing", 0) from error
+        raise corrupt(
+            layers[-1].file,
+            f"its parent {name} is missing",
+            0,
+            remedy="Bring it back beside the image, or name another by `breezeblock image reparent`.",
+        ) from error
 
 
 def parent_name(layer: Layer, recorded: Parent) -> str:

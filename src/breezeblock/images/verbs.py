@@ -65,8 +65,7 @@ def create_child(
 
 def _beside(path: Path, parent: Path) -> str:
     """Return the parent's name for a child at `path`. Raises InvalidInputError."""
-    directory, other = path.parent, parent.parent
-    if directory != other and not directory.samefile(other):
+    if path.parts[:-1] != parent.parts[:-1] and not path.parent.samefile(parent.parent):
         raise InvalidInputError(f"{path} and its parent {parent} must be in the same directory.")
     return stack.check_name(parent.name)
 

@@ -28,8 +28,8 @@ def scalars(pool: sa.Row[Any]) -> dict[str, str]:
     """Return the capabilities of a pool that extra specs are compared with, as text."""
     found = capabilities(pool)
     return {
-        **found.facts,
         **{name: str(able) for name, able in abilities(found).items()},
+        **found.facts,
         "volume_backend_name": pool.backend,
         "pool_name": pool.name,
         "storage_protocol": found.storage_protocol,
@@ -44,6 +44,8 @@ def abilities(found: Capabilities) -> dict[str, bool]:
         "thick_provisioning_support": not found.thin,
         "multiattach": False,
         "QoS_support": False,
+        "extend_support": found.extend,
+        "linked_clone_support": "linked" in found.options.get("clone", ()),
         "snapshot_support": found.snapshots,
         "online_snapshot_support": found.online_snapshots,
         "revert_to_snapshot_support": found.revert != "none",

@@ -30,16 +30,16 @@ def attempt() -> Attempt:
 
 
 class Host:
-    """This host with a store of its own."""
+    """This host with a store of its own, or with pools elsewhere."""
 
-    def __init__(self, directory: Path, **pool: object) -> None:
+    def __init__(self, directory: Path, pools: dict[str, Any] | None = None) -> None:
         self.directory = directory
         (directory / "store").mkdir()
         section = {
             "kind": "rest",
             "run_dir": str(directory / "run"),
             "journal_dir": str(directory / "journals"),
-            "pools": {"gold": {"store": "directory", "urls": [str(directory / "store")], **pool}},
+            "pools": pools or {"gold": {"store": "directory", "urls": [str(directory / "store")]}},
         }
         config = self.config = Config(
             service=ServiceSection(state_dir=str(directory / "state")), backends={"rest": section}
@@ -47,7 +47,8 @@ class Host:
         settings = attaching.rest_config(config, "rest")
         self.backend = registry.open_backend("rest", settings, directory / "state")
         kernel = LinuxConnector(directory / "records", timeout_s=20, dead_timeout_s=120)
-        self.connector = attaching.connector(config, directory / "records", kernel=kernel)
+        # Relays are for kills, and a process more costs seconds in here.
+        self.connector = attaching.connector(config, directory / "records", kernel=kernel, relayed=False)
 
     def volume(self, length: int = LENGTH) -> Volume:
         return Volume(id=str(uuid4()), virtual_bytes=length, pool="gold")

@@ -31,7 +31,8 @@ ALL = os.environ.get("BREEZEBLOCK_CHAOS_THIN") == "all"
 @pytest.fixture
 def host() -> Iterator[Host]:
     with tempfile.TemporaryDirectory(dir="/run") as directory:
-        host = Host(Path(directory), layout="flat", thin=True)
+        store = {"store": "directory", "urls": [f"{directory}/store"], "layout": "flat", "thin": True}
+        host = Host(Path(directory), {"gold": store})
         host.backend.start()
         yield host
         left_nothing(host)

@@ -42,11 +42,12 @@ def _show(gauges: tuple[Gauge, ...], backend: str, pools: list[Pool]) -> None:
     for pool in pools:
         if pool.health.deepest_chain is None:
             continue
-        for gauge, value in zip(gauges, msgspec.structs.astuple(pool.health), strict=True):
+        told = msgspec.structs.astuple(pool.health)[: len(gauges)]
+        for gauge, value in zip(gauges, told, strict=True):
             gauge.labels(backend, pool.name).set(float("nan") if value is None else value)
 
 
-_GAUGES = {  # for each field of Health, in its order
+_GAUGES = {  # for the first fields of Health, in their order; endpoints have series of their own
     "deepest_chain": "The most images that any volume of the pool is read through.",
     "unmerged_images": "Images that wait to be merged by the storage itself.",
     "unmerged_bytes": "At most so much is free when they are.",

@@ -65,7 +65,7 @@ def _footer(virtual_bytes: int, kind: Type, options: Options) -> Footer:
         raise InvalidInputError(
             f"A VHD of {virtual_bytes} bytes is impossible: a multiple of {SECTOR} "
             f"up to {MAX_VIRTUAL_BYTES} (2040 GiB) is needed.",
-            remedy="Use VHDX, which holds up to 64 TiB.",
+            remedy="Use VHDX, which holds up to 64 TiB." if virtual_bytes > MAX_VIRTUAL_BYTES else "",
         )
     if options.creator not in {None, "windows", "xen"}:
         raise InvalidInputError(f"A VHD's creator is windows or xen, not {options.creator!a}.")

@@ -8,7 +8,7 @@ from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from breezeblock.images.file import File
-from breezeblock.images.layer import corrupt
+from breezeblock.images.layer import Parent, corrupt
 from breezeblock.images.vhd.records import Header, Locator
 
 MAX_PAYLOAD = 4096
@@ -29,29 +29,36 @@ def payload(name: str, offset: int) -> tuple[bytes, tuple[Locator, ...]]:
     )
 
 
-def paths(file: File, header: Header, file_bytes: int, head: bytes = b"") -> tuple[str, ...]:
-    """Return the recorded paths of the parent, the ones to prefer first. Raises CorruptError.
+def recorded(file: File, header: Header, head: bytes = b"") -> Parent:
+    """Return what is recorded of the parent. Raises CorruptError.
 
     `head`: the file's first bytes, as far as they were read already.
     """
     found = []
-    known = [one for one in header.locators if one.code in _ORDER]
-    for one in sorted(known, key=_rank):
-        end = one.offset + one.length
-        if one.length > MAX_PAYLOAD or end > file_bytes:
-            raise corrupt(file, f"a parent locator of {one.length} bytes at {one.offset}", one.offset)
-        raw = head[one.offset : end] if end <= len(head) else file.read(one.offset, one.length)
-        found.append(_decode(one.code, raw))
-    if header.parent_name:
-        found.append(header.parent_name)
-    return tuple(dict.fromkeys(found))
-
-
-def _rank(one: Locator) -> int:
-    return _ORDER.index(one.code)
+    for one in header.locators:
+        if one.code in _ORDER:
+            end = one.offset + one.length
+            if one.length > MAX_PAYLOAD or (end > len(head) and end > file.size()):
+                raise corrupt(file, f"a parent locator of {one.length} bytes at {one.offset}", one.offset)
+            raw = head[one.offset : end] if end <= len(head) else file.read(one.offset, one.length)
+            found.append((one.code, raw))
+    return _parent(header.parent_id, header.parent_name, *found)
 
 
 @lru_cache(1024)
+def _parent(identity: bytes, name: str, *payloads: tuple[bytes, bytes]) -> Parent:
+    """Decode it: the paths to prefer come first. An id of zeros means a raw parent (XenServer)."""
+    known = sorted(payloads, key=_rank)
+    paths = dict.fromkeys([_decode(code, raw) for code, raw in known] + ([name] if name else []))
+    if identity == bytes(16):
+        return Parent(tuple(paths), "", "raw")
+    return Parent(tuple(paths), identity.hex(), "vhd")
+
+
+def _rank(one: tuple[bytes, bytes]) -> int:
+    return _ORDER.index(one[0])
+
+
 def _decode(code: bytes, raw: bytes) -> str:
     if code == b"MacX":
         return unquote(raw.decode("utf-8", "replace").partition("\0")[0])

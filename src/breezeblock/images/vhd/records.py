@@ -8,7 +8,7 @@ except that BAT entries count 512-byte sectors.
 import struct
 import zlib
 from enum import IntEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import msgspec
 
@@ -46,7 +46,7 @@ class Type(IntEnum):
 _TYPES = frozenset(Type)
 
 
-class Footer(msgspec.Struct, frozen=True, kw_only=True):
+class Footer(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The 512 bytes at the end, and for images with a BAT also at the start."""
 
     type: Type
@@ -63,6 +63,22 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
     hidden: int = 0
     """XenServer's mark of an internal node of a chain."""
     saved_state: int = 0
+
+    @cached_property
+    def identity(self) -> str:
+        """The unique id in hex."""
+        return self.unique_id.hex()
+
+    @cached_property
+    def told(self) -> dict[str, object]:
+        """What is told of it to people."""
+        return {
+            "type": self.type.name.lower(),
+            "unique_id": self.identity,
+            "creator": self.creator.decode("latin-1").rstrip("\0 "),
+            "geometry": "x".join(map(str, self.geometry)),
+            "hidden": bool(self.hidden),
+        }
 
     def pack(self) -> bytes:
         """Return the 512 bytes."""

@@ -55,30 +55,19 @@ class Vhd(Layer):
     @property
     def identity(self) -> str:
         """The unique id in hex."""
-        return self.footer.unique_id.hex()
+        return self.footer.identity
 
     @cached_property
     def parent(self) -> Parent | None:
         """What a differencing image records; an id of zeros means a raw parent (XenServer)."""
         if self.header is None or not self._differencing:
             return None
-        paths = names.paths(self.file, self.header, self.file.size(), self._head)
-        if self.header.parent_id == bytes(16):
-            return Parent(paths, "", "raw")
-        return Parent(paths, self.header.parent_id.hex(), "vhd")
+        return names.recorded(self.file, self.header, self._head)
 
     @property
     def details(self) -> Mapping[str, object]:
         """What only VHD has."""
-        footer, header = self.footer, self.header
-        return {
-            "type": footer.type.name.lower(),
-            "unique_id": self.identity,
-            "creator": footer.creator.decode("latin-1").rstrip("\0 "),
-            "block_bytes": header.block_bytes if header else None,
-            "geometry": "x".join(str(part) for part in footer.geometry),
-            "hidden": bool(footer.hidden),
-        }
+        return {**self.footer.told, "block_bytes": self.header.block_bytes if self.header else None}
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """Divide a range; see `Layer.extents`."""

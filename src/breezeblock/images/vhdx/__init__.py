@@ -39,9 +39,8 @@ def create_child(file: File, parent: Layer, name: str, options: Options) -> None
     if options.fixed:
         raise InvalidInputError("A VHDX with a parent cannot be fixed.")
     block_bytes = options.block_bytes or creation.CHILD_BLOCK_BYTES
-    new = creation.blank(
-        above.virtual_bytes, Options(block_bytes=block_bytes, sector_bytes=above.logical_sector)
-    )
+    options = Options(block_bytes=block_bytes, sector_bytes=above.logical_sector)
     linked = locator.make(name, parent.image.header.data_write)
-    new = replace(new, physical_sector=above.physical_sector, disk_id=above.disk_id, locator=linked)
+    new = creation.blank(above.virtual_bytes, options, above.disk_id)
+    new = replace(new, physical_sector=above.physical_sector, locator=linked)
     creation.write(file, new)

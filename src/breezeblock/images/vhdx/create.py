@@ -5,7 +5,8 @@ The layout is the one Windows makes: log at 1 MiB, metadata at 2 MiB, BAT from 3
 
 import sys
 from array import array
-from uuid import uuid4
+from functools import lru_cache
+from uuid import UUID, uuid4
 
 from breezeblock.errors import InvalidInputError
 from breezeblock.images.file import File
@@ -35,7 +36,9 @@ from breezeblock.images.vhdx.layout import (
 from breezeblock.images.vhdx.metadata import Metadata
 from breezeblock.images.vhdx.regions import Region
 
-_CREATOR = "Breezeblock"
+_IDENTIFIER = (SIGNATURE.ljust(CREATOR_OFFSET, b"\0") + "Breezeblock".encode("utf-16-le")).ljust(
+    CREATOR_OFFSET + CREATOR_BYTES, b"\0"
+)
 _LOG = (1 * MIB, 1 * MIB)
 _METADATA = Region(METADATA_REGION, 2 * MIB, 1 * MIB)
 _BAT_OFFSET = 3 * MIB
@@ -44,7 +47,7 @@ _SMALL_BLOCKS_UP_TO = 8 * TIB
 CHILD_BLOCK_BYTES = 2 * MIB
 
 
-def blank(virtual_bytes: int, options: Options) -> Metadata:
+def blank(virtual_bytes: int, options: Options, disk_id: UUID | None = None) -> Metadata:
     """Return what a new image is to be. Raises InvalidInputError, naming the limit."""
     block_bytes = options.block_bytes or (2 * MIB if virtual_bytes <= _SMALL_BLOCKS_UP_TO else 32 * MIB)
     if options.sector_bytes not in SECTOR_SIZES:
@@ -64,7 +67,7 @@ def blank(virtual_bytes: int, options: Options) -> Metadata:
         fixed=options.fixed,
         logical_sector=options.sector_bytes,
         physical_sector=_PHYSICAL_SECTOR,
-        disk_id=uuid4(),
+        disk_id=disk_id or uuid4(),
         locator=None,
     )
 
@@ -76,8 +79,7 @@ def write(file: File, new: Metadata) -> None:
     )
     table = Region(BAT_REGION, _BAT_OFFSET, round_up(grid.entries * bat.ENTRY_BYTES, MIB))
     file.truncate(table.end + (grid.blocks * new.block_bytes if new.fixed else 0))
-    identifier = SIGNATURE.ljust(CREATOR_OFFSET, b"\0") + _CREATOR.encode("utf-16-le")
-    file.write(0, identifier.ljust(CREATOR_OFFSET + CREATOR_BYTES, b"\0"))
+    file.write(0, _IDENTIFIER)
     file_write, data_write = uuid4(), uuid4()
     for slot in (0, 1):
         header = Header(
@@ -91,13 +93,19 @@ def write(file: File, new: Metadata) -> None:
         )
         file.write(HEADER_OFFSETS[slot], header.encode())
     # What is left unwritten of the tables is a hole, which reads as the zeros that belong there.
-    encoded = regions.encode((table, _METADATA))[:PAGE]
+    encoded = _region_table(table)
     for offset in REGION_TABLE_OFFSETS:
         file.write(offset, encoded)
     for start, part in metadata.encode(new):
         file.write(_METADATA.offset + start, part)
     if new.fixed:
         write_fixed_entries(file, table.offset, grid, 0, table.end)
+
+
+@lru_cache(16)
+def _region_table(table: Region) -> bytes:
+    """Return what is not zero in the region table: one and the same for all images of a size."""
+    return regions.encode((table, _METADATA))[:PAGE]
 
 
 def write_fixed_entries(file: File, table_offset: int, grid: Geometry, first: int, at: int) -> None:

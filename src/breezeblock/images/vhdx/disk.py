@@ -8,8 +8,6 @@ from breezeblock.images.file import File
 from breezeblock.images.layer import Extent, Layer, Parent, Problem, corrupt
 from breezeblock.images.vhdx import check, extents, grow, image, link
 from breezeblock.images.vhdx.edit import Edit
-from breezeblock.images.vhdx.layout import text_of
-from breezeblock.images.vhdx.metadata import Metadata
 from breezeblock.images.vhdx.place import Placement
 
 NAME = "vhdx"
@@ -23,7 +21,6 @@ class Vhdx(Layer):
     def __init__(self, file: File) -> None:
         super().__init__(file)
         self._image = image.load(file)
-        self._told: tuple[Metadata, Parent | None] | None = None
         self._edit: Edit | None = None
         self._placement: Placement | None = None
 
@@ -45,31 +42,21 @@ class Vhdx(Layer):
     @property
     def identity(self) -> str:
         """The DataWriteGuid."""
-        return text_of(self.image.header.data_write)
+        return self.image.header.identity
 
     @property
     def parent(self) -> Parent | None:
         """What the parent locator says."""
-        metadata = self.image.metadata
-        if self._told is None or self._told[0] is not metadata:
-            locator = metadata.locator
-            told = Parent(locator.paths, text_of(locator.linkage), NAME) if locator else None
-            self._told = (metadata, told)
-        return self._told[1]
+        return self.image.metadata.parent
 
     @property
     def details(self) -> Mapping[str, object]:
         """What else `info` tells."""
-        found = self.image.metadata
-        kind = "differencing" if found.locator else "fixed" if found.fixed else "dynamic"
+        image = self.image
         return {
-            "kind": kind,
-            "block_bytes": found.block_bytes,
-            "logical_sector_bytes": found.logical_sector,
-            "physical_sector_bytes": found.physical_sector,
-            "disk_id": text_of(found.disk_id),
-            "data_write_guid": self.identity,
-            "log_to_replay": self.image.view.replay is not None,
+            **image.metadata.told,
+            "data_write_guid": image.header.identity,
+            "log_to_replay": image.view.replay is not None,
         }
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:

@@ -4,7 +4,8 @@ A header is written over the one that is not current, and flushed, so that one v
 time; then the same again, so that both slots know of a log that must be replayed.
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from struct import Struct
 from uuid import UUID, uuid4
 
 import msgspec
@@ -19,14 +20,16 @@ from breezeblock.images.vhdx.layout import (
     MIB,
     NIL,
     SIGNATURE,
-    is_sealed,
+    checksum,
     seal,
 )
 
 _MAX_SEQUENCE = 1 << 63
+_FRONT = Struct("<4sIQ")
+"""head, checksum, sequence."""
 
 
-class Header(msgspec.Struct, frozen=True, kw_only=True):
+class Header(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What the current header says."""
 
     slot: int
@@ -43,28 +46,32 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     other_is_valid: bool = True
     """The slot that is not current holds a valid header, too."""
 
+    @cached_property
+    def identity(self) -> str:
+        """The DataWriteGuid as people write it."""
+        return str(self.data_write)
+
     def encode(self) -> bytes:
         """Return the 4 KiB to write."""
-        data = bytearray(HEADER_BYTES)
         guids = (self.file_write.bytes_le, self.data_write.bytes_le, self.log.bytes_le)
-        HEADER.pack_into(data, 0, b"head", 0, self.sequence, *guids, 0, 1, self.log_bytes, self.log_offset)
-        return seal(data)
+        fields = HEADER.pack(b"head", 0, self.sequence, *guids, 0, 1, self.log_bytes, self.log_offset)
+        return seal(fields.ljust(HEADER_BYTES, b"\0"))
 
 
 def read(file: File, file_bytes: int) -> Header:
     """Return the current header. Raises CorruptError."""
     if file.peek(0, len(SIGNATURE)) != SIGNATURE:
         raise corrupt(file, "there is no VHDX signature", 0)
-    slots = [file.peek(offset, HEADER_BYTES) for offset in HEADER_OFFSETS]
-    first, second = map(_sequence, slots)
+    one, other = file.peek(HEADER_OFFSETS[0], HEADER_BYTES), file.peek(HEADER_OFFSETS[1], HEADER_BYTES)
+    first, second = _sequence(one), _sequence(other)
     if first == second:
         if first < 0:
             raise corrupt(file, "neither of the two headers is valid", HEADER_OFFSETS[0])
-        if slots[0] != slots[1]:
+        if one != other:
             raise corrupt(file, f"both headers say {first}, but differ", HEADER_OFFSETS[1])
     slot = 0 if first >= second else 1
     try:
-        current = _parse(slots[slot][: HEADER.size], slot, other_is_valid=min(first, second) >= 0)
+        current = _parse((other if slot else one)[: HEADER.size], slot, min(first, second) >= 0)
     except WrongBytesError as error:
         raise error.of(file, HEADER_OFFSETS[slot]) from None
     _check(file, current, file_bytes)
@@ -73,12 +80,14 @@ def read(file: File, file_bytes: int) -> Header:
 
 def _sequence(data: bytes) -> int:
     """Return a header's sequence number, -1 for one that is not valid."""
-    valid = len(data) == HEADER_BYTES and data[:4] == b"head" and is_sealed(data)
-    return int.from_bytes(data[8:16], "little") if valid else -1
+    if len(data) < HEADER_BYTES:
+        return -1
+    mark, stored, sequence = _FRONT.unpack_from(data)
+    return sequence if mark == b"head" and stored == checksum(data) else -1
 
 
 @lru_cache(1024)
-def _parse(data: bytes, slot: int, *, other_is_valid: bool) -> Header:
+def _parse(data: bytes, slot: int, other_is_valid: bool) -> Header:
     """Decode a header. Raises WrongBytesError."""
     fields = HEADER.unpack(data)
     _, _, sequence, file_write, data_write, log_guid, log_version, version, log_bytes, log_offset = fields

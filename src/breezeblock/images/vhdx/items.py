@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from breezeblock.images.layer import corrupt
 from breezeblock.images.vhdx import metadata
 from breezeblock.images.vhdx.edit import Edit
-from breezeblock.images.vhdx.layout import METADATA_ENTRY, METADATA_HEADER, PARENT_LOCATOR, VIRTUAL_DISK_SIZE
+from breezeblock.images.vhdx.layout import PARENT_LOCATOR, VIRTUAL_DISK_SIZE
 from breezeblock.images.vhdx.locator import Locator
 from breezeblock.images.vhdx.locator import encode as encode_locator
 
@@ -34,5 +34,4 @@ def _replaced(edit: Edit, guid: bytes, value: bytes) -> dict[int, bytes]:
         raise corrupt(image.file, problem, region.offset)
     new = replace(old, offset=at, length=len(value))
     table = metadata.encode_table(new if item is old else item for item in items)
-    used = METADATA_HEADER.size + len(items) * METADATA_ENTRY.size
-    return {region.offset: table[:used], region.offset + at: value}
+    return {region.offset: table, region.offset + at: value}

@@ -5,14 +5,10 @@ structure with the checksum's own four bytes (at byte 4) taken as zero. All size
 """
 
 from enum import IntEnum
-from functools import lru_cache
 from struct import Struct
 from uuid import UUID
 
 import google_crc32c
-
-_KEPT = 4096
-"""So many GUIDs stay written out: those of several chains."""
 
 
 def _guid(text: str) -> bytes:
@@ -22,16 +18,6 @@ def _guid(text: str) -> bytes:
 def guid_text(raw: bytes) -> str:
     """Return how people write an encoded GUID."""
     return str(UUID(bytes_le=raw))
-
-
-def text_of(guid: UUID) -> str:
-    """Return how people write a GUID."""
-    return _text_of(guid.int)
-
-
-@lru_cache(_KEPT)
-def _text_of(number: int) -> str:
-    return str(UUID(int=number))
 
 
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
@@ -122,16 +108,16 @@ SECTOR_SIZES = (512, 4096)
 _NO_CHECKSUM = bytes(4)
 
 
-def checksum(data: bytes | bytearray) -> int:
+def checksum(data: bytes) -> int:
     """Return the CRC-32C of a structure whose checksum field is at byte 4."""
-    crc: int = google_crc32c.extend(google_crc32c.value(bytes(data[:4]) + _NO_CHECKSUM), bytes(data[8:]))
+    crc: int = google_crc32c.value(data[:4] + _NO_CHECKSUM + data[8:])
     return crc
 
 
-def seal(data: bytearray) -> bytes:
+def seal(data: bytes | bytearray) -> bytes:
     """Fill in the checksum of a finished structure."""
-    data[4:8] = checksum(data).to_bytes(4, "little")
-    return bytes(data)
+    raw = bytes(data)
+    return raw[:4] + checksum(raw).to_bytes(4, "little") + raw[8:]
 
 
 def is_sealed(data: bytes) -> bool:

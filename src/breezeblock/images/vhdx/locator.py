@@ -38,7 +38,7 @@ class Locator(msgspec.Struct, frozen=True):
 
     def accepts(self, data_write: UUID) -> bool:
         """Tell whether a parent with that DataWriteGuid is the right one."""
-        return data_write in {self.linkage, self.linkage2}
+        return data_write in (self.linkage, self.linkage2)
 
 
 def make(name: str, linkage: UUID, linkage2: UUID | None = None) -> Locator:

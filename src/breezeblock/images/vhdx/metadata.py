@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from struct import Struct
 from uuid import UUID
 
 import msgspec
 
-from breezeblock.images.layer import WrongBytesError, corrupt
+from breezeblock.images.layer import Parent, WrongBytesError, corrupt
 from breezeblock.images.vhdx import locator as locators
 from breezeblock.images.vhdx.layout import (
     FILE_PARAMETERS,
@@ -61,7 +61,7 @@ class Item(msgspec.Struct, frozen=True):
     flags: int
 
 
-class Metadata(msgspec.Struct, frozen=True, kw_only=True):
+class Metadata(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What the known items say, checked."""
 
     virtual_bytes: int
@@ -73,6 +73,22 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     locator: Locator | None
     items: tuple[Item, ...] = ()
 
+    @cached_property
+    def parent(self) -> Parent | None:
+        """What the parent locator says."""
+        return Parent(self.locator.paths, str(self.locator.linkage), "vhdx") if self.locator else None
+
+    @cached_property
+    def told(self) -> dict[str, object]:
+        """What is told of it to people."""
+        return {
+            "kind": "differencing" if self.locator else "fixed" if self.fixed else "dynamic",
+            "block_bytes": self.block_bytes,
+            "logical_sector_bytes": self.logical_sector,
+            "physical_sector_bytes": self.physical_sector,
+            "disk_id": str(self.disk_id),
+        }
+
 
 def read(view: View, region: Region) -> Metadata:
     """Read the table and the known items. Raises CorruptError."""
@@ -81,9 +97,12 @@ def read(view: View, region: Region) -> Metadata:
     small = len(entries) <= _KEPT_BYTES
     try:
         table = (_table if small else _table.__wrapped__)(entries, region.length)
-        values = _read_values(view, region, table)
-        small = small and table.length <= _KEPT_BYTES
-        return (_metadata if small else _metadata.__wrapped__)(table, values)
+        if not table.slices:
+            return _decode(
+                table, [view.read(region.offset + item.offset, item.length) for item in table.known]
+            )
+        data = view.read(region.offset + table.start, table.length)
+        return (_metadata if small and table.length <= _KEPT_BYTES else _metadata.__wrapped__)(table, data)
     except WrongBytesError as error:
         raise error.of(view.file, region.offset) from None
 
@@ -102,16 +121,13 @@ def _read_entries(view: View, region: Region) -> bytes:
     return data[METADATA_HEADER.size : used]
 
 
-def _read_values(view: View, region: Region, table: "_Table") -> tuple[bytes, ...]:
-    """Return the contents of the known items."""
-    if table.slices:
-        data = view.read(region.offset + table.start, table.length)
-        return tuple(map(data.__getitem__, table.slices))
-    return tuple(view.read(region.offset + item.offset, item.length) for item in table.known)
-
-
 @lru_cache(1024)
-def _metadata(table: "_Table", contents: tuple[bytes, ...]) -> Metadata:
+def _metadata(table: "_Table", data: bytes) -> Metadata:
+    """Decode the known items, which were read together. Raises WrongBytesError."""
+    return _decode(table, [data[part] for part in table.slices])
+
+
+def _decode(table: "_Table", contents: list[bytes]) -> Metadata:
     """Decode the known items' contents. Raises WrongBytesError."""
     values = dict(zip((item.guid for item in table.known), contents, strict=True))
     at = {item.guid: item.offset for item in table.known}
@@ -215,24 +231,19 @@ def values(metadata: Metadata) -> dict[bytes, bytes]:
 
 
 def encode_table(items: Iterable[Item]) -> bytes:
-    """Return the table's 64 KiB."""
-    listed = list(items)
-    data = bytearray(METADATA_TABLE_BYTES)
-    METADATA_HEADER.pack_into(data, 0, b"metadata", 0, len(listed), bytes(20))
-    for number, item in enumerate(listed):
-        at = METADATA_HEADER.size + number * METADATA_ENTRY.size
-        METADATA_ENTRY.pack_into(data, at, item.guid, item.offset, item.length, item.flags, 0)
-    return bytes(data)
+    """Return the table as far as it is used; zeros follow."""
+    entries = [METADATA_ENTRY.pack(one.guid, one.offset, one.length, one.flags, 0) for one in items]
+    return METADATA_HEADER.pack(b"metadata", 0, len(entries), bytes(20)) + b"".join(entries)
 
 
 def encode(metadata: Metadata) -> list[tuple[int, bytes]]:
-    """Return what is not zero in a new region, and where: the table's first page, and the items."""
+    """Return what is not zero in a new region, and where: the table and the items."""
     items, contents = [], bytearray()
     for guid, value in values(metadata).items():
         flags = _FLAGS.get(guid, REQUIRED | VIRTUAL_DISK)
         items.append(Item(guid, METADATA_TABLE_BYTES + len(contents), len(value), flags))
         contents += value.ljust(round_up(len(value), 8), b"\0")
-    return [(0, encode_table(items)[:PAGE]), (METADATA_TABLE_BYTES, bytes(contents))]
+    return [(0, encode_table(items)), (METADATA_TABLE_BYTES, bytes(contents))]
 
 
 def room(region: Region, items: Iterable[Item], length: int) -> int | None:

@@ -56,12 +56,10 @@ class Regions(msgspec.Struct, frozen=True):
 
 def encode(regions: tuple[Region, ...]) -> bytes:
     """Return the table's 64 KiB."""
-    data = bytearray(REGION_TABLE_BYTES)
-    REGION_HEADER.pack_into(data, 0, b"regi", 0, len(regions), 0)
-    for number, region in enumerate(regions):
-        at = REGION_HEADER.size + number * REGION_ENTRY.size
-        REGION_ENTRY.pack_into(data, at, region.guid, region.offset, region.length, int(region.required))
-    return seal(data)
+    data = REGION_HEADER.pack(b"regi", 0, len(regions), 0)
+    for region in regions:
+        data += REGION_ENTRY.pack(region.guid, region.offset, region.length, int(region.required))
+    return seal(data.ljust(REGION_TABLE_BYTES, b"\0"))
 
 
 def read(view: View, header: Header) -> Regions:
@@ -70,18 +68,19 @@ def read(view: View, header: Header) -> Regions:
         # Few entries and zeros are what all files have. Where the checksum is right for that, the entries are
         # what was written, and the other 64 KiB need not be read; `check` looks at those.
         head = view.read(offset, _HEAD_BYTES)
-        alone = _used_bytes(head) <= _HEAD_BYTES and _is_sealed_with_zeros(head)
-        data = head if alone else _copy(view, offset)
-        if data is not None:
-            used = data[: _used_bytes(data)]
-            # Large ones are not kept: a file from outside may have one, and many such files may come.
-            decode = _regions if len(used) <= _HEAD_BYTES else _regions.__wrapped__
-            try:
-                found = decode(used, header.log_offset, header.log_bytes)
-                _require_inside(found, view.file_bytes)
-            except WrongBytesError as error:
-                raise error.of(view.file, offset) from None
-            return found
+        try:
+            if _is_all(head):
+                found = _regions(head, header.log_offset, header.log_bytes)
+            elif data := _copy(view, offset):
+                # Large ones are not kept: a file from outside may have one, and many such files may come.
+                found = _regions.__wrapped__(data, header.log_offset, header.log_bytes)
+            else:
+                continue
+            if found.reserved[-1][1] > view.file_bytes:
+                _refuse_outside(found, view.file_bytes)
+        except WrongBytesError as error:
+            raise error.of(view.file, offset) from None
+        return found
     raise corrupt(view.file, "neither copy of the region table is valid", REGION_TABLE_OFFSETS[0])
 
 
@@ -92,14 +91,12 @@ def wrong_copies(view: View) -> list[int]:
     return [offset for offset, copy in zip(REGION_TABLE_OFFSETS, copies, strict=True) if copy != good]
 
 
-def _used_bytes(data: bytes) -> int:
-    count: int = REGION_HEADER.unpack_from(data)[2]
-    return REGION_HEADER.size + count * REGION_ENTRY.size
-
-
 @lru_cache(64)
-def _is_sealed_with_zeros(head: bytes) -> bool:
-    return head[:4] == b"regi" and is_sealed(head.ljust(REGION_TABLE_BYTES, b"\0"))
+def _is_all(head: bytes) -> bool:
+    """Tell whether a table has its entries in its first bytes, and by its checksum zeros behind them."""
+    count: int = REGION_HEADER.unpack_from(head)[2]
+    fits = REGION_HEADER.size + count * REGION_ENTRY.size <= len(head)
+    return fits and head[:4] == b"regi" and is_sealed(head.ljust(REGION_TABLE_BYTES, b"\0"))
 
 
 def _copy(view: View, offset: int) -> bytes | None:
@@ -116,7 +113,7 @@ def _regions(data: bytes, log_offset: int, log_bytes: int) -> Regions:
     return _check(_parse(data, count), log_offset, log_bytes)
 
 
-def _require_inside(found: Regions, file_bytes: int) -> None:
+def _refuse_outside(found: Regions, file_bytes: int) -> None:
     for number, region in enumerate(found.all):
         if region.end > file_bytes:
             raise _impossible(region, REGION_HEADER.size + number * REGION_ENTRY.size)

@@ -3,7 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import structlog
+
 from breezeblock.errors import BreezeblockError, ConflictError
+
+log = structlog.get_logger()
 
 CHECK_S = 5.0
 
@@ -18,3 +22,6 @@ async def lost(check: Callable[[], Awaitable[None]]) -> ConflictError:
             return error
         except BreezeblockError:
             continue  # without the store, nothing can be read or written either
+        except Exception:
+            # Who looks no more never hears that the volume was lost.
+            log.exception("flat.watch_failed")

@@ -18,14 +18,16 @@ import asyncio
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Coroutine, Iterable
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
-from breezeblock.errors import BreezeblockError, ConflictError, CorruptError, NotFoundError
+from breezeblock.errors import ConflictError, CorruptError, NotFoundError
 from breezeblock.objects.log import format as form
-from breezeblock.objects.stores.port import ExistsError, Item, Store, everything
+from breezeblock.objects.log.together import each
+from breezeblock.objects.stores.port import ExistsError, Item, Store, everything, judged
 
 AT_ONCE = 16
 """Requests under way."""
@@ -35,6 +37,8 @@ MAX_ASKED = 1 << 12
 """Lengths of segments that are asked for one by one, where listings do not tell them."""
 MAX_REMOVED = 1 << 18
 """Objects that one collection removes: it holds their names in memory."""
+MAX_NOTED = 1 << 19
+"""Of each kind, that it notes for the next one: more than that removes, and less than a mark may have."""
 _NAMES = {
     "seg": re.compile(r"[0-9a-f]{12}"),
     "leaf": re.compile(r"[0-9a-f]{16}"),
@@ -122,10 +126,10 @@ async def collect(store: Store) -> Collected:
     if keys:
         await asyncio.gather(_measure(store, lengths, keys), asyncio.sleep(form.STILL_S))
         keys = [] if await _moved(store, volumes) else keys
-    await _each(store.delete(key) for key in keys)
-    waiting = {name: found for name, found in dead.items() if found}
+    await each((store.delete(key) for key in keys), AT_ONCE)
+    noted = Mark(_some(dead, MAX_NOTED), {name: found for name, found in fences.items() if found})
     try:
-        body = zlib.compress(msgspec.msgpack.encode(Mark(waiting, {n: f for n, f in fences.items() if f})))
+        body = zlib.compress(msgspec.msgpack.encode(noted))
         await store.put(_mark_key(number + 1), body, create=True)
     except ExistsError:
         raise ConflictError(f"Another collection was number {number + 1}.") from None
@@ -197,7 +201,7 @@ async def _measure(store: Store, lengths: dict[str, int], keys: Iterable[str]) -
         except NotFoundError:
             lengths[key] = 0
 
-    await _each(one(key) for key in keys if lengths[key] < 0)
+    await each((one(key) for key in keys if lengths[key] < 0), AT_ONCE)
 
 
 # --- what lives ----------------------------------------------------------------------------------
@@ -209,7 +213,7 @@ async def _held(store: Store, volumes: dict[str, _Volume]) -> _Held:
     for name, volume in volumes.items():
         for key in volume.holders:
             try:
-                root = form.unpack_root(await store.get(key), key)
+                root = await judged(store, key, partial(form.unpack_root, key=key))
             except NotFoundError:
                 continue  # deleted meanwhile; whatever it named was not noted before
             now = "/root/" in key
@@ -245,13 +249,13 @@ async def _counted(
 
 async def _leaf(store: Store, key: str) -> Counter[tuple[int, int]]:
     try:
-        body = await store.get(key)
+        entries = await judged(store, key, partial(form.unpack_leaf, key=key))
     except NotFoundError:
         raise CorruptError(
             f"{key} is named and not there. Nothing was removed.",
             remedy="Find the volume whose map is broken; delete it, or restore the object.",
         ) from None
-    return await asyncio.to_thread(form.pages_by_segment, form.unpack_leaf(body, key))
+    return await asyncio.to_thread(form.pages_by_segment, entries)
 
 
 # --- what does not -------------------------------------------------------------------------------
@@ -270,8 +274,12 @@ async def _dead(
             return Found(), sorted(fences)  # it went, or was replaced, while we looked
         return Found(segments, leaves, [item.key for item in volume.roots]), []
     small = [n for n in segments if volume.segments[n] <= form.HEAD_BYTES and n not in fences]
-    seen = await asyncio.gather(*(_stops(store, name, n) for n in small)) if small else []
-    fences |= {n for n, fence in zip(small, seen, strict=True) if fence}
+
+    async def look(number: int) -> None:
+        if await _stops(store, name, number):
+            fences.add(number)
+
+    await each((look(number) for number in small), AT_ONCE)
     # A writer stores leaves before the root that names them, and numbers them upwards.
     last = max(
         (ref for source, ref in newest.leaves.values() if source == newest.own), default=newest.epoch << 24
@@ -290,7 +298,9 @@ async def _stops(store: Store, volume: str, number: int) -> bool:
     """Tell whether a segment is a fence, and not known to stop nobody."""
     key = form.segment_key(volume, number)
     try:
-        head = form.unpack(await store.get(key, 0, form.HEAD_BYTES), volume, number)
+        head = await judged(
+            store, key, lambda data: form.unpack(data, volume, number), length=form.HEAD_BYTES
+        )
     except NotFoundError:
         return False
     return head.fence and not head.follows
@@ -302,8 +312,9 @@ async def _sparse(store: Store, held: _Held, lengths: dict[str, int]) -> dict[st
         for number, pages in sorted(held.segments[name].items()):
             length = lengths.get(form.segment_key(name, number), 0)
             most = unknown if length < 0 else length - form.HEAD_BYTES
-            alone = number not in held.shared[name] and not any(number in one for one in held.ranges[name])
-            if alone and pages * form.PAGE < SPARSE * most:
+            if pages * form.PAGE >= SPARSE * most or number in held.shared[name]:
+                continue
+            if not any(number in one for one in held.ranges[name]):
                 found.append(number)
         return found
 
@@ -311,6 +322,18 @@ async def _sparse(store: Store, held: _Held, lengths: dict[str, int]) -> dict[st
     keys = [form.segment_key(name, number) for name, numbers in seen.items() for number in numbers]
     await _measure(store, lengths, keys[:MAX_ASKED])
     return {name: numbers for name in held.newest if (numbers := few(name, 0))}
+
+
+def _some(dead: dict[str, Found], most: int) -> dict[str, Found]:
+    """Return so many of each kind, and of each volume that has any."""
+    found = {}
+    segments = leaves = roots = most
+    for name, one in dead.items():
+        found[name] = Found(one.segments[:segments], one.leaves[:leaves], one.roots[:roots])
+        segments -= len(found[name].segments)
+        leaves -= len(found[name].leaves)
+        roots -= len(found[name].roots)
+    return {name: one for name, one in found.items() if one}
 
 
 def _both(found: Found, before: Found) -> Found:
@@ -350,17 +373,3 @@ async def _last_mark(store: Store) -> tuple[int, Mark]:
         raise ConflictError("Another collection is running.") from None
     except (zlib.error, msgspec.DecodeError) as error:
         raise form.damaged(key) from error
-
-
-async def _each(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Do all, some at a time; the first error ends it."""
-    room = asyncio.Semaphore(AT_ONCE)
-
-    async def one(task: Coroutine[Any, Any, None]) -> None:
-        async with room:
-            await task
-
-    results = await asyncio.gather(*map(one, work), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BreezeblockError | OSError):
-            raise result

@@ -40,7 +40,7 @@ async def compact(device: LogDevice, segments: Collection[int]) -> int:
 
 async def _leaf(device: LogDevice, number: int) -> Leaf:
     while (leaf := device.writer.pages.at(number)) is None:
-        await device.writer.leaf(number)
+        await device.writer.fetcher.bring(number)
     return leaf
 
 

@@ -9,8 +9,9 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Any
 
-from breezeblock.errors import BreezeblockError, CorruptError
+from breezeblock.errors import CorruptError
 from breezeblock.objects.log.format import LEAF_PAGES, PAGE
 from breezeblock.objects.log.journal import Journal, Record
 from breezeblock.objects.log.pages import parts, unpacked
@@ -140,13 +141,15 @@ class LogDevice:
         gathered: list[list[memoryview] | asyncio.Future[list[memoryview]]] = []
         for number, start, amount in parts(first, count):
             while (leaf := self.writer.pages.at(number)) is None:
-                await self.writer.leaf(number)
+                await self.writer.fetcher.bring(number)
             for entry, pages in runs(leaf, start, amount):
                 views = self._held(entry, pages)
                 if views is None:
                     place = unpacked(entry)
                     source = self.writer.root.sources[place.source]
-                    gathered.append(asyncio.ensure_future(self.reader.pages(source, place, pages)))
+                    coming = asyncio.ensure_future(self.reader.pages(source, place, pages))
+                    coming.add_done_callback(_look)  # if another one fails first, nobody waits for this
+                    gathered.append(coming)
                 else:
                     gathered.append(views)
         found: list[memoryview] = []
@@ -167,8 +170,9 @@ class LogDevice:
                     self.reader.expect(self.writer.root.sources[place.source], place, pages)
 
     def cache(self, offset: int, length: int) -> Soon[None]:
-        """Fetch what is not in memory."""
+        """Fetch what is not in memory, and not more than would push itself out."""
         first, end = offset // PAGE, -(-(offset + length) // PAGE)
+        end = min(end, first + max(1, self.reader.room_pages // 4))
         return None if self._now(first, end - first) is not None else self._fetch_only(first, end - first)
 
     async def _fetch_only(self, first: int, count: int) -> None:
@@ -246,13 +250,19 @@ class LogDevice:
         self.writer.zero(first, count)
 
     def _answer(self, *, fua: bool) -> Soon[None]:
+        if self.writer.behind(self.dirty_segments):
+            return self._room(fua=fua)
         if fua:
             return self.flush()
-        if self.writer.behind(self.dirty_segments):
-            return self.writer.room(self.dirty_segments)
         if self._journal and self._journal.behind:
             return self._journal.drained()
         return None
+
+    async def _room(self, *, fua: bool) -> None:
+        """Return when writers need not wait. Who only wants to be sure of each write must wait, too."""
+        if fua and (durable := self.flush()) is not None:
+            await durable
+        await self.writer.room(self.dirty_segments)
 
     def flush(self) -> Soon[None]:
         """Make everything answered survive: in the journal, or in the store."""
@@ -290,7 +300,7 @@ class LogDevice:
                     for page in pages:
                         await self._fetched(page, 1)
                 change()
-            except (BreezeblockError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - what comes behind must not wait for ever
                 _settle(done, error)
             else:
                 _settle(done, None)
@@ -307,7 +317,7 @@ class LogDevice:
             if sequence != self.writer.sequence + 1:
                 raise CorruptError(
                     f"The journal begins with write {sequence}; the store has {self.writer.sequence}.",
-                    remedy="Attach with `discard` to go on with what the store has.",
+                    remedy="`detach --discard` gives up what the journal has.",
                 )
             if data is None:
                 self.writer.zero(offset // PAGE, length // PAGE)
@@ -371,8 +381,7 @@ class LogDevice:
 
 
 async def _all(answers: list[Awaitable[None]]) -> None:
-    for answer in answers:
-        await answer
+    await asyncio.gather(*answers)
 
 
 def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:
@@ -384,6 +393,6 @@ def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:
         done.set_result(None)
 
 
-def _look(task: "asyncio.Future[None]") -> None:
+def _look(task: "asyncio.Future[Any]") -> None:
     if not task.cancelled():
-        task.exception()  # whoever has this turn meets it again
+        task.exception()  # whoever needs it meets it again

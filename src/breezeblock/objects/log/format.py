@@ -10,6 +10,7 @@ import sys
 import zlib
 from array import array
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 import google_crc32c
@@ -45,9 +46,8 @@ _LEAF_MAGIC = b"BzLeaf\x00\x01"
 _NAME = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
-def crc(data: bytes) -> int:
-    """Return the CRC-32C."""
-    return int(google_crc32c.value(data))
+crc: Callable[[bytes], int] = google_crc32c.value
+"""Return the CRC-32C; a function around it would cost as much as the sum of a short record."""
 
 
 class Extent(NamedTuple):
@@ -207,6 +207,12 @@ def unpack(head: bytes, volume: str, number: int) -> Segment:
     return Segment(
         volume, number, epoch, length, last, resume, pages, extents, sums, chunks, token, ends, follows
     )
+
+
+def sums(pages: memoryview) -> bytes:
+    """Return the CRC-32C of each page."""
+    found = [crc(bytes(pages[at : at + PAGE])) for at in range(0, len(pages), PAGE)]
+    return struct.pack(f"<{len(found)}I", *found)
 
 
 def compressed(pages: memoryview, level: int) -> tuple[tuple[int, ...], bytes]:

@@ -38,14 +38,20 @@ class Opened(msgspec.Struct):
 async def newest(store: Store, volume: str) -> form.Root:
     """Return a volume's newest root. Raises NotFoundError, CorruptError."""
     for _ in range(10):
-        keys = [item.key for item in await everything(store, f"v/{volume}/root/")]
-        if not keys:
-            raise NotFoundError(f"The store has no volume {volume}.")
+        key = await newest_key(store, volume)
         try:
-            return await judged(store, keys[-1], partial(form.unpack_root, key=keys[-1]))
+            return await judged(store, key, partial(form.unpack_root, key=key))
         except NotFoundError:
             continue  # a newer one has come, and this one was collected
     raise CorruptError(f"The roots of {volume} are listed, and gone when they are read.")
+
+
+async def newest_key(store: Store, volume: str) -> str:
+    """Return where a volume's newest root is. No other root is ever stored there. Raises NotFoundError."""
+    roots = await everything(store, f"v/{volume}/root/")
+    if not roots:
+        raise NotFoundError(f"The store has no volume {volume}.")
+    return roots[-1].key
 
 
 async def load(reader: Reader, root: form.Root, leaves_limit: int, *, live: bool) -> Opened:
@@ -142,7 +148,9 @@ async def claim(
         else:
             seen = fence
         _apply(opened, seen, opened.root.own)
-        opened.next, opened.length, opened.epoch = seen.resume, seen.length, seen.epoch
+        opened.next, opened.epoch = seen.resume, seen.epoch
+        # Who was quicker may not know of the length that is to be claimed.
+        opened.length = max(opened.length, seen.length)
         opened.ended, dead = seen.ends, dead and not seen.fence
         if seen.token == token:
             opened.token = token
@@ -172,7 +180,7 @@ async def settle(store: Store, reader: Reader, opened: Opened, leaves_limit: int
         if not between:
             opened.root = root
             return opened
-        newer = form.unpack_root(await store.get(between[-1]), between[-1])
+        newer = await judged(store, between[-1], partial(form.unpack_root, key=between[-1]))
         again = await load(reader, newer, leaves_limit, live=True)
         if again.token != opened.token:
             raise ConflictError(f"{root.volume} is being attached elsewhere.")

@@ -7,8 +7,10 @@ import asyncio
 import contextlib
 import re
 import time
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -21,6 +23,7 @@ from breezeblock.objects.log.reading import Reader
 from breezeblock.objects.log.writer import Writer
 from breezeblock.objects.stores.port import ExistsError, Store, everything, judged
 
+_T = TypeVar("_T")
 _SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", re.ASCII)
 
 
@@ -64,16 +67,7 @@ async def clone(store: Store, source: str, snapshot: str, volume: str, length: i
     Raises NotFoundError if there is no such snapshot, or it was deleted meanwhile: then delete the volume.
     """
     root = _derived(await held(store, source, snapshot), volume, length)
-    # If the snapshot is still there when the clone is, a collection has never found both of them missing.
-    # One that is asked for together with the put was there when that began, which is as good if it was quick.
-    began = time.clock_gettime(time.CLOCK_BOOTTIME)  # goes on while the host sleeps
-    putting = asyncio.ensure_future(_begin(store, root))
-    try:
-        await held(store, source, snapshot)
-    finally:
-        await putting
-    if time.clock_gettime(time.CLOCK_BOOTTIME) - began >= form.STILL_S / 2:
-        await held(store, source, snapshot)
+    await _in_sight(_begin(store, root), lambda: held(store, source, snapshot))
 
 
 async def clone_now(store: Store, source: str, hold: str, volume: str, length: int = 0) -> None:
@@ -81,9 +75,25 @@ async def clone_now(store: Store, source: str, hold: str, volume: str, length: i
 
     The other one has a hold of that name meanwhile, which stays if this is killed.
     """
-    await _begin(store, _derived(await take_hold(store, source, hold), volume, length))
-    await store.head(form.tentative_key(source, hold))  # as above
+    root = _derived(await take_hold(store, source, hold), volume, length)
+    await _in_sight(_begin(store, root), lambda: store.head(form.tentative_key(source, hold)))
     await end_hold(store, source, hold)
+
+
+async def _in_sight(making: Coroutine[Any, Any, None], look: Callable[[], Awaitable[_T]]) -> _T:
+    """Make a holder of what another one holds; return what a look at that one shows, or raise what it raises.
+
+    If the other one is still there when the new one is, a collection has never found both of them missing.
+    One that is asked for together with the put was there when that began, which is as good if it was quick.
+    """
+    began = time.clock_gettime(time.CLOCK_BOOTTIME)  # goes on while the host sleeps
+    putting = asyncio.ensure_future(making)
+    try:
+        seen = await look()
+    finally:
+        await putting
+    quick = time.clock_gettime(time.CLOCK_BOOTTIME) - began < form.STILL_S / 2
+    return seen if quick else await look()
 
 
 def _derived(begin: form.Root, volume: str, length: int) -> form.Root:
@@ -111,7 +121,7 @@ async def _begin(store: Store, root: form.Root) -> None:
         await store.put(form.root_key(root.volume, 0, 0), form.pack_root(root), create=True)
     except ExistsError:
         key = form.root_key(root.volume, 0, 0)
-        if form.unpack_root(await store.get(key), key) != root:
+        if await judged(store, key, partial(form.unpack_root, key=key)) != root:
             raise ConflictError(f"The store has another volume {root.volume}.") from None
 
 
@@ -155,13 +165,17 @@ async def attach(
         )
         if local:
             local.stored = lambda: writer.stored
-        await device.replay(records)
+        try:
+            await device.replay(records)
+        except BaseException:
+            await writer.stop()
+            raise
     except BaseException:
         if local:
             local.abandon()
         raise
     device.keep_young(memory.age_s)
-    writer.warm()
+    writer.fetcher.warm()
     return device
 
 
@@ -173,7 +187,7 @@ async def _kept(journal: Journal, token: bytes, volume: str, *, discard: bool, r
     if (kept.records or resume) and not discard:
         raise ConflictError(
             f"The journal holds {len(kept.records)} writes to {volume}, which was in use elsewhere since.",
-            remedy="Look which of the two is right; to give up what is here, attach with `discard`.",
+            remedy="Look which of the two is right; to give up what is here: detach --discard.",
         )
     await asyncio.to_thread(journal.forget)
     return []
@@ -201,9 +215,10 @@ async def take_hold(store: Store, volume: str, name: str) -> form.Root:
     while True:
         root = await opening.newest(store, volume)
         now = await frozen(store, root, name)
-        await store.put(form.tentative_key(volume, name), form.pack_root(now))
+        putting = store.put(form.tentative_key(volume, name), form.pack_root(now))
         # From now on a collection keeps what it names; until now, if the root is still the newest.
-        if await opening.newest(store, volume) == root:
+        newest = await _in_sight(putting, lambda: opening.newest_key(store, volume))
+        if newest == form.root_key(root.volume, root.epoch, root.number):
             return now
 
 

@@ -13,7 +13,6 @@ from breezeblock.objects.log import leaves
 from breezeblock.objects.log.gathering import Gathering
 from breezeblock.objects.log.opening import Opened
 from breezeblock.objects.log.pages import packed
-from breezeblock.objects.log.sharing import Shared
 from breezeblock.objects.stores.port import ExistsError, Store
 
 CHECKPOINT_SEGMENTS = 256
@@ -23,8 +22,6 @@ CHECKPOINT_EXTENTS, LEAF_EXTENTS = 1 << 15, 1 << 13
 LEFT_SEGMENTS = 96
 """So many numbers are left to the next opening: a volume that is attached time and again takes some."""
 _MOST_WEIGHT = 2.0
-_WARM_LEAVES = 16
-"""So many leaves are fetched before anybody reads: the whole map of a small volume."""
 RETRY_FIRST_S, RETRY_MOST_S = 0.1, 10.0
 
 
@@ -65,8 +62,7 @@ class Writer:
         self._pressed = False
         """More of the map has changed than may be kept: writers wait for the checkpoint."""
         self._checkpointing: asyncio.Task[None] | None = None
-        self._fetching = Shared(self._fetch_leaf)
-        self._warming: asyncio.Task[None] | None = None
+        self.fetcher = leaves.Fetcher(store, opened.root, opened.pages)
         self._lock = asyncio.Lock()
         self._publishing = asyncio.Lock()
 
@@ -94,7 +90,7 @@ class Writer:
             amount = min(count - at, form.SEGMENT_PAGES - segment.pages)
             segment.page(segment.pages, amount)[:] = data[at * form.PAGE : (at + amount) * form.PAGE]
             self.pages.set(first + at, amount, packed(self.own, segment.number, segment.pages))
-            form.add_extent(segment.extents, form.Extent(first + at, amount, segment.pages))
+            segment.add(form.Extent(first + at, amount, segment.pages))
             segment.pages += amount
             at += amount
             segment.last = self.sequence if at == count else torn
@@ -104,7 +100,7 @@ class Writer:
         self.check()
         self.sequence += 1
         segment = self._room(0)
-        segment.extents.append(form.Extent(first, count, -1))
+        segment.add(form.Extent(first, count, -1))
         segment.last = self.sequence
         self.pages.set(first, count, 0)
 
@@ -215,27 +211,11 @@ class Writer:
         """Create the segment's object, for as long as it takes. Raises FencedError."""
         pages = segment.page(0, segment.pages)
         chunks: tuple[int, ...] = ()
-        stored: memoryview | bytes = pages
+        packed_pages = b""
         if self._zstd_level and segment.pages:
-            chunks, stored = await asyncio.to_thread(form.compressed, pages, self._zstd_level)
-        head = form.pack(
-            form.Segment(
-                volume=self.volume,
-                number=segment.number,
-                epoch=self.epoch,
-                length=segment.length,
-                last=segment.last,
-                resume=segment.number + 1,
-                pages=segment.pages,
-                extents=segment.extents,
-                sums=b"".join(
-                    form.crc(bytes(segment.page(page))).to_bytes(4, "little") for page in range(segment.pages)
-                ),
-                chunks=chunks,
-                ends=segment.ends,
-            )
-        )
-        body = b"".join((head, stored))
+            chunks, packed_pages = await asyncio.to_thread(form.compressed, pages, self._zstd_level)
+        head = form.pack(segment.head(self.volume, self.epoch, chunks))
+        body = head + packed_pages if chunks else segment.body(head)
         key, pause = form.segment_key(self.volume, segment.number), RETRY_FIRST_S
         while True:
             try:
@@ -282,25 +262,6 @@ class Writer:
         moved.set()
 
     # --- the map --------------------------------------------------------------------------------
-
-    async def leaf(self, number: int) -> None:
-        """Have a leaf in memory."""
-        await self._fetching.get(number)
-
-    def warm(self) -> None:
-        """Begin to fetch the first leaves, so that the first reads need not wait for them."""
-        self._warming = asyncio.ensure_future(self._warm())
-
-    async def _warm(self) -> None:
-        for number in sorted(self.pages.refs)[:_WARM_LEAVES]:
-            if self.pages.at(number) is None:
-                with contextlib.suppress(BreezeblockError):  # whoever reads it meets the error
-                    await self.leaf(number)
-
-    async def _fetch_leaf(self, number: int) -> None:
-        ref = self.pages.refs.get(number)
-        if ref is not None:
-            self.pages.fetched(number, ref, await leaves.fetch(self.store, self.root, ref))
 
     async def checkpoint(self, reason: str = "checkpoint") -> form.Root:
         """Store the map as it is now, and a root that names it."""
@@ -373,8 +334,8 @@ class Writer:
     async def _checkpoint_soon(self) -> None:
         try:
             await self.checkpoint()
-        except BreezeblockError as error:
-            self.trouble = str(error)  # nothing is lost meanwhile
+        except Exception as error:  # noqa: BLE001 - writers may wait for it: it must be tried again, whatever it was
+            self.trouble = str(error) or repr(error)  # nothing is lost meanwhile
             await asyncio.sleep(RETRY_MOST_S)
         finally:
             self._checkpointing = None
@@ -400,8 +361,7 @@ class Writer:
 
     async def stop(self) -> None:
         """End all tasks; what has not arrived is given up."""
-        others = [one for one in (self._checkpointing, self._warming) if one]
-        tasks = [*self._uploads.values(), *others]
+        tasks = [*self._uploads.values(), *([self._checkpointing] if self._checkpointing else [])]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, self._fetching.stop(), return_exceptions=True)
+        await asyncio.gather(*tasks, self.fetcher.stop(), return_exceptions=True)

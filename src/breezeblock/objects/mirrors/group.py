@@ -156,6 +156,8 @@ class Group:
     # --- keepers --------------------------------------------------------------------------------
 
     def _look_after(self, endpoint: Endpoint) -> None:
+        if endpoint.state == "leaving":
+            return  # nobody will ask it again
         if endpoint not in self._tasks or self._tasks[endpoint].done():
             self._task(endpoint, self._keep(endpoint))
 

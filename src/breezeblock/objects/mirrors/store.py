@@ -18,7 +18,7 @@ from breezeblock.objects.mirrors.group import Gate, Group
 from breezeblock.objects.mirrors.pace import Budget, Late
 from breezeblock.objects.mirrors.policy import Policy
 from breezeblock.objects.mirrors.status import MirrorsStatus
-from breezeblock.objects.stores.port import ChangedError, ExistsError, Item, Page, Sized, Store, Traits
+from breezeblock.objects.stores.port import Body, ChangedError, ExistsError, Item, Page, Sized, Store, Traits
 
 _T = TypeVar("_T")
 _WHOLE_BYTES, _LISTING_BYTES = 8 << 20, 32 << 20
@@ -109,6 +109,9 @@ class Mirrors:
                 made = judge(data)
             except CorruptError:
                 liars.append(endpoint)
+            except NotFoundError:
+                if await self._group.believable(endpoint):
+                    raise
             except (UnavailableError, ForbiddenError):
                 continue
             else:
@@ -117,7 +120,7 @@ class Mirrors:
                 return made
         raise damage
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store an object; one's own work of an attempt whose answer was lost counts as success."""
         attempts = 0
 
@@ -132,7 +135,7 @@ class Mirrors:
 
         await self._run("write", len(body), once)
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Change bytes of an object."""
         await self._run("write", len(body), lambda store: store.put_range(key, offset, body))
 

@@ -3,7 +3,7 @@
 from breezeblock.objects.nbd.device import DATA, HOLE, ZEROS, Data, Device, Extent, Soon
 from breezeblock.objects.nbd.memory import MemoryDevice
 from breezeblock.objects.nbd.raw import RawDevice, raw_device
-from breezeblock.objects.nbd.remote import RemoteDevice
+from breezeblock.objects.nbd.relay import Relay
 from breezeblock.objects.nbd.server import Server
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "Extent",
     "MemoryDevice",
     "RawDevice",
-    "RemoteDevice",
+    "Relay",
     "Server",
     "Soon",
     "raw_device",

@@ -70,7 +70,7 @@ def connect(where: Place, *, timeout_s: float = _TIMEOUT_S) -> tuple[socket.sock
     NotFoundError if it has no such export.
     """
     try:
-        connected = _connected(where, timeout_s)
+        connected = opened(where.address, timeout_s)
         try:
             export = negotiate(connected, where)
         except BaseException:
@@ -84,15 +84,16 @@ def connect(where: Place, *, timeout_s: float = _TIMEOUT_S) -> tuple[socket.sock
     return connected, export
 
 
-def _connected(where: Place, timeout_s: float) -> socket.socket:
-    if not isinstance(where.address, str):
-        tcp = socket.create_connection(where.address, timeout_s)
+def opened(address: str | tuple[str, int], timeout_s: float) -> socket.socket:
+    """Connect, without a word. Raises OSError."""
+    if not isinstance(address, str):
+        tcp = socket.create_connection(address, timeout_s)
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return tcp
     unix = socket.socket(socket.AF_UNIX)
     try:
         unix.settimeout(timeout_s)
-        unix.connect(where.address)
+        unix.connect(address)
     except BaseException:
         unix.close()
         raise
@@ -101,7 +102,7 @@ def _connected(where: Place, timeout_s: float) -> socket.socket:
 
 def negotiate(connected: socket.socket, where: Place) -> Export:
     """Greet and choose the export, with simple replies: the kernel knows no others."""
-    magic, options, flags = wire.GREETING.unpack(_receive(connected, wire.GREETING.size))
+    magic, options, flags = wire.GREETING.unpack(receive(connected, wire.GREETING.size))
     if (magic, options) != (wire.GREETING_MAGIC, wire.OPTION_MAGIC) or not flags & 1:
         raise UnavailableError(f"{where} is no NBD server that speaks fixed newstyle.")
     connected.sendall(int(wire.Global.FIXED_NEWSTYLE | wire.Global.NO_ZEROES).to_bytes(4))
@@ -129,13 +130,14 @@ def negotiate(connected: socket.socket, where: Place) -> Export:
 
 
 def _option_reply(connected: socket.socket, where: Place) -> tuple[int, bytes]:
-    magic, option, kind, length = wire.OPTION_REPLY.unpack(_receive(connected, wire.OPTION_REPLY.size))
+    magic, option, kind, length = wire.OPTION_REPLY.unpack(receive(connected, wire.OPTION_REPLY.size))
     if magic != wire.OPTION_REPLY_MAGIC or option != Option.GO or length > _MAX_REPLY_BYTES:
         raise UnavailableError(f"{where} does not answer as an NBD server does.")
-    return kind, _receive(connected, length)
+    return kind, receive(connected, length)
 
 
-def _receive(connected: socket.socket, length: int) -> bytes:
+def receive(connected: socket.socket, length: int) -> bytes:
+    """Return so many bytes. Raises EOFError if the connection ends before."""
     data = bytearray()
     while len(data) < length:
         some = connected.recv(length - len(data))

@@ -53,15 +53,7 @@ class Server:
         It appears under its name when it can be used, and takes the place of one that a killed server
         left there.
         """
-        new = path.with_name(f".{path.name}.{os.getpid()}")
-        with suppress(FileNotFoundError):
-            new.unlink()
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(new))
-            new.chmod(0o600)
-            listener.listen(64)
-            await self._listen(listener.dup())
-        new.rename(path)
+        await self._listen(listening(path))
         self._sockets.append((path, _inode(path)))
 
     async def listen_tcp(self, host: str, port: int) -> int:
@@ -102,8 +94,12 @@ class Server:
             for connection in list(self._connections):
                 connection.abort()
             await self._empty.wait()
-        for device in dict.fromkeys(self.exports.values()):
-            await device.close()
+        devices = dict.fromkeys(self.exports.values())
+        # One that cannot be closed as it should must not keep the others from it.
+        ends = await asyncio.gather(*(device.close() for device in devices), return_exceptions=True)
+        for error in ends:
+            if isinstance(error, BaseException):
+                raise error
 
     @property
     def connections(self) -> int:
@@ -129,6 +125,22 @@ class Server:
         for connection in list(self._connections):
             connection.hang_up_if_stuck()
         self._ticker = asyncio.get_running_loop().call_later(self._stuck_s, self._tick)
+
+
+def listening(path: Path) -> socket.socket:
+    """Return a socket at which clients of our own user (and root) are waited for. Raises OSError."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(new))
+        new.chmod(0o600)  # before it listens: whatever the umask, nobody else was ever let in
+        listener.listen(64)
+        new.rename(path)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def _inode(path: Path) -> int:

@@ -258,7 +258,7 @@ class Transmission(asyncio.BufferedProtocol):
 
     def _cache(self, flags: int, cookie: bytes, offset: int, length: int) -> None:
         if not self._refused(Command.CACHE, flags, cookie, offset, length):
-            self._do(cookie, lambda: self._device.cache(offset, length))
+            self._do(cookie, lambda: self._device.cache(offset, length), length=length)
 
     def _zero(self, flags: int, cookie: bytes, offset: int, length: int) -> None:
         if self._refused(Command.WRITE_ZEROES, flags, cookie, offset, length):
@@ -292,15 +292,17 @@ class Transmission(asyncio.BufferedProtocol):
         cookie: bytes,
         verb: Callable[[], Awaitable[_T] | _T],
         reply: Callable[[_T], None] | None = None,
+        *,
+        length: int = 0,
     ) -> None:
-        """Call a verb and reply, now or later; without `reply` there is nothing to tell but success."""
+        """Call a verb that moves so many bytes and reply, now or later; without `reply`, of success."""
         try:
             answer = verb()
         except Exception as error:  # noqa: BLE001
             self._replies.failure(cookie, error)
             return
         if isinstance(answer, Awaitable):
-            self._later(cookie, answer, reply, 0)
+            self._later(cookie, answer, reply, length)
         elif reply is None:
             self._replies.done(cookie)
         else:

@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import gc
 import mmap
 import os
 import signal
@@ -26,6 +27,8 @@ _PR_SET_PDEATHSIG = 1
 _SHORT_S, _QUICK = 5.0, 4
 """Workers that do not live so long are replaced at once only so often."""
 _PAUSE_S = 1.0
+_GARBAGE = 20_000
+"""So many objects more than went have to come before cycles among them are looked for."""
 _GLANCE_S = 0.2
 """Who asks whether there is a keeper holds its lock for an instant: no reason to refuse."""
 
@@ -129,6 +132,10 @@ def _work(task: Task, ready: mmap.mmap, keeper: int) -> int:
             _tell(Answer())
         ready[0] = 1
 
+    # What is here now stays; nearly all that comes later goes when its last user does. Looking for cycles
+    # as often as Python does by itself would take a twentieth of the processor's time.
+    gc.freeze()
+    gc.set_threshold(_GARBAGE)
     try:
         uvloop.run(work(task, begun))
     except Gone as error:

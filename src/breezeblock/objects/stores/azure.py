@@ -21,6 +21,7 @@ from breezeblock.objects.stores import elements
 from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part
 from breezeblock.objects.stores.port import (
     MAX_OBJECT_BYTES,
+    Body,
     ChangedError,
     ExistsError,
     Item,
@@ -85,24 +86,23 @@ class AzureStore:
 
     async def _get(self, key: str, query: dict[str, str], first: int, length: int | None) -> bytes:
         if length is None and not first:
-            reply = await self._request("GET", key, query, limit=MAX_OBJECT_BYTES)
+            reply = await self._send("GET", self._path(key), query, limit=MAX_OBJECT_BYTES)
             return expect(reply, f"GET {key}", 200).body
         most = MAX_OBJECT_BYTES if length is None else length
         if not most:
             return b""
         last = "" if length is None else first + length - 1
         headers = {"range": f"bytes={first}-{last}"}
-        return part(
-            await self._request("GET", key, query, headers, limit=most + (64 << 10)), key, first, most
-        )
+        reply = await self._send("GET", self._path(key), query, headers, limit=most + (64 << 10))
+        return part(reply, key, first, most)
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store an object as a block blob."""
         headers = {"x-ms-blob-type": "BlockBlob", "content-type": "application/octet-stream"}
         headers |= {"if-none-match": "*"} if create else {"if-match": match} if match else {}
         await self._change("PUT", key, {}, headers, body, create=create)
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Change whole pages of 512 bytes; what is longer than 4 MiB in several steps."""
         view = memoryview(body)
         for at in range(0, len(view), MAX_PAGES_BYTES):
@@ -127,12 +127,12 @@ class AzureStore:
     async def delete(self, key: str) -> None:
         """Remove an object, with snapshots of it that nobody knows: those of attempts that were cut off."""
         headers = {"x-ms-delete-snapshots": "include", **self._leased(key)}
-        reply = await self._request("DELETE", key, {}, headers)
+        reply = await self._send("DELETE", self._path(key), {}, headers)
         expect(reply, f"DELETE {key}", 202, 404)
 
     async def head(self, key: str) -> Item:
         """Tell length and tag."""
-        reply = expect(await self._request("HEAD", key), f"HEAD {key}", 200)
+        reply = expect(await self._send("HEAD", self._path(key), {}), f"HEAD {key}", 200)
         return Item(key, int(reply.headers.get("content-length", "0")), reply.headers.get("etag", ""))
 
     async def page(self, prefix: str, after: str = "") -> Page:
@@ -157,7 +157,7 @@ class AzureStore:
 
     async def delete_snapshot(self, key: str, name: str) -> None:
         """Remove one."""
-        reply = await self._request("DELETE", key, {"snapshot": name})
+        reply = await self._send("DELETE", self._path(key), {"snapshot": name})
         expect(reply, f"DELETE snapshot of {key}", 202, 404)
 
     async def acquire(self, key: str, *, steal: bool = False) -> str:
@@ -195,7 +195,8 @@ class AzureStore:
     # --- requests -------------------------------------------------------------------------------
 
     async def _lease(self, key: str, action: str, headers: dict[str, str]) -> Reply:
-        return await self._request("PUT", key, {"comp": "lease"}, {"x-ms-lease-action": action, **headers})
+        full = {"x-ms-lease-action": action, **headers}
+        return await self._send("PUT", self._path(key), {"comp": "lease"}, full)
 
     def _leased(self, key: str) -> dict[str, str]:
         return {"x-ms-lease-id": self.leases[key]} if key in self.leases else {}
@@ -210,25 +211,16 @@ class AzureStore:
         *,
         create: bool = False,
     ) -> Reply:
-        reply = await self._request(method, key, query, {**(headers or {}), **self._leased(key)}, body)
+        full = {**(headers or {}), **self._leased(key)}
+        reply = await self._send(method, self._path(key), query, full, body)
         if reply.status == 409 and create and _code(reply) == "BlobAlreadyExists":
             raise ExistsError(f"{key} exists.")
         if reply.status == 412 and "Lease" in _code(reply):
             raise ChangedError(f"{key} is leased by somebody else.")
         return expect(reply, f"{method} {key}", 200, 201, create=create)
 
-    async def _request(
-        self,
-        method: str,
-        key: str,
-        query: dict[str, str] | None = None,
-        headers: dict[str, str] | None = None,
-        body: bytes | bytearray | memoryview = b"",
-        *,
-        limit: int = 1 << 20,
-    ) -> Reply:
-        path = f"{self._container}/{self._prefix}{checked(key)}"
-        return await self._send(method, path, query or {}, headers, body, limit=limit)
+    def _path(self, key: str) -> str:
+        return f"{self._container}/{self._prefix}{checked(key)}"
 
     async def _send(
         self,

@@ -12,7 +12,7 @@ import msgspec
 
 from breezeblock.errors import NotFoundError, UnavailableError
 from breezeblock.objects.stores.answers import expect
-from breezeblock.objects.stores.port import Item, Page, Room, Traits, is_key
+from breezeblock.objects.stores.port import Body, Item, Page, Room, Traits, is_key
 from breezeblock.objects.stores.web import WebStore
 
 VERSIONS = "1.0.2,1.1"
@@ -46,7 +46,7 @@ class CdmiStore(WebStore):
         super().__init__(url, user=user, password=password, context=context)
         self._dialect = dialect
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store an object; the containers above it are made when they turn out to be missing."""
         headers = {**self.headers, "Content-Type": "application/octet-stream"}
         headers |= {"If-None-Match": "*"} if create else {}
@@ -57,7 +57,7 @@ class CdmiStore(WebStore):
             reply = await self.client.request("PUT", self.target(key), headers, body)
         expect(reply, f"PUT {key}", 200, 201, 204, create=create)
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Change bytes."""
         span = f"{offset}-{offset + len(body) - 1}"
         headers = {**self.headers, "Content-Type": "application/octet-stream", "If-Match": "*"}

@@ -17,6 +17,7 @@ from breezeblock.errors import InvalidInputError, NotFoundError
 from breezeblock.images import raw
 from breezeblock.objects.stores.port import (
     MAX_OBJECT_BYTES,
+    Body,
     ExistsError,
     Item,
     Page,
@@ -43,13 +44,13 @@ class DirectoryStore:
         """Return bytes of an object."""
         return await asyncio.to_thread(self.get_now, key, first, length)
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store an object."""
         if match:
             raise InvalidInputError("A directory knows no conditions on content.")
         await asyncio.to_thread(self.put_now, key, body, create=create)
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Change bytes of an object."""
         await asyncio.to_thread(self.put_range_now, key, offset, bytes(body))
 
@@ -91,7 +92,7 @@ class DirectoryStore:
                     raise InvalidInputError(f"{key} has more than {MAX_OBJECT_BYTES} bytes.")
             return _read(fd, first, length)
 
-    def put_now(self, key: str, body: bytes | bytearray, *, create: bool = False) -> None:
+    def put_now(self, key: str, body: Body, *, create: bool = False) -> None:
         """Store an object."""
         path, temp = self._path(key), self._temporary()
         with files.storage_errors(key):

@@ -3,7 +3,7 @@
 import hashlib
 
 from breezeblock.errors import NotFoundError
-from breezeblock.objects.stores.port import ChangedError, ExistsError, Item, Page, Traits, checked
+from breezeblock.objects.stores.port import Body, ChangedError, ExistsError, Item, Page, Traits, checked
 
 
 class MemoryStore:
@@ -19,7 +19,7 @@ class MemoryStore:
         body = self._body(key)
         return body[first:] if length is None else body[first : first + length]
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store an object."""
         if create and checked(key) in self.objects:
             raise ExistsError(f"{key} exists.")
@@ -27,7 +27,7 @@ class MemoryStore:
             raise ChangedError(f"{key} was changed.")
         self.objects[checked(key)] = bytes(body)
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Change bytes of an object."""
         old = self._body(key)
         self.objects[key] = old[:offset].ljust(offset, b"\0") + bytes(body) + old[offset + len(body) :]

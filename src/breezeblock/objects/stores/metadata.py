@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -109,9 +109,10 @@ def _container() -> str:
 
 def of_container(url: str) -> Credentials:
     """Return what a container's service lends. Raises ConfigError, UnavailableError."""
-    parts = urlsplit(url)
+    parts = _split(url)
     host = parts.hostname or ""
-    if parts.scheme not in {"http", "https"} or not (host in _CONTAINERS or _is_here(host)):
+    known = host in _CONTAINERS or _is_here(host)
+    if not known or parts.scheme not in {"http", "https"} or "@" in parts.netloc:
         raise ConfigError(
             "AWS_CONTAINER_CREDENTIALS_FULL_URI leads to another host than a container's service.",
             remedy=f"It may lead to {', '.join(sorted(_CONTAINERS))} and to this host.",
@@ -140,6 +141,15 @@ def of_instance(service: str = INSTANCE) -> Credentials:
     return _lent(_ask(service, "GET", _ROLES + role, headers))
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - it is parsed when it is asked for
+    except ValueError:  # which may quote a password
+        raise ConfigError("The address of the metadata service cannot be read.") from None
+    return parts
+
+
 def _is_here(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -156,10 +166,10 @@ def _checked(token: str) -> str:
 
 def _ask(service: str, method: str, target: str, headers: Mapping[str, str]) -> str:
     """Return the answer, of limited length. Raises UnavailableError, which shows no secret."""
-    parts = urlsplit(service)
+    parts = _split(service)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     try:
-        with closing(kind(parts.netloc, timeout=_TIMEOUT_S)) as connection:
+        with closing(kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)) as connection:
             connection.request(method, target, headers=dict(headers))
             reply = connection.getresponse()
             body = reply.read(_MOST)

@@ -9,7 +9,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from breezeblock.errors import ConfigError, ConflictError, ForbiddenError, UnavailableError
+from breezeblock.errors import (
+    BreezeblockError,
+    ConfigError,
+    ConflictError,
+    ForbiddenError,
+    UnavailableError,
+)
 from breezeblock.objects import pool
 from breezeblock.objects.mirrors import BlobMirrors, Gate, Mirrors, Policy, SizedMirrors
 from breezeblock.objects.stores import credentials
@@ -160,9 +166,20 @@ def _bare(config: StoreConfig) -> bool:
     return config.kind == "web" or config.layout == "read-only"
 
 
+async def _answers(store: Store) -> None:
+    """Raise UnavailableError if nobody is there: whoever has no identity still says something."""
+    try:
+        await store.head(pool.KEY)
+    except BreezeblockError as error:
+        if not error.permanent:
+            raise
+
+
 def _gate(config: StoreConfig, uuid: str) -> Gate:
     async def prove(store: Store) -> None:
-        if not _bare(config):
+        if _bare(config):
+            await _answers(store)
+        else:
             await pool.prove(store, uuid, config.layout)
 
     async def qualify(store: Store, url: str) -> None:

@@ -9,6 +9,7 @@ Errors: `NotFoundError` for an absent key, `ExistsError` for a create-only put t
 a condition that failed, `UnavailableError` for what may work later, `ForbiddenError` for credentials.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Protocol, TypeVar, runtime_checkable
@@ -20,6 +21,9 @@ from breezeblock.errors import ConflictError, DuplicateError, InvalidInputError
 _T = TypeVar("_T")
 MAX_OBJECT_BYTES = 64 << 20
 """The largest object that is ever read or written as a whole: a segment has 8 MiB."""
+
+Body = bytes | bytearray | memoryview
+"""What is stored; it stays as it is until the call returns."""
 
 _KEY = re.compile(r"(?!.*(^|/)\.)[A-Za-z0-9._-]{1,200}(/[A-Za-z0-9._-]{1,200}){0,7}", re.ASCII)
 
@@ -86,13 +90,13 @@ class Store(Protocol):
         Raises NotFoundError; InvalidInputError for a whole object of over 64 MiB.
         """
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store the object, atomically. Raises ExistsError (`create`), ChangedError (`match`).
 
         A put whose answer was lost may have happened: ExistsError after a repeat can be one's own work.
         """
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Change bytes of an object that is there. Durable when done. Raises NotFoundError."""
 
     async def delete(self, key: str) -> None:
@@ -185,6 +189,7 @@ async def judged(
     return judge(await store.get(key, first, length))
 
 
+@functools.lru_cache(1024)
 def is_key(text: str) -> bool:
     """Tell whether this may be a key. A store may list others, which are somebody else's."""
     return _KEY.fullmatch(text) is not None

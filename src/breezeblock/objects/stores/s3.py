@@ -14,7 +14,7 @@ from breezeblock.objects.stores import elements, sigv4
 from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part
 from breezeblock.objects.stores.credentials import found
 from breezeblock.objects.stores.metadata import EARLY_S
-from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Item, Page, Traits, checked
+from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Body, Item, Page, Traits, checked
 
 MAX_LISTING_BYTES = 4 << 20
 _LOOK_S = 30.0
@@ -57,14 +57,14 @@ class S3Store:
         reply = await self._request("GET", key, {"range": f"bytes={first}-{last}"}, limit=most + (64 << 10))
         return part(reply, key, first, most)
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store an object. Its SHA-256 is signed, so that what arrives is what was sent."""
         headers = {"if-none-match": "*"} if create else {"if-match": match} if match else {}
         payload = hashlib.sha256(body).hexdigest()
-        reply = await self._request("PUT", key, headers, bytes(body), payload=payload)
+        reply = await self._request("PUT", key, headers, body, payload=payload)
         expect(reply, f"PUT {key}", 200, create=create)
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Refuse: S3 changes no part of an object."""
         raise UnsupportedError("S3 changes no part of an object.", remedy="Use the layout log.")
 
@@ -101,7 +101,7 @@ class S3Store:
         method: str,
         key: str,
         headers: dict[str, str] | None = None,
-        body: bytes = b"",
+        body: Body = b"",
         *,
         limit: int = 1 << 20,
         payload: str = sigv4.UNSIGNED,
@@ -115,7 +115,7 @@ class S3Store:
         path: str,
         search: str,
         headers: dict[str, str],
-        body: bytes,
+        body: Body,
         limit: int,
         payload: str = sigv4.UNSIGNED,
     ) -> Reply:
@@ -123,8 +123,8 @@ class S3Store:
         await self._renew()
         for last in (False, True):
             full = {"host": self.client.authority, **headers}
-            now = dt.datetime.now(dt.UTC) + self._ahead
-            signed = sigv4.sign(self._credentials, self._region, method, path, search, full, payload, now)
+            now_s = time.time() + self._ahead.total_seconds()
+            signed = sigv4.sign(self._credentials, self._region, method, path, search, full, payload, now_s)
             reply = await self.client.request(method, target, signed, body, limit=limit)
             if reply.status == 400 and (method == "HEAD" or b"<Code>ExpiredToken<" in reply.body):
                 reply = reply._replace(status=401)

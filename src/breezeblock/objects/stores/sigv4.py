@@ -1,9 +1,9 @@
 """Signatures of requests to S3 (AWS Signature Version 4), with the day's key kept: a few µs a request."""
 
-import datetime as dt
 import functools
 import hashlib
 import hmac
+import time
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -37,33 +37,39 @@ def sign(
     search: str,
     headers: dict[str, str],
     payload: str = UNSIGNED,
-    now: dt.datetime | None = None,
+    now_s: float | None = None,
 ) -> dict[str, str]:
-    """Return the headers with date and signature. All of them are signed, `Host` too."""
-    moment = (now or dt.datetime.now(dt.UTC)).strftime("%Y%m%dT%H%M%SZ")
-    signed = {name.lower(): value.strip() for name, value in headers.items()}
-    signed |= {"x-amz-date": moment, "x-amz-content-sha256": payload}
+    """Return the headers with date and signature. All of them are signed, `host` too.
+
+    Their names are in lower case, and their values have no spaces around them. `now_s` counts from 1970.
+    """
+    moment = _moment(int(time.time() if now_s is None else now_s))
+    scope, credential, key = _day(credentials, region, moment[:8])
+    signed = {**headers, "x-amz-date": moment, "x-amz-content-sha256": payload}
     if credentials.token:
         signed["x-amz-security-token"] = credentials.token
-    names = ";".join(sorted(signed))
-    lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
+    ordered = sorted(signed)
+    names = ";".join(ordered)
+    lines = "".join([f"{name}:{signed[name]}\n" for name in ordered])
     canonical = f"{method}\n{path}\n{search}\n{lines}\n{names}\n{payload}"
-    scope = f"{moment[:8]}/{region}/s3/aws4_request"
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{digest}"
-    key = _day_key(credentials.secret_key, moment[:8], region)
     signature = hmac.digest(key, text.encode(), "sha256").hex()
-    signed["authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={names}, "
-        f"Signature={signature}"
-    )
+    signed["authorization"] = f"{credential}, SignedHeaders={names}, Signature={signature}"
     del signed["host"]
     return signed
 
 
+@functools.lru_cache(4)
+def _moment(now_s: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
+
+
 @functools.lru_cache(16)
-def _day_key(secret: str, day: str, region: str) -> bytes:
-    key = f"AWS4{secret}".encode()
-    for part in (day, region, "s3", "aws4_request"):
+def _day(credentials: Credentials, region: str, day: str) -> tuple[str, str, bytes]:
+    """Return the scope, what says whose signature it is, and the key."""
+    scope = f"{day}/{region}/s3/aws4_request"
+    key = f"AWS4{credentials.secret_key}".encode()
+    for part in scope.split("/"):
         key = hmac.digest(key, part.encode(), "sha256")
-    return key
+    return scope, f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}", key

@@ -6,7 +6,7 @@ import ssl
 from breezeblock.errors import UnsupportedError
 from breezeblock.objects.http.client import Client
 from breezeblock.objects.stores.answers import expect, part
-from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Item, Page, Traits, checked
+from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Body, Item, Page, Traits, checked
 
 
 class WebStore:
@@ -64,11 +64,11 @@ class WebStore:
             raise UnsupportedError(f"HEAD {key}: the store does not tell a length.")
         return whole
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Refuse."""
         raise UnsupportedError("This store is read-only.")
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Refuse."""
         raise UnsupportedError("This store is read-only.")
 

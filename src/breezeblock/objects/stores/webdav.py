@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from breezeblock.errors import NotFoundError
 from breezeblock.objects.stores.answers import expect
 from breezeblock.objects.stores.elements import records
-from breezeblock.objects.stores.port import Item, Page, Traits, is_key
+from breezeblock.objects.stores.port import Body, Item, Page, Traits, is_key
 from breezeblock.objects.stores.web import WebStore
 
 _WANTED = (
@@ -26,7 +26,7 @@ class WebDavStore(WebStore):
 
     traits = Traits(ranged_write=True, listing=True)
 
-    async def put(self, key: str, body: bytes | bytearray, *, create: bool = False, match: str = "") -> None:
+    async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store an object; the collections above it are made when they turn out to be missing."""
         headers = {**self.headers, **({"If-None-Match": "*"} if create else {})}
         if match:
@@ -37,7 +37,7 @@ class WebDavStore(WebStore):
             reply = await self.client.request("PUT", self.target(key), headers, body)
         expect(reply, f"PUT {key}", 200, 201, 204, create=create)
 
-    async def put_range(self, key: str, offset: int, body: bytes | bytearray | memoryview) -> None:
+    async def put_range(self, key: str, offset: int, body: Body) -> None:
         """Change bytes. The condition keeps an absent object absent."""
         headers = {
             **self.headers,
