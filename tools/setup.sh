@@ -34,7 +34,6 @@ for_test=(
     rpcbind:rpcbind
     netbase:/etc/protocols
     git:git
-    7zip:7zz
     nodejs:node
     npm:npm
     apache2-bin:/usr/sbin/apache2
@@ -54,7 +53,7 @@ for_test=(
     fuse3:/usr/lib/*/libfuse3.so.*
 )
 
-# A kernel to run tests in. Ubuntu has only what one is made of (tools/kernel.sh).
+# Ubuntu has another name for 7-Zip, and of a kernel to run tests in only what it is made of (tools/kernel.sh).
 if [[ " $(. /etc/os-release 2> /dev/null && echo "${ID:-} ${ID_LIKE:-}") " = *" ubuntu "* ]]; then
     for_test+=(
         linux-source:/usr/src/linux-source-*/linux-source-*.tar.*
@@ -66,9 +65,10 @@ if [[ " $(. /etc/os-release 2> /dev/null && echo "${ID:-} ${ID_LIKE:-}") " = *" 
         bc:bc
         bzip2:bzip2
     )
+    for_test+=(7zip:7z)
     own_kernel=yes
 else
-    for_test+=(user-mode-linux:linux.uml)
+    for_test+=(7zip:7zz user-mode-linux:linux.uml)
 fi
 
 there() {

@@ -1,5 +1,6 @@
 """The control files, as calls and as a mounted tree that shells write to."""
 
+import asyncio
 import errno
 import grp
 import re
@@ -22,6 +23,8 @@ from breezeblock.app import control_mount
 from breezeblock.app.control_files import ControlFiles
 from breezeblock.errors import ConfigError
 from breezeblock.objects import serving
+from breezeblock.objects.log import volumes
+from breezeblock.objects.stores.directory import DirectoryStore
 from rest_place import configure, short_place
 
 VERBS = ["add_urls", "remove_urls", "create", "extend", "destroy", "attach", "detach"]
@@ -110,6 +113,23 @@ def test_an_attach_that_was_cut_off_is_made_good(files: ControlFiles) -> None:
     assert files.read("disk/srb_size") == b"4096\n"
     files.write("detach", b"disk\n")
     files.write("destroy", b"cut\n")
+
+
+def test_what_another_host_has_is_left_alone(files: ControlFiles, place: Path) -> None:
+    files.write("create", b"theirs 1M\n")
+    (theirs,) = files.rest.volumes()
+
+    async def elsewhere(*, lost: bool) -> None:
+        device = await volumes.attach(DirectoryStore(place / "store"), theirs.id)
+        await (device.writer.stop() if lost else device.close())
+
+    asyncio.run(elsewhere(lost=True))
+    assert number(lambda: files.write("extend", b"theirs 2M\n")) == errno.EBUSY
+    assert number(lambda: files.write("destroy", b"theirs\n")) == errno.EBUSY
+    asyncio.run(elsewhere(lost=False))
+    files.write("extend", b"theirs 2M\n")
+    files.write("destroy", b"theirs\n")
+    assert files.read("volumes") == b""
 
 
 @settings(max_examples=200, deadline=None)

@@ -123,7 +123,7 @@ def test_an_image_is_managed_read_copied_and_let_go(place: Place, tmp_path: Path
 
     held = place.manage("debian/12.raw")
     assert held.virtual_bytes == 3 * MIB
-    assert json.loads(held.locator)["name"] == "debian/12.raw"
+    assert json.loads(held.locator)["key"] == "debian/12.raw"
     assert place.manage("debian/12.raw").locator == held.locator
     assert backend.check(held, ()) == []
     backend.export_image(held, None, str(tmp_path / "out"), "raw", attempt())
@@ -177,14 +177,17 @@ def test_what_would_write_is_refused(place: Place, tmp_path: Path) -> None:
 
 
 def test_a_changed_object_is_an_error_that_names_it(place: Place) -> None:
-    place.put("debian/11.raw", b"a" * MIB)
+    place.put("debian/11.raw", b"a" * 4 * MIB)
     held, backend = place.manage("debian/11.raw"), place.backend
     copy = volume("gold", 4 * MIB)
 
     def changed_meanwhile() -> None:
         with backend.open_data(held) as data:
             assert data.read(0, 4) == b"aaaa"
-            place.put("debian/11.raw", b"b" * 2 * MIB)
+            place.put("debian/11.raw", b"b" * 4 * MIB)
+            os.utime(place.data / "debian/11.raw", (1, 1))
+            with pytest.raises(ConflictError, match="while it was read"):
+                data.read(3 * MIB, 4)
 
     for use in (
         changed_meanwhile,

@@ -1,6 +1,5 @@
 """The storage of back ends of VHD and VHDX files, read by 7-Zip: few others read their chains right."""
 
-import subprocess
 from pathlib import Path
 
 from file_storage import FileStorage
@@ -8,6 +7,7 @@ from file_storage import FileStorage
 from breezeblock import images
 from breezeblock.backends.contract import Snapshot, Volume
 from qemu_io import QEMU_IO
+from sevenzip import seven_zip
 
 QEMU_NAMES = {"vhd": "vpc", "vhdx": "vhdx"}
 
@@ -37,9 +37,3 @@ class VhdStorage(FileStorage):
 
     def _below(self, image: Path) -> str:
         return images.chain(image, self.extension)[1].name
-
-
-def seven_zip(image: Path) -> bytes:
-    done = subprocess.run(["7zz", "e", "-so", str(image)], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr[-400:]
-    return done.stdout

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import sevenzip
+
 pytestmark = pytest.mark.clients
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "backends" / "smb.md"
-NEEDED = {"smbd": "samba", "smbclient": "smbclient", "7zz": "7zip"}
+NEEDED = {"smbd": "samba", "smbclient": "smbclient", sevenzip.PROGRAM: "7zip"}
 END = "--- end of command"
 
 

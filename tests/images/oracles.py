@@ -7,14 +7,6 @@ from pathlib import Path
 from typing import Any
 
 
-def seven_zip(path: Path) -> bytes:
-    """What Debian's 7-Zip reads; it follows differencing chains by itself."""
-    run = subprocess.run(["7zz", "e", "-so", str(path)], capture_output=True, check=False)
-    if run.returncode:
-        raise AssertionError(f"7zz refuses {path.name}: {run.stderr.decode(errors='replace')[-400:]}")
-    return run.stdout
-
-
 def qemu(path: Path, image_format: str) -> bytes:
     """What qemu-img reads. Never for a differencing VHD: it would be read wrong, without a word."""
     target = path.with_suffix(".by-qemu")

@@ -70,6 +70,21 @@ def test_compare_finds_the_first_difference(tmp_path: Path) -> None:
     assert images.compare(tmp_path / "one.vhd", tmp_path / "short.raw") == 0
 
 
+def test_a_comparison_is_told_of_and_can_be_stopped(tmp_path: Path) -> None:
+    for name in ("one.raw", "two.raw"):
+        images.create(tmp_path / name, "raw", 16 * MIB)
+        images.write(tmp_path / name, 0, [b"x" * (16 * MIB)], "raw")
+    told: list[tuple[int, int]] = []
+    seen = Attempt("image", "token", progress=lambda done, total: told.append((done, total)))
+    assert images.compare(tmp_path / "one.raw", tmp_path / "two.raw", ("raw", "raw"), seen) is None
+    assert len(told) > 1
+    assert told == sorted(told)
+    assert told[0] == (0, 16 * MIB)
+    stopped = Attempt("image", "token", cancelled=lambda: True)
+    with pytest.raises(CancelledOperationError):
+        images.compare(tmp_path / "one.raw", tmp_path / "two.raw", ("raw", "raw"), stopped)
+
+
 def test_the_map_covers_the_disk_and_names_the_layer(tmp_path: Path) -> None:
     base, child = tmp_path / "base.vhdx", tmp_path / "child.vhdx"
     filled(base, "vhdx")

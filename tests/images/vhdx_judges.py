@@ -13,6 +13,7 @@ from breezeblock.images import vhdx
 from breezeblock.images.file import File, opened
 from breezeblock.images.layer import Kind, Layer, Options
 from breezeblock.images.vhdx import Vhdx
+from sevenzip import seven_zip
 
 MIB = 1 << 20
 
@@ -44,11 +45,6 @@ def qemu(path: Path) -> bytes:
         return raw.read_bytes()
     finally:
         raw.unlink()
-
-
-def seven_zip(path: Path) -> bytes:
-    """What 7-Zip reads, following the locators. It refuses an odd number of 512-byte sectors."""
-    return _run("7zz", "e", "-so", path.name, cwd=path.parent)
 
 
 def libvhdi(*chain: Path) -> bytes:

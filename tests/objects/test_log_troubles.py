@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from log_lab import PAGE, content, soon
 
-from breezeblock.errors import UnavailableError
-from breezeblock.objects.log import volumes, writer
+from breezeblock.errors import ForbiddenError, UnavailableError
+from breezeblock.objects.log import opening, volumes, writer
 from breezeblock.objects.log.device import LogDevice
 from breezeblock.objects.stores.memory import MemoryStore
-from breezeblock.objects.stores.port import Body
+from breezeblock.objects.stores.port import Body, Item
 
 ONE, MIB = "1" * 32, 1 << 20
 QUIET = volumes.Memory(age_s=3600)
@@ -92,6 +92,73 @@ def test_a_checkpoint_that_fails_as_nobody_foresaw_is_tried_again(monkeypatch: p
         await device.writer.checkpoint()  # it waits for the one under way
         assert device.writer.root.leaves
         await device.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_root_that_was_refused_counts_if_it_is_there_all_the_same(*, arrived: bool) -> None:
+    """A first attempt's answer was lost, and then the credentials were refused."""
+
+    class Refusing(MemoryStore):
+        refusing = False
+
+        async def put(self, key: str, body: Any, *, create: bool = False, match: str = "") -> None:
+            if self.refusing and "/root/" in key:
+                self.refusing = False
+                if arrived:
+                    await super().put(key, body)
+                raise ForbiddenError("the credentials are refused")
+            await super().put(key, body, create=create, match=match)
+
+    async def run() -> None:
+        store = Refusing()
+        await volumes.create(store, ONE, MIB)
+        device = await volumes.attach(store, ONE, memory=QUIET)
+        await soon(device.write(0, memoryview(b"a" * PAGE)))
+        store.refusing = True
+        before = device.writer.root
+        if arrived:
+            await device.writer.checkpoint()
+        else:
+            with pytest.raises(ForbiddenError):
+                await device.writer.checkpoint()
+            assert device.writer.root is before
+        newest = await opening.newest(store, ONE)
+        assert newest == device.writer.root
+        await device.close()
+        device = await volumes.attach(store, ONE, memory=QUIET)
+        assert (await content(device))[: PAGE + 1] == b"a" * PAGE + b"\0"
+        await device.close()
+
+    asyncio.run(run())
+
+
+def test_a_writer_ends_if_nobody_can_tell_whether_its_root_is_the_newest() -> None:
+    class Silent(Broken):
+        silent = False
+
+        async def put(self, key: str, body: Any, *, create: bool = False, match: str = "") -> None:
+            await super().put(key, body, create=create, match=match)
+            if self.silent and "/root/" in key:
+                raise ForbiddenError("the credentials are refused")
+
+        async def head(self, key: str) -> Item:
+            raise ForbiddenError("the credentials are refused")
+
+    async def run() -> None:
+        store = Silent()
+        await volumes.create(store, ONE, MIB)
+        device = await volumes.attach(store, ONE, memory=QUIET)
+        await soon(device.write(0, memoryview(b"a" * PAGE)))
+        await device.writer.barrier()
+        store.silent = True
+        for _ in range(2):
+            with pytest.raises(ForbiddenError):
+                await device.writer.checkpoint()
+        with pytest.raises(ForbiddenError):
+            device.write(0, memoryview(b"b" * PAGE))
+        await device.writer.stop()
 
     asyncio.run(run())
 

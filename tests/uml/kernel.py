@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import sevenzip
+
 HERE = Path(__file__).resolve().parent
 GUEST_TESTS = HERE / "guest"
 INIT = HERE / "guest_init.py"
@@ -43,7 +45,7 @@ NEEDED = {
         "mount.cifs": "cifs-utils",
         "smbd": "samba",
         "smbclient": "smbclient",
-        "7zz": "7zip",
+        sevenzip.PROGRAM: "7zip",
         "strace": "strace",
     },
     "nbd": {

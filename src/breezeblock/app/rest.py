@@ -111,19 +111,25 @@ class Rest:
         if length <= before:
             raise InvalidInputError(f"{name} has {before} bytes; {length} is not more.")
         volumes.check(volume, length)
+
+        async def work(store: Store) -> None:
+            await self._check_at_rest(store, volume)
+            await self._layout.extend(store, volume, length)
+
         try:
             serving.call(self._socket(volume), serving.Grow(length))
         except NotFoundError:
-            self._run(lambda store: self._layout.extend(store, volume, length))
+            self._run(work)
 
     def destroy(self, name: str) -> None:
-        """Remove a volume with its snapshots. Raises ConflictError while this host uses it."""
+        """Remove a volume with its snapshots. Raises ConflictError while a host uses it."""
         self._check_plain()
         volume = self._run(lambda store: self._find(store, name))
         if serving.running(self._socket(volume)):
             raise ConflictError(f"{name} is attached to this host.", remedy="Detach it first.")
 
         async def work(store: Store) -> None:
+            await self._check_at_rest(store, volume)
             await self._layout.remove(store, volume)
             if not name.startswith("volume-"):
                 await store.delete(_key(name))
@@ -212,6 +218,11 @@ class Rest:
         now, uuid = asyncio.run(look()), self._pools.uuid(self.pool)
         users = [one.mirrors.endpoints for one in attached if one.mirrors.pool == uuid]
         return Status(pool=uuid, endpoints=together([now, *users]), attached=attached)
+
+    async def _check_at_rest(self, store: Store, volume: str) -> None:
+        """Raise ConflictError if another host has the volume. Of the layout flat, what changes it looks."""
+        if self.settings.pools[self.pool].layout == "log":
+            await volumes.check_at_rest(store, volume)
 
     def _check_plain(self) -> None:
         """Raise UnsupportedError for a thin pool: what its volumes hold is the service's to make."""

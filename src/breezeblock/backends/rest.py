@@ -188,7 +188,7 @@ class RestBackend(Unable):
         """Leave it as it is."""
         self._idle(volume)
         if self._read_only(volume):
-            return unpacked(volume.locator).name
+            return unpacked(volume.locator).key
         self._on(volume, _nothing)
         return reports.reference(str(UUID(key_of(volume))))
 

@@ -1,6 +1,6 @@
 """Pools that are only read: each object is a raw image that somebody else keeps, on any HTTP server.
 
-A volume is an object and what it was when it was managed (`Pin`, kept as the locator): one that was changed
+A volume is an object and what it was when it was managed (its locator): one that was changed
 since is an error that names it, never other content. Nothing is ever written or removed there.
 """
 
@@ -68,16 +68,16 @@ async def examine(store: Store, volume: Volume, text: str) -> Adopted:
     return Adopted(volume=Placement(locator=pinned.packed(pin), format="raw"), virtual_bytes=pin.length)
 
 
-async def _look_raw(store: Store, pin: pinned.Pin) -> None:
+async def _look_raw(store: Store, pin: Item) -> None:
     """Raise InvalidInputError for what begins, or ends, like an image of another format.
 
     Its bytes would be the device's all the same: no format is ever read here.
     """
-    head = await store.get(pin.name, 0, SECTOR)
-    seems = inspection.seems(head, await store.get(pin.name, pin.length - SECTOR, SECTOR))
+    head = await store.get(pin.key, 0, SECTOR)
+    seems = inspection.seems(head, await store.get(pin.key, pin.length - SECTOR, SECTOR))
     if seems:
         raise InvalidInputError(
-            f"The object {pin.name} begins like {seems}; a volume has the bytes of its object as they are.",
+            f"The object {pin.key} begins like {seems}; a volume has the bytes of its object as they are.",
             remedy="Convert it to raw, on its server. If the disk has these bytes, say the format: raw.",
         )
 

@@ -326,8 +326,8 @@ def compare(
     from breezeblock import images
     from breezeblock.cli import output
 
-    with _storage(one):
-        place = images.compare(one, other, (image_format, other_format))
+    with _storage(one), _bar("Comparing") as attempt:
+        place = images.compare(one, other, (image_format, other_format), attempt)
     if as_json:
         sys.stdout.write(json.dumps({"equal": place is None, "first_difference": place}) + "\n")
     else:

@@ -246,8 +246,7 @@ class ServedConnector:
         """See that the volume is served, and relayed if it is to be."""
         front, log = relays.path_of(task.socket), _log(task)
         with relays.ensured(client.place(uri(task)), front, log) if relayed else nullcontext():
-            view = serving.running(task.socket)
-            if view:
+            if view := serving.running(task.socket):
                 _set_endpoints(task, {one.url for one in view.mirrors.endpoints})
             else:
                 serving.start(_resumed(task) if resume else task, log=log)

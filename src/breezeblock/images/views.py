@@ -6,10 +6,12 @@ from pathlib import Path
 
 import msgspec
 
+from breezeblock.attempt import Attempt
 from breezeblock.errors import CorruptError
 from breezeblock.images import formats, stack
 from breezeblock.images.file import opened
 from breezeblock.images.layer import Kind, Layer
+from breezeblock.images.raw import check_cancelled
 from breezeblock.images.stack import Stack, opened_stack
 
 _CHUNK_BYTES = 4 << 20
@@ -121,14 +123,23 @@ def check(path: Path, image_format: str | None = None) -> list[Found]:
     return found
 
 
-def compare(one: Path, other: Path, formats_: tuple[str | None, str | None] = (None, None)) -> int | None:
+def compare(
+    one: Path,
+    other: Path,
+    formats_: tuple[str | None, str | None] = (None, None),
+    attempt: Attempt | None = None,
+) -> int | None:
     """Return the first virtual byte in which two disks differ, None if they are equal.
 
-    Disks of different lengths differ at the shorter one's end, if not before.
+    Disks of different lengths differ at the shorter one's end, if not before. Changes nothing, so that an
+    `attempt` is only told of progress, and asked whether to stop.
     """
+    attempt = attempt or Attempt("image", "compare")
     with opened_stack(one, formats_[0]) as left, opened_stack(other, formats_[1]) as right:
         shared = min(left.virtual_bytes, right.virtual_bytes)
         for offset, length in _worth_reading(left, right, shared):
+            check_cancelled(attempt)
+            attempt.progress(offset, shared)
             a, b = stack.read(left, offset, length), stack.read(right, offset, length)
             if a != b:
                 return offset + _first_difference(a, b)

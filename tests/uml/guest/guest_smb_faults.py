@@ -3,7 +3,6 @@
 As with NFS, the server is mended afterwards and nothing else is done; every byte is read on its own disk.
 """
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from breezeblock.backends.smb import SmbConfig, smb_parts
 from breezeblock.errors import CorruptError
 from breezeblock.shares import files
 from breezeblock.testing.lab import attempt
+from sevenzip import seven_zip
 
 MIB = 1 << 20
 VERBS = {
@@ -185,18 +185,14 @@ def test_a_chain_thirty_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             active = on.backend.connection_info(volume, {}).data["name"]
         assert placed.depth == 30
         wanted = b"".join(bytes([number]) * 4096 for number in range(30))
-        judged = subprocess.run(
-            ["7zz", "e", "-so", str(on.directory / active)], capture_output=True, check=True
-        ).stdout
+        judged = seven_zip(on.directory / active)
         assert judged[: len(wanted)] == wanted
         assert not any(judged[len(wanted) :])
         for taken in snapshots[10:14]:
             placed = on.backend.delete_snapshot(volume, taken, attempt())
         assert placed.depth == 26
         active = on.backend.connection_info(volume, {}).data["name"]
-        judged = subprocess.run(
-            ["7zz", "e", "-so", str(on.directory / active)], capture_output=True, check=True
-        ).stdout
+        judged = seven_zip(on.directory / active)
         assert judged[: len(wanted)] == wanted
 
 

@@ -64,7 +64,7 @@ async def attach(store: Store, volume: str, holder: str, *, steal: bool = False)
 
 async def attach_image(store: Store, name: str, *, cache_bytes: int = 64 << 20) -> ImageDevice:
     """Open an object for reading; it must not change meanwhile. Raises NotFoundError."""
-    return await pinned.attach(store, pinned.of(await store.head(name)), cache_bytes=cache_bytes)
+    return await pinned.attach(store, await store.head(name), cache_bytes=cache_bytes)
 
 
 async def unlock(store: Store, volume: str) -> None:

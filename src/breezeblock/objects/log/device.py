@@ -182,17 +182,18 @@ class LogDevice:
 
     def write(self, offset: int, data: memoryview, *, fua: bool = False) -> Soon[None]:
         """Take bytes; the answer waits while too much has not been stored."""
-        pages = edges(offset, len(data))
-        if self._queue or not self._edges_here(pages):
+        pages = edges(offset, len(data)) if (offset | len(data)) % PAGE else []
+        if self._queue or (pages and not self._edges_here(pages)):
             copy = memoryview(bytes(data))  # `data` is the caller's again before this has its turn
             return self._queued(partial(self._write_now, offset, copy), pages, fua=fua)
         self._write_now(offset, data)
         return self._answer(fua=fua)
 
     def _write_now(self, offset: int, data: memoryview) -> None:
-        self.writer.check()
+        writer = self.writer
+        writer.check()
         if self._journal:
-            self._journal.write(self.writer.sequence + 1, offset, data)
+            self._journal.write(writer.sequence + 1, offset, data)
         self.apply(offset, data)
 
     def apply(self, offset: int, data: memoryview) -> None:

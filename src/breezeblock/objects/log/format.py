@@ -177,8 +177,11 @@ def pack(segment: Segment) -> bytes:
     return filled + crc(filled).to_bytes(4, "little")
 
 
-def unpack(head: bytes, volume: str, number: int) -> Segment:
-    """Return what a head says. Raises CorruptError, also if it is another segment's."""
+def unpack(head: bytes, volume: str, number: int, *, extents: bool = True) -> Segment:
+    """Return what a head says. Raises CorruptError, also if it is another segment's.
+
+    Without `extents` they are left out: whoever only reads pages has no use for them, and they take long.
+    """
     key = segment_key(volume, number)
     if len(head) < HEAD_BYTES or crc(head[: HEAD_BYTES - 4]) != int.from_bytes(
         head[HEAD_BYTES - 4 : HEAD_BYTES], "little"
@@ -191,21 +194,20 @@ def unpack(head: bytes, volume: str, number: int) -> Segment:
         raise damaged(key)
     if count > MAX_EXTENTS or resume <= number or packed not in {0, -(-pages // CHUNK_PAGES)}:
         raise damaged(key)
-    extents = []
-    for at in range(_HEAD.size, _HEAD.size + count * _EXTENT.size, _EXTENT.size):
-        start, amount, index = _EXTENT.unpack_from(head, at)
+    begin = _HEAD.size + count * _EXTENT.size
+    found = []
+    for start, amount, index in _EXTENT.iter_unpack(head[_HEAD.size : begin]) if extents else ():
         hole = index == 0xFFFFFFFF
         if not hole and index + amount > pages:
             raise damaged(key)
-        extents.append(Extent(start, amount, -1 if hole else index))
-    begin = _HEAD.size + count * _EXTENT.size
+        found.append(Extent(start, amount, -1 if hole else index))
     sums = head[begin : begin + 4 * pages]
     chunks = struct.unpack_from(f"<{packed}I", head, begin + 4 * pages)
     if any(not 0 < one <= CHUNK_PAGES * PAGE for one in chunks):
         raise damaged(key)
     ends, follows = bool(bits & _ENDS), bool(bits & _FOLLOWS)
     return Segment(
-        volume, number, epoch, length, last, resume, pages, extents, sums, chunks, token, ends, follows
+        volume, number, epoch, length, last, resume, pages, found, sums, chunks, token, ends, follows
     )
 
 

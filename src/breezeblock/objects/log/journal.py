@@ -115,10 +115,10 @@ class Journal:
                 path = self._directory / name
                 _read(path, self._volume, kept)
                 old = _File(path, os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), None)
+                self._files.append(old)
                 # Its writer may have been killed before it was flushed. What follows will rest on it.
                 os.fdatasync(old.fd)
                 old.last = kept.records[-1].sequence if kept.records else 0
-                self._files.append(old)
             self._last = kept.records[-1].sequence if kept.records else 0
             self.tokens = kept.tokens
             self._next = int(names[-1][:8]) + 1 if names else 1
@@ -153,7 +153,7 @@ class Journal:
     @property
     def length(self) -> int:
         """Bytes of the files."""
-        return sum(len(one.room) if one.room is not None else 0 for one in self._files)
+        return sum(os.fstat(one.fd).st_size for one in self._files)
 
     async def drained(self) -> None:
         """Return when the disk has caught up."""
@@ -204,16 +204,16 @@ class Journal:
         self._directory.rmdir()
 
     def _add(self, head: bytes, sequence: int, body: bytes) -> None:
-        self._check()
+        if self._failed:
+            raise self._failed
         file, size = self._files[-1], _RECORD_BYTES + len(body)
-        assert file.room is not None  # noqa: S101 - `open` began one
-        if file.at + size > len(file.room):
+        if file.room is None or file.at + size > len(file.room):
             file = self._roll()
         at, room = file.at, file.room
-        assert room is not None  # noqa: S101
-        room[at : at + _RECORD_BYTES] = head + _SUM.pack(crc(head))
-        room[at + _RECORD_BYTES : at + size] = body
-        file.at, file.last, file.dirty = at + size, sequence, True
+        assert room is not None  # noqa: S101 - a file that was begun has one
+        end = file.at = at + size
+        room[at:end] = b"".join((head, _SUM.pack(crc(head)), body))
+        file.last, file.dirty = sequence, True
         self._last = sequence
         self._unsynced += size
         if self._unsynced > SYNC_BYTES:
@@ -254,10 +254,10 @@ class Journal:
             dirty = [one for one in self._files if one.dirty]
             for one in dirty:
                 one.dirty = False
-            old = []
-            while len(self._files) > 1 and self._files[0].last <= stored and not self._files[0].dirty:
-                old.append(self._files.popleft())
             if not self._failed:
+                old = []
+                while len(self._files) > 1 and self._files[0].last <= stored and not self._files[0].dirty:
+                    old.append(self._files.popleft())
                 try:
                     await asyncio.to_thread(self._store, [one for one in dirty if one not in old], old)
                 except OSError as caught:
@@ -277,14 +277,17 @@ class Journal:
 
     def _store(self, dirty: list[_File], old: list[_File]) -> None:
         """Reach the disk, on a thread; one at a time, and in the order in which they were written."""
-        if self._renamed:
-            self._renamed = False
-            files.sync_directory(self._directory)
-        for one in dirty:
-            os.fdatasync(one.fd)
-        for one in old:
-            one.path.unlink(missing_ok=True)
-            one.close()
+        try:
+            if self._renamed:
+                self._renamed = False
+                files.sync_directory(self._directory)
+            for one in dirty:
+                os.fdatasync(one.fd)
+            for one in old:
+                one.path.unlink(missing_ok=True)
+        finally:
+            for one in old:
+                one.close()
         if self._spare is None:
             # What was to be stored is. Whoever needs the next file tries again, and hears of it.
             with suppress(OSError):

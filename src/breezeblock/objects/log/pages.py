@@ -191,6 +191,10 @@ class PageMap:
 
     def set(self, first: int, count: int, entry: int) -> None:
         """Let pages lie at `entry` and behind it; 0: they are zeros."""
+        number, start = divmod(first, LEAF_PAGES)
+        if entry and start + count <= LEAF_PAGES and (known := self.leaves.get(number)):
+            known.set(start, count, entry)
+            return
         for number, start, amount in parts(first, count):
             if not entry and amount == LEAF_PAGES:
                 self.drop(number)

@@ -159,20 +159,27 @@ class Reader:
             self._chunks.popitem(last=False)
 
     async def head(self, volume: str, number: int) -> form.Segment:
-        """Return a segment's head. Raises NotFoundError, CorruptError."""
-        head = await judged(
-            self._store,
-            form.segment_key(volume, number),
-            lambda data: form.unpack(data, volume, number),
-            length=form.HEAD_BYTES,
-        )
-        self._heads[volume, number] = msgspec.structs.replace(head, extents=[])
-        if len(self._heads) > self._heads_room:
-            self._heads.popitem(last=False)
+        """Return a segment's head with its extents. Raises NotFoundError, CorruptError."""
+        head = await self._unpacked(volume, number, extents=True)
+        self._keep(msgspec.structs.replace(head, extents=[]))
         return head
 
     async def _head(self, segment: tuple[str, int]) -> form.Segment:
-        return await self.head(*segment)
+        return self._keep(await self._unpacked(*segment, extents=False))
+
+    async def _unpacked(self, volume: str, number: int, *, extents: bool) -> form.Segment:
+        return await judged(
+            self._store,
+            form.segment_key(volume, number),
+            lambda data: form.unpack(data, volume, number, extents=extents),
+            length=form.HEAD_BYTES,
+        )
+
+    def _keep(self, head: form.Segment) -> form.Segment:
+        self._heads[head.volume, head.number] = head
+        if len(self._heads) > self._heads_room:
+            self._heads.popitem(last=False)
+        return head
 
     async def _got(self, start: _Key, count: int) -> list[_Chunk]:
         """Return chunks that follow each other in a segment."""

@@ -294,6 +294,20 @@ async def extend(store: Store, volume: str, length: int) -> None:
         await opening.claim(store, reader, opened, opening.new_token(), brief=True)
 
 
+async def check_at_rest(store: Store, volume: str) -> None:
+    """Raise ConflictError if a host has the volume, or was lost with it; a volume that is gone is at rest."""
+    try:
+        root = await opening.newest(store, volume)
+    except NotFoundError:
+        return
+    opened = await opening.load(Reader(store, 1 << 20), root, 4096, live=True)
+    if not opened.ended:
+        raise ConflictError(
+            f"Volume {volume} is attached elsewhere, or its host was lost with it.",
+            remedy="Detach it there. If that host is lost for certain: attach it here, and detach.",
+        )
+
+
 async def delete(store: Store, volume: str) -> None:
     """Remove a volume; clones keep what they share. Raises ConflictError if it has snapshots."""
     names = await snapshots(store, volume)

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import random
 import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -15,6 +17,7 @@ from breezeblock.objects.log.opening import Opened
 from breezeblock.objects.log.pages import packed
 from breezeblock.objects.stores.port import ExistsError, Store
 
+_T = TypeVar("_T")
 CHECKPOINT_SEGMENTS = 256
 """So many segments after a root the map is stored anew: what an opening must read again stays bounded."""
 CHECKPOINT_EXTENTS, LEAF_EXTENTS = 1 << 15, 1 << 13
@@ -216,41 +219,38 @@ class Writer:
             chunks, packed_pages = await asyncio.to_thread(form.compressed, pages, self._zstd_level)
         head = form.pack(segment.head(self.volume, self.epoch, chunks))
         body = head + packed_pages if chunks else segment.body(head)
-        key, pause = form.segment_key(self.volume, segment.number), RETRY_FIRST_S
-        while True:
-            try:
-                await self.store.put(key, body, create=True)
-            except ExistsError:
-                # An answer that was lost, or somebody else's fence.
-                if await self._seen(key) == head:
-                    break
+        key = form.segment_key(self.volume, segment.number)
+        try:
+            await self._patiently(lambda: self.store.put(key, body, create=True))
+        except ExistsError:
+            # An answer that was lost, or somebody else's fence.
+            if await self._seen(key) != head:
                 raise FencedError(
                     f"Volume {self.volume} was taken over by another writer.",
                     remedy="Detach it here. What was acknowledged as stored is in the store.",
                 ) from None
-            except BreezeblockError as error:
-                if error.permanent:
-                    raise
-                self.trouble = str(error)
-                await asyncio.sleep(pause * random.random())  # noqa: S311 - only so that not all come at once
-                pause = min(RETRY_MOST_S, pause * 2)
-            else:
-                break
         self.trouble = ""
         self.uploaded_bytes += len(body)
 
     async def _seen(self, key: str) -> bytes:
+        try:
+            return await self._patiently(lambda: self.store.get(key, 0, form.HEAD_BYTES))
+        except NotFoundError:
+            return b""
+
+    async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask for as long as it takes. Raises what will not change, and what ended this writer."""
         pause = RETRY_FIRST_S
         while True:
             try:
-                return await self.store.get(key, 0, form.HEAD_BYTES)
-            except NotFoundError:
-                return b""
+                return await ask()
             except BreezeblockError as error:
                 if error.permanent:
                     raise
-                await asyncio.sleep(pause)
-                pause = min(RETRY_MOST_S, pause * 2)
+                self.trouble = str(error)
+            await asyncio.sleep(pause * random.random())  # noqa: S311 - only so that not all come at once
+            self.check()
+            pause = min(RETRY_MOST_S, pause * 2)
 
     def fail(self, error: BreezeblockError) -> None:
         """End this writer: whoever waits, and whoever writes from now on, gets the error."""
@@ -274,10 +274,11 @@ class Writer:
                 stored = await leaves.store(self.store, self.root, frozen, refs, self._new_ref)
                 await self.arrival(tail)
                 refs = {number: ref for number, ref in refs.items() if number not in frozen} | stored
+                self._roots += 1
                 root = form.Root(
                     volume=self.volume,
                     epoch=self.epoch,
-                    number=self._roots + 1,
+                    number=self._roots,
                     length=length,
                     sources=self.root.sources,
                     own=self.own,
@@ -290,7 +291,7 @@ class Writer:
                 )
                 async with self._publishing:
                     await self._publish(root)
-                    self._roots, self.root, self._extents = root.number, root, 0
+                    self.root, self._extents = root, 0
             except BaseException:
                 self.pages.thaw(frozen)
                 raise
@@ -299,21 +300,23 @@ class Writer:
             return root
 
     async def _publish(self, root: form.Root) -> None:
-        """Store a root for certain: if its answer is lost, it may be the newest, and must be ours."""
-        key, pause = form.root_key(self.volume, root.epoch, root.number), RETRY_FIRST_S
-        while True:
+        """Store a root for certain: if its answer is lost, it may be the newest, and must be ours.
+
+        Collections believe in the newest; whoever went on with the one before it would lose its leaves. So
+        what was refused counts if it is there all the same, and if nobody can tell, this writer ends.
+        """
+        key, body = form.root_key(self.volume, root.epoch, root.number), form.pack_root(root)
+        try:
+            await self._patiently(lambda: self.store.put(key, body))
+        except BreezeblockError as error:
             try:
-                await self.store.put(key, form.pack_root(root))
-            except BreezeblockError as error:
-                if error.permanent:
-                    raise
-                self.trouble = str(error)
-            else:
-                self.trouble = ""
-                return
-            await asyncio.sleep(pause)
-            self.check()
-            pause = min(RETRY_MOST_S, pause * 2)
+                await self._patiently(lambda: self.store.head(key))
+            except NotFoundError:
+                raise error from None
+            except BreezeblockError:
+                self.fail(error)
+                raise error from None
+        self.trouble = ""
 
     def _new_ref(self) -> int:
         """Return a ref for a leaf: they go upwards, and the epoch makes them this writer's own."""

@@ -18,7 +18,17 @@ from breezeblock.objects.mirrors.group import Gate, Group
 from breezeblock.objects.mirrors.pace import Budget, Late
 from breezeblock.objects.mirrors.policy import Policy
 from breezeblock.objects.mirrors.status import MirrorsStatus
-from breezeblock.objects.stores.port import Body, ChangedError, ExistsError, Item, Page, Sized, Store, Traits
+from breezeblock.objects.stores.port import (
+    Body,
+    ChangedError,
+    ExistsError,
+    Item,
+    Page,
+    Sized,
+    Store,
+    Traits,
+    get_same,
+)
 
 _T = TypeVar("_T")
 _WHOLE_BYTES, _LISTING_BYTES = 8 << 20, 32 << 20
@@ -90,6 +100,12 @@ class Mirrors:
         """Return bytes of an object."""
         amount = _WHOLE_BYTES if length is None else length
         return await self._run("read", amount, lambda store: store.get(key, first, length), self._hedged)
+
+    async def get_same(self, item: Item, first: int, length: int) -> bytes:
+        """Return bytes of an object that is what it was, as far as its endpoints can tell."""
+        return await self._run(
+            "read", length, lambda store: get_same(store, item, first, length), self._hedged
+        )
 
     async def get_judged(self, key: str, first: int, length: int | None, judge: Callable[[bytes], _T]) -> _T:
         """Return what is made of bytes. Raises CorruptError if no endpoint gives sound ones.

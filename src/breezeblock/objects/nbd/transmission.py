@@ -355,7 +355,7 @@ class Transmission(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """Finish what is under way although the client said no word of leaving."""
         self._leave()
-        return True
+        return self._transport.get_extra_info("sslcontext") is None  # with TLS neither half can be kept
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Let what changes data finish; nobody waits for what is read any more."""

@@ -8,10 +8,10 @@ import msgspec
 
 from breezeblock import errors
 from breezeblock.errors import BreezeblockError, InvalidInputError
-from breezeblock.objects.flat.pinned import Pin
 from breezeblock.objects.log.volumes import Memory
 from breezeblock.objects.mirrors.status import MirrorsStatus
 from breezeblock.objects.stores.opening import StoreConfig
+from breezeblock.objects.stores.port import Item
 
 MAX_LINE_BYTES = 1 << 16
 """The longest line that either side reads; a task, which has a pool's addresses, may be longer."""
@@ -39,8 +39,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     layout flat: only if this host has the lock still."""
     steal: bool = False
     """In the layout flat: break the lock of another host, which is dead for certain."""
-    image: Pin | None = None
-    """In read-only pools: what the volume is."""
+    image: Item | None = None
+    """In read-only pools: the object that the volume is, as it was when it was managed."""
 
 
 class Status(msgspec.Struct, frozen=True, tag_field="do", tag="status"):

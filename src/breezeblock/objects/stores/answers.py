@@ -12,7 +12,7 @@ from breezeblock.errors import (
     UnsupportedError,
 )
 from breezeblock.objects.http.client import Reply
-from breezeblock.objects.stores.port import ChangedError, ExistsError
+from breezeblock.objects.stores.port import ChangedError, ExistsError, Item, same
 
 CLOCKS_AGREE = dt.timedelta(minutes=1)
 """Differences below this are not why a signature is refused."""
@@ -75,6 +75,23 @@ def clock_ahead(reply: Reply) -> dt.timedelta:
         return parsedate_to_datetime(reply.headers.get("date", "")) - dt.datetime.now(dt.UTC)
     except (ValueError, TypeError):
         return dt.timedelta(0)
+
+
+def seen(reply: Reply, key: str, length: int) -> Item:
+    """Return the object of so many bytes that an answer is from; a weak tag counts as none."""
+    tag = reply.headers.get("etag", "")
+    return Item(key, length, "" if tag.startswith("W/") else tag, reply.headers.get("last-modified", ""))
+
+
+def part_of(reply: Reply, item: Item, first: int, length: int) -> bytes:
+    """Return what `part` does, of an object that is what it was. Raises ChangedError."""
+    data = part(reply, item.key, first, length)
+    if not same(item, seen(reply, item.key, item.length)):
+        raise ChangedError(
+            f"The object {item.key} was changed while it was read.",
+            remedy="Put it back as it was; or manage it anew.",
+        )
+    return data
 
 
 def part(reply: Reply, key: str, first: int, length: int) -> bytes:

@@ -69,6 +69,18 @@ class Item(msgspec.Struct, frozen=True):
     """When it last changed, as the store writes it; empty where it was not told."""
 
 
+def same(was: Item, now: Item) -> bool:
+    """Tell whether an object is what it was, by its length, and by its tag or date if both times it was told.
+
+    A server that has a strong tag only some time after a change (Apache) is not one that lies.
+    """
+    if was.length != now.length:
+        return False
+    if was.tag and now.tag:
+        return was.tag == now.tag
+    return was.modified == now.modified or not (was.modified and now.modified)
+
+
 class Page(msgspec.Struct, frozen=True):
     """A part of a listing."""
 
@@ -118,6 +130,14 @@ class Judged(Protocol):
 
     async def get_judged(self, key: str, first: int, length: int | None, judge: Callable[[bytes], _T]) -> _T:
         """Return what `judge` makes of bytes; where it raises CorruptError, the other sides are asked."""
+
+
+@runtime_checkable
+class Watchful(Protocol):
+    """Stores whose answers tell which state of an object they are from."""
+
+    async def get_same(self, item: Item, first: int, length: int) -> bytes:
+        """Return bytes of an object that is what it was. Raises ChangedError."""
 
 
 @runtime_checkable
@@ -178,6 +198,13 @@ class Leases(Protocol):
 
     async def release(self, key: str) -> None:
         """Give the lease back; not having it counts as success."""
+
+
+async def get_same(store: Store, item: Item, first: int, length: int) -> bytes:
+    """Return bytes of an object; where the store can tell, ChangedError if it is not what it was."""
+    if isinstance(store, Watchful):
+        return await store.get_same(item, first, length)
+    return await store.get(item.key, first, length)
 
 
 async def judged(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from breezeblock.errors import BreezeblockError, ConfigError, UnsupportedError
 from breezeblock.objects.http.client import Client, Reply
 from breezeblock.objects.stores import elements, sigv4
-from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part
+from breezeblock.objects.stores.answers import CLOCKS_AGREE, clock_ahead, expect, part, part_of, seen
 from breezeblock.objects.stores.credentials import found
 from breezeblock.objects.stores.metadata import EARLY_S
 from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Body, Item, Page, Traits, checked
@@ -50,12 +50,18 @@ class S3Store:
         if length is None and not first:
             reply = await self._request("GET", key, limit=MAX_OBJECT_BYTES)
             return expect(reply, f"GET {key}", 200).body
-        most = MAX_OBJECT_BYTES if length is None else length
-        if not most:
+        if length == 0:
             return b""
+        return part(await self._part(key, first, length), key, first, length or MAX_OBJECT_BYTES)
+
+    async def get_same(self, item: Item, first: int, length: int) -> bytes:
+        """Return bytes of an object that is what it was. Raises ChangedError."""
+        return part_of(await self._part(item.key, first, length), item, first, length)
+
+    async def _part(self, key: str, first: int, length: int | None) -> Reply:
         last = "" if length is None else first + length - 1
-        reply = await self._request("GET", key, {"range": f"bytes={first}-{last}"}, limit=most + (64 << 10))
-        return part(reply, key, first, most)
+        limit = (length or MAX_OBJECT_BYTES) + (64 << 10)
+        return await self._request("GET", key, {"range": f"bytes={first}-{last}"}, limit=limit)
 
     async def put(self, key: str, body: Body, *, create: bool = False, match: str = "") -> None:
         """Store an object. Its SHA-256 is signed, so that what arrives is what was sent."""
@@ -73,9 +79,9 @@ class S3Store:
         expect(await self._request("DELETE", key), f"DELETE {key}", 200, 204, 404)
 
     async def head(self, key: str) -> Item:
-        """Tell length and tag."""
+        """Tell length, tag and when it was changed."""
         reply = expect(await self._request("HEAD", key), f"HEAD {key}", 200)
-        return Item(key, int(reply.headers.get("content-length", "0")), reply.headers.get("etag", ""))
+        return seen(reply, key, int(reply.headers.get("content-length", "0")))
 
     async def page(self, prefix: str, after: str = "") -> Page:
         """List up to 1,000 objects (ListObjectsV2)."""

@@ -4,8 +4,8 @@ import base64
 import ssl
 
 from breezeblock.errors import UnsupportedError
-from breezeblock.objects.http.client import Client
-from breezeblock.objects.stores.answers import expect, part
+from breezeblock.objects.http.client import Client, Reply
+from breezeblock.objects.stores.answers import expect, part, part_of, seen
 from breezeblock.objects.stores.port import MAX_OBJECT_BYTES, Body, Item, Page, Traits, checked
 
 
@@ -29,29 +29,32 @@ class WebStore:
 
     async def get(self, key: str, first: int = 0, length: int | None = None) -> bytes:
         """Return bytes of an object."""
-        headers = self.headers
         if length is None and not first:
-            reply = await self.client.request("GET", self.target(key), headers, limit=MAX_OBJECT_BYTES)
+            reply = await self.client.request("GET", self.target(key), self.headers, limit=MAX_OBJECT_BYTES)
             return expect(reply, f"GET {key}", 200).body
-        most = MAX_OBJECT_BYTES if length is None else length
-        if not most:
+        if length == 0:
             return b""
+        return part(await self._part(key, first, length), key, first, length or MAX_OBJECT_BYTES)
+
+    async def get_same(self, item: Item, first: int, length: int) -> bytes:
+        """Return bytes of an object that is what it was. Raises ChangedError."""
+        return part_of(await self._part(item.key, first, length), item, first, length)
+
+    async def _part(self, key: str, first: int, length: int | None) -> Reply:
         last = "" if length is None else first + length - 1
-        headers = {**headers, "Range": f"bytes={first}-{last}"}
-        reply = await self.client.request("GET", self.target(key), headers, limit=most + (64 << 10))
-        return part(reply, key, first, most)
+        headers = {**self.headers, "Range": f"bytes={first}-{last}"}
+        limit = (length or MAX_OBJECT_BYTES) + (64 << 10)
+        return await self.client.request("GET", self.target(key), headers, limit=limit)
 
     async def head(self, key: str) -> Item:
         """Tell length, tag and when it was changed; a weak tag counts as none."""
         reply = expect(
             await self.client.request("HEAD", self.target(key), self.headers), f"HEAD {key}", 200, 204
         )
-        tag = reply.headers.get("etag", "")
         length = reply.headers.get("content-length", "")
         if not length.isdecimal():
             length = await self._length(key)  # Apache does not tell that of an empty object
-        weak = tag.startswith("W/")
-        return Item(key, int(length), "" if weak else tag, reply.headers.get("last-modified", ""))
+        return seen(reply, key, int(length))
 
     async def _length(self, key: str) -> str:
         """Return what the answer to a GET of the first byte says of the whole (RFC 9110, 14.4)."""
