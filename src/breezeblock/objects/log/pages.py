@@ -77,6 +77,11 @@ class Leaf:
         return self.blank or self.base is not None
 
     @property
+    def empty(self) -> bool:
+        """Whether all are holes, as far as that can be seen without looking at each."""
+        return self.blank and self.base is None and not self.changes and not self.frozen
+
+    @property
     def dirty(self) -> bool:
         """Whether it was changed since it was stored."""
         return bool(self.changes) or self.solid or self.dropped
