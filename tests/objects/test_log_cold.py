@@ -67,6 +67,24 @@ def test_readers_who_come_together_fetch_a_leaf_and_a_head_once() -> None:
     asyncio.run(run())
 
 
+def test_a_reader_who_gives_up_takes_no_page_from_the_others() -> None:
+    async def run() -> None:
+        store = Watched()
+        data = await made(store)
+        device = await volumes.attach(store, ONE, memory=MEMORY)
+        store.gets.clear()
+        await page(device, 40)  # its leaf and its head are here then, and no other chunk
+        first, second = (asyncio.ensure_future(page(device, 20)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert await second == data[20 * PAGE : 21 * PAGE]
+        assert first.cancelled()
+        assert store.count("seg") == 3  # the head, and two chunks
+        await device.close()
+
+    asyncio.run(run())
+
+
 def test_the_map_comes_before_anybody_reads() -> None:
     async def run() -> None:
         store = Watched()

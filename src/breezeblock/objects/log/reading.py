@@ -7,7 +7,7 @@ fetched ahead, twice as much each time.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -63,7 +63,8 @@ class Reader:
         self._heads_coming = Shared(self._head)
         self._room = max(2, cache_bytes // _CHUNK_BYTES)
         self._heads_room = max(64, cache_bytes // _HEADS_SHARE // _HEAD_KEPT_BYTES)
-        self._coming: dict[_Key, asyncio.Future[_Chunk]] = {}
+        self._coming: dict[_Key, list[asyncio.Future[_Chunk]]] = {}
+        """Who waits for chunks: each has a future of its own, so that one who gives up takes nothing away."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._packed = False
         """Whether segments were seen whose chunks lie where only the head says."""
@@ -103,37 +104,49 @@ class Reader:
         """Return pages. Raises CorruptError for damage, or a segment that is gone."""
         wanted = _chunks(place.page, count)
         keys = [(volume, place.segment, chunk) for chunk, _, _ in wanted]
-        found = []
-        for key, held, (_, first, amount) in zip(keys, self._fetch(keys), wanted, strict=True):
-            # One reader that gives up must not take the others' answer away.
-            chunk = held if isinstance(held, _Chunk) else await asyncio.shield(held)
-            if not chunk.sound(first, amount):
-                chunk = await self._mended(key, first, amount)
-            found.append(chunk.view[first * PAGE : (first + amount) * PAGE])
-        return found
+        return [
+            await self._sound(key, held, first, amount)
+            for key, held, (_, first, amount) in zip(keys, self._fetch(keys), wanted, strict=True)
+        ]
 
-    async def one(self, volume: str, segment: int, index: int) -> memoryview:
-        """Return one page. Raises as `pages`."""
-        return (await self.pages(volume, Place(0, segment, index), 1))[0]
+    def one(self, volume: str, segment: int, index: int) -> Awaitable[memoryview]:
+        """Return one page soon; it is asked for at once. Raises as `pages`."""
+        key = (volume, segment, index // CHUNK_PAGES)
+        (held,) = self._fetch([key])
+        return self._sound(key, held, index % CHUNK_PAGES, 1)
+
+    async def _sound(
+        self, key: _Key, held: "_Chunk | asyncio.Future[_Chunk]", first: int, amount: int
+    ) -> memoryview:
+        """Return pages of a chunk that is here or on its way."""
+        chunk = held if isinstance(held, _Chunk) else await held
+        if not chunk.sound(first, amount):
+            chunk = await self._mended(key, first, amount)
+        return chunk.view[first * PAGE : (first + amount) * PAGE]
 
     def expect(self, volume: str, place: Place, count: int) -> None:
         """Begin to fetch what is not here."""
         self._fetch([(volume, place.segment, chunk) for chunk, _, _ in _chunks(place.page, count)])
 
     def _fetch(self, keys: list[_Key]) -> "list[_Chunk | asyncio.Future[_Chunk]]":
-        """Return chunks of one segment, or their futures; see that those come that nobody asked for yet."""
+        """Return chunks of one segment, or futures of them; see that those come that nobody asked for yet."""
         loop = asyncio.get_running_loop()
         found: list[_Chunk | asyncio.Future[_Chunk]] = []
         run: list[_Key] = []
         for key in keys:
-            one = self._chunks.get(key) or self._coming.get(key)
-            if one is None:
-                one = self._coming[key] = loop.create_future()
+            if (held := self._chunks.get(key)) is not None:
+                found.append(held)
+                continue
+            waiting = self._coming.get(key)
+            if waiting is None:
+                waiting = self._coming[key] = []
                 if run and (key[2] != run[-1][2] + 1 or len(run) == _AT_ONCE):
                     self._start(run)
                     run = []
                 run.append(key)
-            found.append(one)
+            future: asyncio.Future[_Chunk] = loop.create_future()
+            waiting.append(future)
+            found.append(future)
         if run:
             self._start(run)
         return found
@@ -147,14 +160,15 @@ class Reader:
         try:
             chunks = await self._got(run[0], len(run))
         except Exception as error:  # noqa: BLE001 - whoever waits gets it
-            for key in run:
-                future = self._coming.pop(key)
+            for future in (one for key in run for one in self._coming.pop(key) if not one.done()):
                 future.set_exception(error)
                 future.exception()  # perhaps nobody waits
             return
         for key, chunk in zip(run, chunks, strict=True):
             self._chunks[key] = chunk
-            self._coming.pop(key).set_result(chunk)
+            for future in self._coming.pop(key):
+                if not future.done():
+                    future.set_result(chunk)
         while len(self._chunks) > self._room:
             self._chunks.popitem(last=False)
 
