@@ -55,6 +55,7 @@ def test_a_relay_is_there_until_it_is_ended_and_missed_when_it_is_killed(
     with relays.ensured(export, front, log):
         pass
     assert length(front) == 1 << 20
+    assert log.stat().st_mode & 0o777 == 0o600
     first = listener(front)
     with relays.ensured(export, front, log):
         assert listener(front) == first, "one is enough"
