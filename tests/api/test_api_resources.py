@@ -219,6 +219,7 @@ def test_pools(world: World, admin: Client) -> None:
         "disk",
         "up",
     )
+    assert can["reason"] == ""
     later = ("deepest_chain", "unmerged_images", "unmerged_gb", "full_in_hours", "chain_full_in_hours")
     assert can["deepest_chain"] in {0, 1}, "other tests may have left volumes"
     assert [can[key] for key in later[1:]] == [0, 0, "unknown", "unknown"]

@@ -116,6 +116,25 @@ def test_an_import_that_was_stopped_is_no_volume_and_is_swept(
     assert storage.names() == before
 
 
+def test_a_volume_that_another_service_swept_is_not_said_to_be_there(
+    backend: RestBackend, storage: RestStorage, tmp_path: Path
+) -> None:
+    (tmp_path / "image").write_bytes(b"x" * (8 * MIB))
+    looks = 0
+
+    def swept() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            assert len(backend.sweep(frozenset())) == 1
+        return False
+
+    with pytest.raises(ConflictError, match="removed while it was made"):
+        backend.import_image(
+            volume(), str(tmp_path / "image"), "raw", Attempt(operation_id="op", token="t", cancelled=swept)
+        )
+
+
 def test_what_is_too_small_or_no_image_is_refused(backend: RestBackend, tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(b"x" * (9 * MIB))
     with pytest.raises(InvalidInputError, match="the volume only"):

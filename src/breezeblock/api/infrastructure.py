@@ -152,6 +152,7 @@ def _capabilities(pool: Any, chains: Chains, health: Health) -> dict[str, Any]:
         "driver_version": __version__,
         "vendor_name": "Breezeblock",
         "backend_state": "up" if pool.up else "down",
+        "reason": pool.reason,
         "timestamp": pool.updated_at,
     }
 

@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from uuid import UUID
 
-from breezeblock.backends.contract import Finding, Found, Snapshot, Volume
+from breezeblock.backends.contract import Finding, Found, Placement, Snapshot, Volume
 from breezeblock.backends.rest_data import HOLDING
-from breezeblock.errors import BreezeblockError, CorruptError, NotFoundError
+from breezeblock.errors import BreezeblockError, ConflictError, CorruptError, NotFoundError
 from breezeblock.objects.log import format as form
 from breezeblock.objects.log import opening, volumes
 from breezeblock.objects.stores.port import Item, Store, everything
@@ -34,6 +34,18 @@ async def end_draft(store: Store, volume: str) -> None:
     """Take the mark of a maker away; none = done."""
     for mark in await everything(store, draft_key(volume)):
         await store.delete(mark.key)
+
+
+async def publish(store: Store, volume: str, operation: str) -> None:
+    """Let everybody see a volume that an operation made. Raises ConflictError if it was swept meanwhile."""
+    try:
+        await store.head(draft_key(volume, operation))
+    except NotFoundError:
+        raise ConflictError(
+            f"Volume {volume} was removed while it was made.",
+            remedy="Does another service use this pool? It takes work that it does not know for left over.",
+        ) from None
+    await end_draft(store, volume)
 
 
 async def published(store: Store, volume: str) -> bool:
@@ -194,3 +206,18 @@ async def remove(store: Store, volume: str) -> None:
         await volumes.delete_snapshot(store, volume, snapshot)
     await volumes.delete(store, volume)
     await end_draft(store, volume)
+
+
+def key_of(volume: Volume) -> str:
+    """Return what a volume is called in its store."""
+    return volume.locator or UUID(volume.id).hex
+
+
+def name_of(snapshot: Snapshot) -> str:
+    """Return what a snapshot is called there."""
+    return snapshot.locator or snapshot.id
+
+
+def placement_of(volume: Volume) -> Placement:
+    """Return what must be remembered of a volume."""
+    return Placement(locator=key_of(volume), format="raw")

@@ -9,6 +9,7 @@ from uuid import NAMESPACE_DNS, uuid5
 import typer
 
 from breezeblock.cli import options
+from breezeblock.errors import UnavailableError
 
 if TYPE_CHECKING:
     from breezeblock.cli.client import Client
@@ -153,6 +154,11 @@ def _attach(service: "Client", served: "ServedConnector", what: str, *, read_onl
         wanted = {"volume_uuid": volume["id"], "instance_uuid": _host(), "connector": connector}
         wanted["mode"] = "ro" if read_only else "rw"
         made = service.post("/attachments", {"attachment": wanted})["attachment"]
+    elif not held["connection_info"]:
+        raise UnavailableError(
+            f"The attachment of {what} to this host is still being made.",
+            remedy="It goes on when its pool is up, which `breezeblock pool list` tells; then attach again.",
+        )
     else:
         made = held
     try:

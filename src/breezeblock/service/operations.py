@@ -80,7 +80,7 @@ def wait(service: Service, operation_id: str) -> None:
             raise BreezeblockError(row.error or f"operation {operation_id} ended as {row.state}")
         if row.state == "queued" and pause == LONG_PAUSE_S and (reason := _down(service, row)):
             raise UnavailableError(
-                f"operation {operation_id} waits: its pool is {reason}",
+                f"operation {operation_id} waits for its pool: {reason}",
                 remedy="It goes on by itself when the storage answers again.",
             )
         time.sleep(pause)
