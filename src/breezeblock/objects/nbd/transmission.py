@@ -295,7 +295,6 @@ class Transmission(asyncio.BufferedProtocol):
         cookie: bytes,
         verb: Callable[[], Awaitable[_T] | _T],
         reply: Callable[[_T], None] | None = None,
-        *,
         length: int = 0,
     ) -> None:
         """Call a verb that moves so many bytes and reply, now or later; without `reply`, of success."""
