@@ -46,6 +46,9 @@ for_test=(
     fio:fio
     xfsprogs:mkfs.xfs
     btrfs-progs:mkfs.btrfs
+    lvm2:lvm
+    dmsetup:dmsetup
+    thin-provisioning-tools:thin_check
     nbd-client:nbd-client
     fuse3:/usr/lib/*/libfuse3.so.*
 )

@@ -1,34 +1,26 @@
 """Pools that are only read: images on nginx, and in S3 where there is a listing; what cannot be one."""
 
 import asyncio
-import functools
-import http.server
 import json
 import os
 import signal
 import subprocess
-import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 import pytest
+from read_only_lab import IMAGES, MIB, Place, attempt, section, served, volume
 
 import zoo
 from breezeblock.app import attaching
-from breezeblock.attempt import Attempt
-from breezeblock.backends.contract import Volume
-from breezeblock.backends.registry import read_config
-from breezeblock.backends.rest import RestBackend, open_rest
+from breezeblock.backends.rest import open_rest
 from breezeblock.backends.rest_config import RestConfig
-from breezeblock.config import Config, ServiceSection
 from breezeblock.errors import (
-    ConfigError,
     ConflictError,
     InvalidInputError,
     NotFoundError,
@@ -38,62 +30,6 @@ from breezeblock.errors import (
 from breezeblock.objects import serving
 from breezeblock.objects.stores.s3 import S3Store
 from breezeblock.objects.stores.sigv4 import Credentials
-
-MIB = 1 << 20
-IMAGES = ["debian/12.raw", "debian/11.raw", "odd.raw", "disk.qcow2", "none.raw"]
-
-
-def attempt() -> Attempt:
-    return Attempt(operation_id=str(uuid4()), token=uuid4().hex)
-
-
-def volume(pool: str = "images", length: int = 0, image_format: str = "") -> Volume:
-    return Volume(id=str(uuid4()), virtual_bytes=length, pool=pool, format=image_format)
-
-
-def section(**pool: Any) -> dict[str, Any]:
-    return {"kind": "rest", "pools": {"images": {"layout": "read-only", **pool}}}
-
-
-class Place:
-    """A server of images, and a back end with a pool of them beside one that can be written."""
-
-    def __init__(self, home: Path, url: str) -> None:
-        self.data, self.place = home / "data", home / "x"
-        self.place.mkdir()
-        (self.place / "store").mkdir()
-        wanted = section(store="web", urls=[url], images=IMAGES)
-        wanted["pools"]["gold"] = {"store": "directory", "urls": [str(self.place / "store")]}
-        wanted |= {"run_dir": str(self.place / "run"), "journal_dir": str(self.place / "journals")}
-        self.config = Config(
-            service=ServiceSection(state_dir=str(self.place / "state")), backends={"rest": wanted}
-        )
-        self.backend = self.open()
-
-    def open(self) -> RestBackend:
-        return open_rest("rest", attaching.rest_config(self.config, "rest"), self.place / "state")
-
-    def put(self, name: str, content: bytes) -> None:
-        path = self.data / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-
-    def manage(self, name: str) -> Volume:
-        new = volume()
-        found = self.backend.adopt(new, name, attempt())
-        return msgspec.structs.replace(
-            new, virtual_bytes=found.virtual_bytes, locator=found.volume.locator, format=found.volume.format
-        )
-
-    def tree(self) -> dict[str, tuple[int, int]]:
-        return {str(one): (one.stat().st_size, one.stat().st_mtime_ns) for one in self.data.rglob("*")}
-
-
-@contextmanager
-def served() -> Iterator[Place]:
-    memory = tempfile.TemporaryDirectory(prefix="b", dir="/dev/shm")  # sockets have short names
-    with memory as home, zoo.running(zoo.nginx, Path(home)) as url:
-        yield Place(Path(home), url)
 
 
 @pytest.fixture(scope="module")
@@ -277,48 +213,6 @@ def test_without_the_server_a_pool_is_down_and_its_volumes_can_be_let_go() -> No
     place.backend.delete(held, attempt())
 
 
-@contextmanager
-def deaf(directory: Path, *, silent: bool = False) -> Iterator[str]:
-    """Run a server that ignores ranges; a `silent` one does not say when an object was changed either."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_said: object) -> None:
-            pass
-
-        def send_header(self, keyword: str, value: str) -> None:
-            if not (silent and keyword == "Last-Modified"):
-                super().send_header(keyword, value)
-
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(directory))
-    )
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.mark.parametrize(("silent", "finding"), [(False, "ignores ranges"), (True, "neither a strong ETag")])
-def test_a_server_that_cannot_serve_images_is_refused_with_the_finding(
-    tmp_path: Path, *, silent: bool, finding: str
-) -> None:
-    (tmp_path / "a.raw").write_bytes(bytes(MIB))
-    with deaf(tmp_path, silent=silent) as url:
-        config = msgspec.convert(section(store="web", urls=[url], images=["a.raw"]), RestConfig)
-        backend = open_rest("rest", config, tmp_path / "state")
-        (pool,) = backend.stats()
-        assert not pool.up
-        assert finding in pool.reason
-        with pytest.raises(UnsupportedError, match=finding):
-            backend.examine(volume(), "a.raw")
-
-
 def test_what_is_configured_and_missing_is_told(place: Place) -> None:
     (place.data / "debian/12.raw").unlink(missing_ok=True)
     place.put("disk.qcow2", bytes(MIB))
@@ -348,23 +242,3 @@ def test_a_bucket_of_images_is_listed(tmp_path: Path) -> None:
         with backend.open_data(held) as data:
             assert data.read(100, 3) == b"222"
         assert [one.name for one in backend.inventory()] == ["one.raw", "two.raw"]
-
-
-@pytest.mark.parametrize(
-    ("pool", "said"),
-    [
-        ({"store": "web"}, "name them in `images`"),
-        ({"store": "web", "images": ["a"], "layout": "log"}, 'layout = "read-only"'),
-        ({"store": "web", "images": ["../a"]}, "no name of an object"),
-        ({"store": "directory", "urls": ["/srv"]}, "back end local"),
-        ({"store": "cdmi", "images": ["a"], "layout": "flat"}, "`images` is for"),
-        ({"store": "s3", "urls": ["https://a/b", "https://c/b"]}, "has one URL"),
-        (
-            {"store": "web", "images": ["a"], "urls": ["http://192.0.2.1"], "user": "u", "secret": "s"},
-            "https",
-        ),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(pool: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        read_config(section(**{"urls": ["https://store.example.org/x"], **pool}), "[backends.x]")

@@ -71,6 +71,11 @@ def test_exit_codes_say_what_is_wrong(tmp_path: Path) -> None:
     run("create", "--format", "vmdk", "--size", "1GiB", tmp_path / "x", code=4)
     run("create", tmp_path / "x", code=2)
     run("info", tmp_path / "nothing", code=3)
+    child = tmp_path / "child.vhd"
+    run("create", "--parent", one, child)
+    one.rename(tmp_path / "away.vhd")
+    assert run("info", child, code=1).startswith(b"child.vhd  (vhd, 1 MiB")
+    (tmp_path / "away.vhd").rename(one)
     run("resize", one, "--size", "1B", code=4)
     run("merge", one, code=4)
     one.write_bytes(one.read_bytes()[:-512])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from breezeblock import images
-from breezeblock.errors import CorruptError
+from breezeblock.errors import CorruptError, UnsupportedError
 from breezeblock.images import qcow2
 from breezeblock.images.file import opened
 from breezeblock.images.vhd.records import parse_footer, parse_header
@@ -202,6 +202,12 @@ def test_a_depth_bomb(tmp_path: Path) -> None:
     assert b"".join(images.read(tmp_path / "255.qcow2", 0, MIB)) == bytes(MIB)
     with pytest.raises(CorruptError, match="more than 256 layers"):
         images.chain(tmp_path / "256.qcow2")
+    with pytest.raises(UnsupportedError, match="at most 256"):
+        images.create_child(tmp_path / "one-more.qcow2", tmp_path / "255.qcow2")
+    assert not (tmp_path / "one-more.qcow2").exists()
+    images.create_child(tmp_path / "other.qcow2", tmp_path / "0.qcow2")
+    with pytest.raises(UnsupportedError, match="at most 256"):
+        images.reparent(tmp_path / "other.qcow2", tmp_path / "255.qcow2")
 
 
 @pytest.mark.parametrize("image_format", ["vhd", "vhdx"])

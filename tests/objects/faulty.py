@@ -78,8 +78,8 @@ class Way:
         head, _, body = data.partition(b"\r\n\r\n")
         found = _LENGTH.search(head)
         left = (int(found[1]) if found else 0) - len(body)
-        while left > 0:
-            left -= len(await reader.read(left))
+        while left > 0 and (some := await reader.read(left)):
+            left -= len(some)
 
     def _question(self, data: bytes) -> bytes:
         return data

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collecting_lab import LENGTH, ONE, QUIET, TWO, write
+from collecting_lab import LENGTH, ONE, QUIET, TWO, made, write
 from log_lab import PAGE, content, soon
 
 from breezeblock.errors import BreezeblockError, CorruptError, NotFoundError
@@ -23,8 +23,7 @@ pytestmark = pytest.mark.usefixtures("no_pause")
 def test_what_a_dead_writer_left_goes_and_its_successors_fence_stays() -> None:
     async def run() -> None:
         store = MemoryStore()
-        await volumes.create(store, ONE, LENGTH)
-        older = await volumes.attach(store, ONE, memory=QUIET)
+        older = await made(store)
         await write(older, 0, 4, b"a")
         newer = await volumes.attach(store, ONE, memory=QUIET)
         # Behind the fence lies what the older one had on its way when it was overtaken, and a leaf.
@@ -53,8 +52,7 @@ def test_what_a_dead_writer_left_goes_and_its_successors_fence_stays() -> None:
 def test_a_clone_keeps_what_its_deleted_source_wrote() -> None:
     async def run() -> None:
         store = MemoryStore()
-        await volumes.create(store, ONE, LENGTH)
-        device = await volumes.attach(store, ONE, memory=QUIET)
+        device = await made(store)
         await write(device, 0, 8, b"a")
         await device.writer.checkpoint()
         await write(device, 8, 8, b"b")
@@ -83,8 +81,7 @@ def test_a_clone_keeps_what_its_deleted_source_wrote() -> None:
 def test_sparse_segments_are_found_and_compacted_while_the_volume_is_written() -> None:
     async def run() -> None:
         store = MemoryStore()
-        await volumes.create(store, ONE, LENGTH)
-        device = await volumes.attach(store, ONE, memory=QUIET)
+        device = await made(store)
         for number in range(8):
             await write(device, 0, 32, bytes([number + 1]))
             await write(device, 32 + number, 1, bytes([number + 101]))
@@ -117,8 +114,7 @@ def test_sparse_segments_are_found_and_compacted_while_the_volume_is_written() -
 def test_a_broken_map_stops_a_collection() -> None:
     async def run() -> None:
         store = MemoryStore()
-        await volumes.create(store, ONE, LENGTH)
-        device = await volumes.attach(store, ONE, memory=QUIET)
+        device = await made(store)
         await write(device, 0, 8, b"a")
         await device.writer.checkpoint()
         await device.close()
@@ -167,8 +163,7 @@ def test_a_writer_that_began_beside_another_ones_checkpoint_has_its_root(tmp_pat
 
     async def run() -> None:
         store = Late()
-        await volumes.create(store, ONE, LENGTH)
-        older = await volumes.attach(store, ONE, memory=QUIET)
+        older = await made(store)
         await write(older, 0, 8, b"a")
         await older.writer.checkpoint()
         await write(older, 8, 8, b"b")
@@ -197,8 +192,7 @@ def test_leaves_of_a_checkpoint_that_takes_its_time_are_left_alone() -> None:
 
     async def run() -> None:
         store = Slow()
-        await volumes.create(store, ONE, LENGTH)
-        device = await volumes.attach(store, ONE, memory=QUIET)
+        device = await made(store)
         for mark in b"abc":
             await write(device, 0, 8, bytes([mark]))
             store.collecting = True

@@ -1,6 +1,7 @@
 """The map of a volume beside a plain dictionary, while leaves are stored, fetched, forgotten and dropped."""
 
 import asyncio
+import itertools
 import random
 from array import array
 
@@ -12,6 +13,7 @@ from breezeblock.objects.log import format as form
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.format import LEAF_BYTES, LEAF_PAGES
 from breezeblock.objects.log.pages import Frozen, PageMap
+from breezeblock.objects.log.pieces import mapped
 from breezeblock.objects.stores.memory import MemoryStore
 
 ONE = "1" * 32
@@ -130,3 +132,45 @@ def test_a_volume_that_is_written_all_over_takes_little_memory() -> None:
         await device.close()
 
     asyncio.run(run())
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1 << 32))
+def test_what_is_mapped_is_told_whatever_is_in_memory(seed: int) -> None:
+    dice = random.Random(seed)
+    shelf = Shelf(dice)
+    for _ in range(30):
+        shelf.step()
+    first, count = dice.randrange(LEAF_PAGES), dice.randrange(1, 4 * LEAF_PAGES)
+    limit = dice.choice((1, 3, 1000))
+    found = mapped(shelf.map, first, count, limit)
+    assert 0 < len(found) <= limit
+    assert all(one[0] != two[0] for one, two in itertools.pairwise(found))
+    assert sum(pages for _, pages in found) <= count
+    data = {page for page, entry in shelf.model.items() if entry}
+    at = first
+    for state, pages in found:
+        inside = {page for page in data if at <= page < at + pages}
+        if not state:
+            assert not inside, "what is said to be a hole has no data"
+        at += pages
+    # Of leaves that are here, each page is told as it is.
+    here = {number for number, leaf in shelf.map.leaves.items() if leaf.ready}
+    at = first
+    for state, pages in found:
+        if state:
+            for page in {at, at + pages - 1}:
+                assert page in data or page // LEAF_PAGES not in here
+        at += pages
+
+
+def test_telling_what_is_mapped_looks_through_one_leaf_at_a_time() -> None:
+    pages = PageMap({}, 8)
+    for number in range(3):
+        pages.set(number * LEAF_PAGES, LEAF_PAGES, number << 40 | 1)
+    assert mapped(pages, 5, 3 * LEAF_PAGES - 5, 1000) == [(True, LEAF_PAGES - 5)]
+    pages.drop(0)
+    assert mapped(pages, 0, 3 * LEAF_PAGES, 1000) == [(False, LEAF_PAGES), (True, LEAF_PAGES)]
+    for page in range(LEAF_PAGES, 2 * LEAF_PAGES, 2):
+        pages.set(page, 1, 0)
+    assert mapped(pages, LEAF_PAGES, LEAF_PAGES, 4) == [(False, 1), (True, 1), (False, 1), (True, 1)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from collecting_lab import LENGTH, ONE, QUIET, TWO, write
+from collecting_lab import LENGTH, ONE, QUIET, TWO, made, write
 from log_lab import PAGE, Disk, content, soon
 
 from breezeblock.errors import ConflictError, NotFoundError, UnavailableError
@@ -32,8 +32,7 @@ class Untold(MemoryStore):
 
 def test_lengths_that_listings_do_not_tell_are_asked_for() -> None:
     async def run(store: MemoryStore) -> list[Any]:
-        await volumes.create(store, ONE, LENGTH)
-        device = await volumes.attach(store, ONE, memory=QUIET)
+        device = await made(store)
         for mark in b"abc":
             await write(device, 0, 40, bytes([mark]))
         await write(device, 1, 39, b"d")
@@ -116,8 +115,7 @@ def test_a_quick_clone_is_seen_by_the_second_look_of_a_collection(monkeypatch: p
 
     async def run() -> None:
         store = Late()
-        await volumes.create(store, ONE, LENGTH)
-        device = await volumes.attach(store, ONE, memory=QUIET)
+        device = await made(store)
         await write(device, 0, 8, b"a")
         await volumes.snapshot(device, "s")
         await write(device, 0, 8, b"b")
@@ -160,8 +158,7 @@ def test_the_journal_of_a_page_that_is_written_again_and_again_stays_short(
 
 async def rewritten(store: MemoryStore, times: int) -> None:
     """Make a volume, all of whose segments but the last are nobody's."""
-    await volumes.create(store, ONE, LENGTH)
-    device = await volumes.attach(store, ONE, memory=QUIET)
+    device = await made(store)
     for number in range(times):
         await write(device, 0, 1, bytes([number + 1]))
     await device.writer.checkpoint()

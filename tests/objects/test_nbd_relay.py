@@ -1,5 +1,6 @@
 """`breezeblock nbd relay`: servers that are killed, connections that are cut, and what passes through."""
 
+import asyncio
 import os
 import random
 import select
@@ -12,9 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from nbd_lab import serving, tool
+from nbd_lab import Served, serving, tool
 
 from breezeblock.errors import UnavailableError
 from breezeblock.objects.nbd import MemoryDevice, client, wire
@@ -179,6 +181,68 @@ def patiently(where: client.Place) -> Iterator[socket.socket]:
     connected.settimeout(60)
     with connected:
         yield connected
+
+
+class Full(MemoryDevice):
+    """A store that is away: writes wait until there is room again."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.room: asyncio.Event = asyncio.Event()
+        self.begun: list[int] = []
+
+    def write(self, offset: int, data: memoryview, *, fua: bool = False) -> Any:
+        self.begun.append(offset // MIB)
+        return self._later(offset, bytes(data))
+
+    async def _later(self, offset: int, data: bytes) -> None:
+        await self.room.wait()
+        super().write(offset, memoryview(data))
+
+
+@pytest.mark.parametrize("relayed", [False, True], ids=["direct", "relayed"])
+def test_what_a_client_gave_up_is_not_done_late(tmp_path: Path, relayed: bool) -> None:
+    """A kernel whose timer ended asks again over another connection, and goes on when that is answered."""
+    device = Full(128 * MIB)
+    with serving({"disk": device}, tmp_path) as served, ExitStack() as stack:
+        where = client.Place(str(served.socket), "disk")
+        if relayed:
+            where = stack.enter_context(relaying(where, tmp_path / "front"))
+        given_up, other = stack.enter_context(patiently(where)), stack.enter_context(patiently(where))
+        given_up.setblocking(False)
+        data = b"".join(written(block, b"o" * MIB) for block in range(100))
+        sent, quiet = 0, 0
+        while quiet < 20:
+            try:
+                sent += given_up.send(data[sent : sent + MIB])
+                quiet = 0
+            except BlockingIOError:
+                time.sleep(0.05)
+                quiet += 1
+        block = len(device.begun)  # the first that nobody has looked at yet
+        assert sent > block * MIB + 64
+        given_up.shutdown(socket.SHUT_RDWR)
+        served.loop.call_soon_threadsafe(device.room.set)
+        other.sendall(written(block, b"n" * MIB))
+        assert client.receive(other, wire.SIMPLE.size)[4:8] == bytes(4)
+        other.sendall(wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.Command.FLUSH, bytes(8), 0, 0))
+        assert client.receive(other, wire.SIMPLE.size)[4:8] == bytes(4)
+        until_gone(served, 1)
+        assert device.begun == [*range(block), block]
+        assert bytes(device._view[block * MIB : (block + 1) * MIB]) == b"n" * MIB
+
+
+def written(block: int, data: bytes) -> bytes:
+    cookie = block.to_bytes(8)
+    return wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.Command.WRITE, cookie, block * MIB, len(data)) + data
+
+
+def until_gone(served: Served, left: int) -> None:
+    """Wait until the server has so many clients left."""
+    until = time.monotonic() + 20
+    while served.server.connections > left:
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_an_export_looks_as_it_does_without_a_relay(tmp_path: Path) -> None:

@@ -148,8 +148,11 @@ def test_each_fault_of_an_endpoint_and_credentials_that_expire(tmp_path: Path) -
                 eventually(lambda: set(volume.states()) == {"up"})
                 for at, way in enumerate(three):
                     way.fault = fault if at != number % 3 else ""
-                volume.work()
-                assert any(way.seen.get(fault) for way in three), fault
+                # Which ways are taken is left to chance, and to what was quick before.
+                tries = iter(range(20))
+                while not any(way.seen.get(fault) for way in three):
+                    assert next(tries, None) is not None, f"{fault} was never met"
+                    volume.work()
                 for way in three:
                     way.fault = ""
             other = CdmiServer(root, user="u", password="second")

@@ -1,6 +1,8 @@
 """What stores and connections do once in a while: lost answers, bad moments, listings that are none."""
 
 import asyncio
+import calendar
+import hashlib
 import os
 import random
 import time
@@ -14,6 +16,7 @@ from mirrors_lab import Flaky
 from breezeblock.errors import BreezeblockError, ConfigError, UnavailableError, UnsupportedError
 from breezeblock.objects import pool
 from breezeblock.objects.cdmi import CdmiServer
+from breezeblock.objects.http.client import Client
 from breezeblock.objects.mirrors import Gate, Mirrors, Policy
 from breezeblock.objects.stores.cdmi import CdmiStore
 from breezeblock.objects.stores.directory import DirectoryStore
@@ -22,7 +25,7 @@ from breezeblock.objects.stores.memory import MemoryStore
 from breezeblock.objects.stores.opening import StoreConfig, endpoint
 from breezeblock.objects.stores.port import ExistsError, Store
 from breezeblock.objects.stores.s3 import S3Store
-from breezeblock.objects.stores.sigv4 import Credentials
+from breezeblock.objects.stores.sigv4 import Credentials, sign
 
 
 class Server(asyncio.Protocol):
@@ -199,3 +202,39 @@ def test_what_cannot_be_a_key_is_not_listed(tmp_path: Path) -> None:
         endless.close()
 
     asyncio.run(main())
+
+
+def test_requests_are_signed_as_the_specification_says() -> None:
+    # The example "GET Object" of the S3 API reference, "Authenticating Requests".
+    credentials = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+    headers = {"host": "examplebucket.s3.amazonaws.com", "range": "bytes=0-9"}
+    nothing, when = hashlib.sha256().hexdigest(), calendar.timegm((2013, 5, 24, 0, 0, 0))
+    signed = sign(credentials, "us-east-1", "GET", "/test.txt", "", headers, nothing, when)
+    known = "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
+    assert signed["authorization"].endswith(f"Signature={known}")
+    assert signed["x-amz-date"] == "20130524T000000Z"
+
+
+def test_a_server_that_says_nothing_is_given_up_with_its_connection() -> None:
+    async def run() -> None:
+        gone = asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await reader.read()
+            except ConnectionError:
+                pass
+            finally:
+                gone.set()
+                writer.close()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        client = Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", deadline_s=0.1)
+        with pytest.raises(UnavailableError, match="did not answer GET within"):
+            await client.request("GET", "/x")
+        await gone.wait()
+        assert client.connections == 0
+        await client.close()
+        server.close()
+
+    asyncio.run(run())

@@ -14,7 +14,11 @@ import traceback
 from pathlib import Path
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-MODULES = {"nfs": ("nfsd", "nfsv3", "nfsv4"), "smb": ("cifs",), "nbd": ("nbd", "xfs", "btrfs")}
+MODULES = {
+    "nfs": ("nfsd", "nfsv3", "nfsv4"),
+    "smb": ("cifs",),
+    "nbd": ("nbd", "xfs", "btrfs", "dm-thin-pool"),
+}
 DEBIANS = Path("/usr/lib/uml/modules")
 OWN = Path(__file__).resolve().parents[2] / ".uml" / "lib" / "modules"
 ROOT = Path("/run/nfsroot")

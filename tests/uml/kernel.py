@@ -48,7 +48,14 @@ NEEDED = {
         sevenzip.PROGRAM: "7zip",
         "strace": "strace",
     },
-    "nbd": {**COMMON, "mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs"},
+    "nbd": {
+        **COMMON,
+        "mkfs.xfs": "xfsprogs",
+        "mkfs.btrfs": "btrfs-progs",
+        "lvm": "lvm2",
+        "dmsetup": "dmsetup",
+        "thin_check": "thin-provisioning-tools",
+    },
 }
 MODULE = {"nfs": "fs/nfsd/nfsd", "smb": "fs/smb/client/cifs", "nbd": "drivers/block/nbd"}
 """Where a kernel keeps what it needs for it."""

@@ -125,7 +125,7 @@ def keep(served: ServedConnector, kernel: LinuxConnector, stopped: Callable[[], 
 
 def tell(served: ServedConnector) -> int:
     """Bring back what is not served; log, and count, what cannot be."""
-    failures = served.restore()
+    failures = [*served.restore(), *served.activate()]
     for failure in failures:
         log.warning("attach.not_served", why=str(failure))
     return len(failures)

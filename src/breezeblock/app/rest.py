@@ -79,6 +79,7 @@ class Rest:
 
     def create(self, name: str, length: int) -> None:
         """Make a volume. Raises DuplicateError if there is one of that name; a half-made one is completed."""
+        self._check_plain()
 
         async def work(store: Store) -> None:
             volume = secrets.token_hex(16)
@@ -100,6 +101,7 @@ class Rest:
 
     def extend(self, name: str, length: int) -> None:
         """Make a volume longer, also while this host uses it. Raises InvalidInputError if it is as long."""
+        self._check_plain()
 
         async def now(store: Store) -> tuple[str, int]:
             volume = await self._find(store, name)
@@ -121,6 +123,7 @@ class Rest:
 
     def destroy(self, name: str) -> None:
         """Remove a volume with its snapshots. Raises ConflictError while a host uses it."""
+        self._check_plain()
         volume = self._run(lambda store: self._find(store, name))
         if serving.running(self._socket(volume)):
             raise ConflictError(f"{name} is attached to this host.", remedy="Detach it first.")
@@ -154,6 +157,7 @@ class Rest:
 
     def data(self, name: str) -> dict[str, Any]:
         """Return what a host is told of a volume that it is to serve to itself."""
+        self._check_plain()
         volume = self._run(lambda store: self._find(store, name))
         return {
             "volume_id": name,
@@ -219,6 +223,14 @@ class Rest:
         """Raise ConflictError if another host has the volume. Of the layout flat, what changes it looks."""
         if self.settings.pools[self.pool].layout == "log":
             await volumes.check_at_rest(store, volume)
+
+    def _check_plain(self) -> None:
+        """Raise UnsupportedError for a thin pool: what its volumes hold is the service's to make."""
+        if self.settings.pools[self.pool].thin:
+            raise UnsupportedError(
+                f"Pool {self.pool} is thin: its volumes are made and changed through the service.",
+                remedy="Use `breezeblock volume` and `breezeblock attach`.",
+            )
 
     async def _find(self, store: Store, name: str) -> str:
         """Return a volume's id. Raises NotFoundError."""

@@ -12,8 +12,8 @@ from breezeblock.backends.contract import Backend
 from breezeblock.backends.local import LocalConfig, open_local
 from breezeblock.backends.nfs import NfsConfig, nfs_parts, open_nfs
 from breezeblock.backends.parts import Parts
-from breezeblock.backends.rest import open_rest
 from breezeblock.backends.rest_config import RestConfig
+from breezeblock.backends.rest_thin import open_thin
 from breezeblock.backends.smb import SmbConfig, open_smb, smb_parts
 from breezeblock.backends.xenserver import open_xenserver
 from breezeblock.backends.xenserver_config import XenServerConfig
@@ -35,7 +35,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "local": Kind(LocalConfig, open_local),
     "nfs": Kind(NfsConfig, open_nfs, nfs_parts),
-    "rest": Kind(RestConfig, open_rest),
+    "rest": Kind(RestConfig, open_thin),
     "smb": Kind(SmbConfig, open_smb, smb_parts),
     "xenserver": Kind(XenServerConfig, open_xenserver),
 }

@@ -39,6 +39,7 @@ from breezeblock.backends.copying import copy_back, copy_data
 from breezeblock.backends.rest_collecting import Collector
 from breezeblock.backends.rest_config import RestConfig, RestPool, durability, find_pool, memory, read_only
 from breezeblock.backends.rest_pools import Pools
+from breezeblock.backends.rest_reports import key_of, name_of, placement_of
 from breezeblock.backends.rest_served import asked
 from breezeblock.backends.unable import Unable
 from breezeblock.errors import (
@@ -91,46 +92,46 @@ class RestBackend(Unable):
 
     def create(self, volume: Volume, attempt: Attempt) -> Placement:
         """Put the first root."""
-        self._check(volume)
+        self.check_new(volume)
 
         async def work(store: Store) -> None:
-            if not await layout.published(store, _key(volume)):
+            if not await layout.published(store, key_of(volume)):
                 check_cancelled(attempt)
-                await layout.create(store, _key(volume), volume.virtual_bytes)
+                await layout.create(store, key_of(volume), volume.virtual_bytes)
 
         layout = self._layout(volume)
         self._pools.run(volume.pool, work)
-        return _placement(volume)
+        return placement_of(volume)
 
     def delete(self, volume: Volume, attempt: Attempt) -> None:
         """Remove snapshots, then the volume, the mark of a maker last; clones keep what they share."""
         self._idle(volume)
         if not self._read_only(volume):
-            self._pools.run(volume.pool, lambda store: self._layout(volume).remove(store, _key(volume)))
+            self._pools.run(volume.pool, lambda store: self._layout(volume).remove(store, key_of(volume)))
 
     def extend(self, volume: Volume, virtual_bytes: int, attempt: Attempt) -> Placement:
         """Make it longer."""
         self._need(volume)
         rest_layouts.check_bytes(self._settings(volume), virtual_bytes)
         if not self._asked(volume, serving.Grow(virtual_bytes)):
-            self._on(volume, lambda store: self._layout(volume).extend(store, _key(volume), virtual_bytes))
-        return _placement(volume)
+            self._on(volume, lambda store: self._layout(volume).extend(store, key_of(volume), virtual_bytes))
+        return placement_of(volume)
 
     def snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Snapped:
         """Put the volume's map as it is under the snapshot's name, or let the store take one."""
         self._need(volume, snapshots=True)
         check_cancelled(attempt)
-        name = _name(snapshot)
+        name = name_of(snapshot)
         if not self._asked(volume, serving.Snapshot(name)):
-            self._on(volume, lambda store: self._layout(volume).snapshot(store, _key(volume), name))
-        return Snapped(volume=_placement(volume), locator=_name(snapshot))
+            self._on(volume, lambda store: self._layout(volume).snapshot(store, key_of(volume), name))
+        return Snapped(volume=placement_of(volume), locator=name_of(snapshot))
 
     def delete_snapshot(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
         """Remove its one object; what only it held goes with the collection."""
         self._need(volume, snapshots=True)
-        name = _name(snapshot)
-        self._on(volume, lambda store: self._layout(volume).delete_snapshot(store, _key(volume), name))
-        return _placement(volume)
+        name = name_of(snapshot)
+        self._on(volume, lambda store: self._layout(volume).delete_snapshot(store, key_of(volume), name))
+        return placement_of(volume)
 
     def revert(self, volume: Volume, snapshot: Snapshot, attempt: Attempt) -> Placement:
         """Put a root that says what the snapshot says, or copy it back."""
@@ -139,9 +140,9 @@ class RestBackend(Unable):
         self._idle(volume)
         if self._settings(volume).layout != "log":
             copy_back(self, volume, snapshot, attempt)
-            return _placement(volume)
-        self._on(volume, lambda store: volumes.revert(store, _key(volume), _name(snapshot)))
-        return _placement(volume)
+            return placement_of(volume)
+        self._on(volume, lambda store: volumes.revert(store, key_of(volume), name_of(snapshot)))
+        return placement_of(volume)
 
     def clone(self, source: Volume, volume: Volume, attempt: Attempt) -> Placement:
         """Put a root that names the source's map, or copy it in full."""
@@ -156,10 +157,10 @@ class RestBackend(Unable):
 
     def import_image(self, volume: Volume, path: str, image_format: str, attempt: Attempt) -> Placement:
         """Write an image that our own code read onto a new volume."""
-        self._check(volume)
+        self.check_new(volume)
         drafts.check(Path(path), image_format, volume)
-        self._fill(volume, attempt, lambda data: rest_data.load(Path(path), image_format, data, attempt))
-        return _placement(volume)
+        self.fill(volume, attempt, lambda data: rest_data.load(Path(path), image_format, data, attempt))
+        return placement_of(volume)
 
     def export_image(
         self, volume: Volume, snapshot: Snapshot | None, path: str, image_format: str, attempt: Attempt
@@ -189,7 +190,7 @@ class RestBackend(Unable):
         if self._read_only(volume):
             return unpacked(volume.locator).key
         self._on(volume, _nothing)
-        return reports.reference(str(UUID(_key(volume))))
+        return reports.reference(str(UUID(key_of(volume))))
 
     def flatten(self, volume: Volume, attempt: Attempt) -> Placement:
         """Refuse: a volume may be deleted whatever was cloned from it; clone it in full to part them."""
@@ -212,9 +213,9 @@ class RestBackend(Unable):
             self._asked(volume, serving.Flush())
         self._on(volume, _nothing)
         config = self._pools.made(volume.pool)
-        name = _name(snapshot) if snapshot else ""
+        name = name_of(snapshot) if snapshot else ""
         room = memory(self._config, volume.pool)
-        return rest_data.opened(config, _key(volume), name, writable=writable, memory=room)
+        return rest_data.opened(config, key_of(volume), name, writable=writable, memory=room)
 
     def connection_info(self, volume: Volume, connector: Mapping[str, Any]) -> Connection:
         """Say which socket a host's own process serves the volume on. Nothing in it is secret."""
@@ -239,7 +240,7 @@ class RestBackend(Unable):
     def check(self, volume: Volume, snapshots: tuple[Snapshot, ...]) -> list[Finding]:
         """Compare the store with what the catalog believes."""
         return self._pools.run(
-            volume.pool, lambda store: self._layout(volume).check(store, _key(volume), volume, snapshots)
+            volume.pool, lambda store: self._layout(volume).check(store, key_of(volume), volume, snapshots)
         )
 
     def inventory(self) -> Iterator[Found]:
@@ -276,7 +277,7 @@ class RestBackend(Unable):
         return read_only(self._settings(volume))
 
     def _export(self, volume: Volume) -> str:
-        return UUID(volume.id).hex if self._read_only(volume) else _key(volume)
+        return UUID(volume.id).hex if self._read_only(volume) else key_of(volume)
 
     def _socket(self, volume: Volume) -> Path:
         return Path(self._config.run_dir, self._export(volume))
@@ -296,9 +297,9 @@ class RestBackend(Unable):
         """Do something with a volume that is there. Raises NotFoundError."""
 
         async def look(store: Store) -> None:
-            if not await self._layout(volume).published(store, _key(volume)):
+            if not await self._layout(volume).published(store, key_of(volume)):
                 raise NotFoundError(
-                    f"Pool {volume.pool} has no volume {_key(volume)}.", remedy="Delete the volume."
+                    f"Pool {volume.pool} has no volume {key_of(volume)}.", remedy="Delete the volume."
                 )
             await work(store)
 
@@ -307,14 +308,14 @@ class RestBackend(Unable):
     def _derive(
         self, source: Volume, snapshot: Snapshot | None, volume: Volume, attempt: Attempt
     ) -> Placement:
-        self._check(volume)
+        self.check_new(volume)
         held = snapshot.virtual_bytes if snapshot else source.virtual_bytes
         if volume.virtual_bytes < held:
             raise InvalidInputError(
                 f"Volume {volume.id} of {volume.virtual_bytes} bytes is smaller than its source "
                 f"of {held} bytes."
             )
-        name = _name(snapshot) if snapshot else ""
+        name = name_of(snapshot) if snapshot else ""
         if not snapshot:
             self._asked(source, serving.Flush())
         settings = self._settings(volume)
@@ -327,11 +328,11 @@ class RestBackend(Unable):
                 with self.open_data(source, snapshot) as data:
                     copy_data(data, target, attempt)
 
-            self._fill(volume, attempt, copy)
-        return _placement(volume)
+            self.fill(volume, attempt, copy)
+        return placement_of(volume)
 
     def _link(self, source: Volume, name: str, volume: Volume, attempt: Attempt) -> None:
-        there, key, hold = _key(source), _key(volume), f"{reports.LINKING}{attempt.operation_id}"
+        there, key, hold = key_of(source), key_of(volume), f"{reports.LINKING}{attempt.operation_id}"
 
         async def work(store: Store) -> None:
             if await reports.published(store, key):
@@ -345,28 +346,40 @@ class RestBackend(Unable):
 
         self._pools.run(volume.pool, work)
 
-    def _fill(self, volume: Volume, attempt: Attempt, write: Callable[[Data], None]) -> None:
-        """Make a volume with content, which is there whole or not at all."""
-        key, layout = _key(volume), self._layout(volume)
+    def fill(
+        self,
+        volume: Volume,
+        attempt: Attempt,
+        write: Callable[[Data], None],
+        *,
+        object_bytes: int = 0,
+        opened: Callable[[], AbstractContextManager[Data]] | None = None,
+    ) -> None:
+        """Make a volume with content, which is there whole or not at all.
+
+        Where its object is not its image: of that length, and made and opened so.
+        """
+        key, layout = key_of(volume), self._layout(volume)
 
         async def begin(store: Store) -> bool:
             if await layout.published(store, key):
                 return False
             check_cancelled(attempt)
             await store.put(reports.draft_key(key, attempt.operation_id), b"")
-            await layout.begin(store, key, volume.virtual_bytes)
+            await layout.begin(store, key, object_bytes or volume.virtual_bytes)
             return True
 
         if self._pools.run(volume.pool, begin):
             config = self._pools.made(volume.pool)
             room = memory(self._config, volume.pool)
-            with rest_data.opened(config, key, writable=True, fresh=True, memory=room) as data:
+            plain = partial(rest_data.opened, config, key, writable=True, fresh=True, memory=room)
+            with (opened or plain)() as data:
                 write(data)
                 check_cancelled(attempt)
             done = partial(reports.publish, volume=key, operation=attempt.operation_id)
             self._pools.run(volume.pool, done)
 
-    def _check(self, volume: Volume) -> None:
+    def check_new(self, volume: Volume) -> None:
         """Raise InvalidInputError for a volume that cannot be made."""
         self._need(volume)
         options = rest_layouts.capabilities(self._settings(volume)).options
@@ -384,15 +397,3 @@ def open_rest(name: str, config: RestConfig, state_dir: Path) -> RestBackend:
 
 async def _nothing(_store: Store) -> None:
     """See that the volume is there, no more."""
-
-
-def _key(volume: Volume) -> str:
-    return volume.locator or UUID(volume.id).hex
-
-
-def _name(snapshot: Snapshot) -> str:
-    return snapshot.locator or snapshot.id
-
-
-def _placement(volume: Volume) -> Placement:
-    return Placement(locator=_key(volume), format="raw")

@@ -41,6 +41,9 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`log`: immutable objects, with snapshots and linked clones; the store must create objects atomically.
     `flat`: a volume is one object; the store must write parts of objects. `read-only`: objects that somebody
     else keeps there are managed as volumes, and never written."""
+    thin: bool = False
+    """In the layout flat: each volume is a thin pool of LVM's, with snapshots. Needs root and device-mapper
+    on the service's host and on those that use volumes."""
     images: Annotated[list[str], Meta(max_length=1000)] = []
     """Read-only: the objects that may be managed. Empty: all that the store lists, which `web` does not."""
     user: Annotated[str, Meta(max_length=255)] = ""
@@ -80,6 +83,8 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise ValueError(f"{url}: without TLS the password would be readable; use https")
         if self.store == "directory" and (len(self.urls) > 1 or not self.urls[0].startswith("/")):
             raise ValueError("a directory is one absolute path")
+        if self.thin and (self.layout != "flat" or self.store == "azure"):
+            raise ValueError('`thin` is for layout = "flat" in stores that take no snapshots themselves')
         if self.zstd_level and self.layout != "log":
             raise ValueError(f'`zstd_level` is for layout = "log"; volumes in {self.layout} are as they are')
         if (self.layout, self.store) in _IMPOSSIBLE:

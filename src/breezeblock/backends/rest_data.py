@@ -28,6 +28,7 @@ from breezeblock.objects.nbd.device import DATA
 from breezeblock.objects.nbd.device import Data as Bytes
 from breezeblock.objects.stores.opening import StoreConfig, open_store
 from breezeblock.objects.stores.port import Store
+from breezeblock.shares import files
 
 _T = TypeVar("_T")
 _Device = LogDevice | flat.FlatDevice | flat.ImageDevice
@@ -127,21 +128,49 @@ class DeviceData:
             raise InvalidInputError(f"Bytes {offset}+{length} are outside the {self.virtual_bytes} there.")
 
 
-class FreshData(DeviceData):
-    """A flat volume that was just made: what is not written, or is zeros, need not be sent."""
+class FreshData:
+    """A volume that was just made: what is not written, or is zeros, need not be sent."""
+
+    def __init__(self, data: Data) -> None:
+        self.virtual_bytes = data.virtual_bytes
+        self.read, self.flush, self._data = data.read, data.flush, data
 
     def write(self, offset: int, data: bytes) -> None:
         """Write all of `data`."""
         if data.count(0) < len(data):
-            super().write(offset, data)
+            self._data.write(offset, data)
 
     def zero(self, offset: int, length: int) -> None:
         """Do nothing: it reads as zeros."""
 
     def extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
         """Say that nothing is data yet."""
-        self._within(offset, length)
         yield offset, length, False
+
+
+class BlockData(FileData):
+    """A block device of the kernel's, all of it data."""
+
+    def flush(self) -> None:
+        """Wait for the device."""
+        os.fsync(self._fd)
+
+    def extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
+        """Say that all is data: a device does not tell what is a hole."""
+        self._within(offset, length)
+        yield offset, length, True
+
+
+@contextmanager
+def block(path: str, *, writable: bool = False) -> Iterator[BlockData]:
+    """Open a block device, which nobody else has open for himself."""
+    mode = os.O_RDWR | os.O_EXCL if writable else os.O_RDONLY
+    with files.storage_errors(path):
+        fd = os.open(path, mode | os.O_CLOEXEC)
+        try:
+            yield BlockData(fd, os.lseek(fd, 0, os.SEEK_END))
+        finally:
+            os.close(fd)
 
 
 async def _settled(answer: "_T | Awaitable[_T]") -> _T:
@@ -162,7 +191,7 @@ def opened(
     writable: bool = False,
     fresh: bool = False,
     memory: volumes.Memory | None = None,
-) -> Iterator[DeviceData]:
+) -> Iterator[Data]:
     """Open a volume, or a snapshot of it. For writing, whoever had it is fenced off, or stands in the way.
 
     What is read of a volume itself is what has arrived by now: it is held, against collections, meanwhile.
@@ -177,7 +206,8 @@ def opened(
             opening = _device(config.layout, store, volume, snapshot, hold, memory, writable=writable)
             device = runner.run(opening)
             try:
-                yield DeviceData(runner, device) if is_log or not fresh else FreshData(runner, device)
+                data = DeviceData(runner, device)
+                yield data if is_log or not fresh else FreshData(data)
                 if config.layout == "read-only" and isinstance(device, flat.ImageDevice):
                     runner.run(device.verify())  # a copy is of one image, or fails
             except BaseException:

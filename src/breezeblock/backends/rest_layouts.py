@@ -11,6 +11,7 @@ from breezeblock.backends import rest_flat, rest_readonly
 from breezeblock.backends import rest_reports as reports
 from breezeblock.backends.contract import Adopted, Capabilities, Finding, Found, Snapshot, Volume
 from breezeblock.backends.rest_config import RestPool, read_only
+from breezeblock.connect.thin import EXTENT
 from breezeblock.errors import InvalidInputError, UnsupportedError
 from breezeblock.objects.flat import snapshots as flat_snapshots
 from breezeblock.objects.flat import volumes as flat_volumes
@@ -18,8 +19,9 @@ from breezeblock.objects.log import volumes as log_volumes
 from breezeblock.objects.log.format import PAGE
 from breezeblock.objects.stores.port import Item, Store
 
-MAX_BYTES = 1 << 50
 _PAGE_BLOB_BYTES = 8 << 40
+_THIN_BYTES = 16 << 40
+"""So that there is room for a snapshot or two (`connect.thin.MOST_BYTES`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,33 +114,39 @@ def need(pool: str, settings: RestPool, *, snapshots: bool = False) -> None:
 
 def check_bytes(pool: RestPool, virtual_bytes: int) -> None:
     """Raise InvalidInputError if no volume of a pool can have so many bytes."""
-    most = capabilities(pool).max_virtual_bytes
-    if virtual_bytes <= 0 or virtual_bytes % PAGE or virtual_bytes > (most or 0):
+    most, step = capabilities(pool).max_virtual_bytes, EXTENT if pool.thin else PAGE
+    if virtual_bytes <= 0 or virtual_bytes % step or virtual_bytes > (most or 0):
         raise InvalidInputError(
-            f"A volume of {virtual_bytes} bytes cannot be made; allowed are multiples of {PAGE} up to {most}."
+            f"A volume of {virtual_bytes} bytes cannot be made; allowed are multiples of {step} up to {most}."
         )
 
 
 def capabilities(pool: RestPool) -> Capabilities:
     """Say what volumes of a pool can do. A volume type may ask for the layout, as for any capability."""
     is_log, is_flat = pool.layout == "log", pool.layout == "flat"
-    snapshots = is_log or (is_flat and pool.store == "azure")
+    snapshots = is_log or (is_flat and (pool.store == "azure" or pool.thin))
     return Capabilities(
         storage_protocol="nbd",
         extend=not read_only(pool),
         read_only=read_only(pool),
         snapshots=snapshots,
-        online_snapshots=snapshots,
+        online_snapshots=snapshots and not pool.thin,
         revert="any" if snapshots else "none",
         clone=True,
         create_from_snapshot=snapshots,
-        adopt=True,
+        adopt=not pool.thin,
         images=True,
         data=True,
-        max_virtual_bytes=_PAGE_BLOB_BYTES if is_flat and pool.store == "azure" else MAX_BYTES,
+        max_virtual_bytes=_most_bytes(pool),
         options={
             "clone": ("linked", "full") if is_log else ("full",),
             "durability": ("local", "store") if is_log else ("store",),
         },
-        facts={"layout": pool.layout},
+        facts={"layout": "thin" if pool.thin else pool.layout},
     )
+
+
+def _most_bytes(pool: RestPool) -> int:
+    if pool.thin:
+        return _THIN_BYTES
+    return _PAGE_BLOB_BYTES if pool.layout == "flat" and pool.store == "azure" else rest_readonly.MAX_BYTES

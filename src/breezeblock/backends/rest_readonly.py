@@ -15,6 +15,7 @@ from breezeblock.objects.flat import pinned
 from breezeblock.objects.stores.port import Item, Store, everything, is_key
 
 SECTOR = 512
+MAX_BYTES = 1 << 50
 
 
 async def refuse(*_asked: Any) -> None:
@@ -57,9 +58,10 @@ async def examine(store: Store, volume: Volume, text: str) -> Adopted:
             f"{text[:80]!a} is no name of an object.", remedy="Write it as the inventory has it."
         )
     pin = await pinned.prove(store, text)
-    if not pin.length or pin.length % SECTOR:
+    if not pin.length or pin.length % SECTOR or pin.length > MAX_BYTES:
         raise InvalidInputError(
-            f"The object {text} has {pin.length} bytes; a device has a multiple of {SECTOR}.",
+            f"The object {text} has {pin.length} bytes; a device has a multiple of {SECTOR}, "
+            f"up to {MAX_BYTES}.",
             remedy="Pad it with zeros, on its server.",
         )
     if volume.format != "raw":

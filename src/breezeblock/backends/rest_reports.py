@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from uuid import UUID
 
-from breezeblock.backends.contract import Finding, Found, Snapshot, Volume
+from breezeblock.backends.contract import Finding, Found, Placement, Snapshot, Volume
 from breezeblock.backends.rest_data import HOLDING
 from breezeblock.errors import BreezeblockError, ConflictError, CorruptError, NotFoundError
 from breezeblock.objects.log import format as form
@@ -206,3 +206,18 @@ async def remove(store: Store, volume: str) -> None:
         await volumes.delete_snapshot(store, volume, snapshot)
     await volumes.delete(store, volume)
     await end_draft(store, volume)
+
+
+def key_of(volume: Volume) -> str:
+    """Return what a volume is called in its store."""
+    return volume.locator or UUID(volume.id).hex
+
+
+def name_of(snapshot: Snapshot) -> str:
+    """Return what a snapshot is called there."""
+    return snapshot.locator or snapshot.id
+
+
+def placement_of(volume: Volume) -> Placement:
+    """Return what must be remembered of a volume."""
+    return Placement(locator=key_of(volume), format="raw")

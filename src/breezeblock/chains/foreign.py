@@ -76,10 +76,7 @@ def layer(fd: int, name: str, image_format: str) -> tuple[Layer, str | None]:
         return differencing.describe_foreign(fd, name, image_format)
     if image_format == "raw":
         return plain.describe(fd, name, image_format), None
-    try:
-        header = qcow2.parse(fd, foreign=True)
-    except CorruptError as error:
-        raise CorruptError(f"{name}: {error.message}", remedy=error.remedy) from error
+    header = qcow2.parse(fd, foreign=True, name=name)
     found = Layer(
         name=name,
         format="qcow2",

@@ -23,10 +23,7 @@ def describe(fd: int, name: str, image_format: str) -> Layer:
     allocated = status.st_blocks * 512
     if image_format == "raw":
         return Layer(name=name, format="raw", virtual_bytes=status.st_size, allocated_bytes=allocated)
-    try:
-        header = qcow2.parse(fd)
-    except CorruptError as error:
-        raise CorruptError(f"{name}: {error.message}", remedy=error.remedy) from error
+    header = qcow2.parse(fd, name=name)
     return Layer(
         name=name,
         format="qcow2",

@@ -100,9 +100,15 @@ def info(path: Image, image_format: Format = None, as_json: Json = False) -> Non
     """Draw the chain: the image and all its parents."""
     from breezeblock import images
     from breezeblock.cli import output
+    from breezeblock.errors import CorruptError
 
     with _storage(path):
-        layers = images.chain(path, image_format)
+        try:
+            layers = images.chain(path, image_format)
+        except CorruptError:
+            if not as_json:  # where only a parent is wrong, the image itself can still be told of
+                output.console().print(_drawn(0, images.probe(path, image_format)), soft_wrap=True)
+            raise
     if as_json:
         output.as_json(layers)
         return

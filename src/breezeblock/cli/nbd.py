@@ -121,7 +121,11 @@ def keep(
     configure_logging(loaded.logging.level, loaded.logging.format)
     served = attaching.connector(loaded, state or linux.STATE, kernel=connector)
     if once:
-        failures = [*served.restore(), *(failure.error for failure in connector.restore())]
+        failures = [
+            *served.restore(),
+            *(failure.error for failure in connector.restore()),
+            *served.activate(),
+        ]
         for failure in failures:
             output.say(str(failure))
         if failures:

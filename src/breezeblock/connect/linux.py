@@ -122,7 +122,7 @@ class LinuxConnector:
                 with Nbd() as nbd, suppress(FileNotFoundError):
                     nbd.disconnect(index)
                 held.close()
-                _wait_until_gone(where)
+                wait_until_gone(where)
             self._records.forget(str(where))
 
     def find(self, data: Mapping[str, Any], consumer: str = HERE) -> Attached | None:
@@ -196,10 +196,10 @@ class LinuxConnector:
             return index
         with Nbd() as nbd, self._opened(where) as (sockets, export):
             if index is not None:
-                with _refused(where):
+                with refused(where):
                     nbd.reconfigure(index, identifier=str(where), sockets=sockets)
                 return index
-            with _refused(where):
+            with refused(where):
                 try:
                     return _make(nbd, sockets, export, record, record.index)
                 except OSError as error:
@@ -273,7 +273,7 @@ def _written_back(index: int, where: Place) -> Iterator[None]:
             f"/dev/nbd{index} is in use.", remedy="Unmount it, or take it out of its volume group, first."
         ) from error
     try:
-        with _refused(where):
+        with refused(where):
             os.fsync(device)
             fcntl.ioctl(device, _BLKFLSBUF)
         yield
@@ -281,7 +281,7 @@ def _written_back(index: int, where: Place) -> Iterator[None]:
         os.close(device)
 
 
-def _wait_until_gone(where: Place) -> None:
+def wait_until_gone(where: Place) -> None:
     """Return when the kernel has let go: somebody may hold the device open for a moment (udev does)."""
     deadline = time.monotonic() + _GONE_S
     while device_of(where) is not None:
@@ -293,7 +293,8 @@ def _wait_until_gone(where: Place) -> None:
 
 
 @contextmanager
-def _refused(where: Place) -> Iterator[None]:
+def refused(where: Place) -> Iterator[None]:
+    """Raise UnavailableError for what the kernel refuses."""
     try:
         yield
     except OSError as error:

@@ -14,10 +14,16 @@ from typing import Any
 
 import msgspec
 
-from breezeblock.connect import Attached, relays
+from breezeblock.connect import Attached, lvm, relays, thin
 from breezeblock.connect.linux import HERE, STATE, LinuxConnector, connection_data
 from breezeblock.connect.records import Records
-from breezeblock.errors import BreezeblockError, ConflictError, NotFoundError
+from breezeblock.errors import (
+    BreezeblockError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    UnsupportedError,
+)
 from breezeblock.objects import serving
 from breezeblock.objects.nbd import client
 from breezeblock.objects.nbd.client import Place
@@ -42,7 +48,7 @@ class Record(msgspec.Struct, frozen=True):
 class ServedConnector:
     """Serves volumes to this host. Every verb may be killed anywhere and run again."""
 
-    drivers: tuple[str, ...] = ("nbd",)
+    drivers: tuple[str, ...] = ("nbd", "nbd-thin")
 
     def __init__(
         self,
@@ -74,6 +80,8 @@ class ServedConnector:
                 f"Volume {data.get('volume_id', task.volume)} can only be read.",
                 remedy="Attach it read-only: breezeblock attach --read-only.",
             )
+        if data.get("thin"):
+            _check_thin(task.volume, whole=self._kernel is not None and not read_only)
         with self._records.alone(task.volume):
             known = self._records.get(task.volume)
             relayed = known.relayed if known else self._relayed and self._kernel is not None
@@ -88,18 +96,24 @@ class ServedConnector:
         if self._kernel is None:
             return Attached(consumer=consumer, device=uri(task), read_only=read_only)
         try:
-            return self._kernel.attach(self._where(task), consumer, read_only=read_only)
+            attached = self._kernel.attach(self._where(task), consumer, read_only=read_only)
+            if not data.get("thin"):
+                return attached
+            thin.settled(attached.device, task.volume)
+            return msgspec.structs.replace(attached, device=thin.activate(attached.device, task.volume))
         except BaseException:
             if known is None:
-                self._undo(task)
+                self._undo(task, data, consumer)
             raise
 
-    def _undo(self, task: serving.Task) -> None:
+    def _undo(self, task: serving.Task, data: Mapping[str, Any], consumer: str) -> None:
         """Serve no more what got no device: the service is about to say that nobody has the volume.
 
         While the store is away it goes on, and stays recorded: a detach ends it.
         """
         with suppress(BreezeblockError):
+            if data.get("thin"):
+                self._take_away(task, data, consumer, force=True)
             self._end(task, _UNDO_S)
 
     def detach(self, data: Mapping[str, Any], consumer: str = HERE, *, force: bool = False) -> None:
@@ -108,8 +122,7 @@ class ServedConnector:
         Where tasks say `discard`, what another writer's claim keeps out of the store is given up.
         """
         task = self._task(data)
-        if self._kernel is not None:
-            self._kernel.detach(self._where(task), consumer, force=force or task.discard)
+        self._take_away(task, data, consumer, force=force or task.discard)
         self._end(task, _DRAIN_S)
 
     def _end(self, task: serving.Task, drain_s: float) -> None:
@@ -129,6 +142,20 @@ class ServedConnector:
             self._records.forget(task.volume)
             _log(task).unlink(missing_ok=True)
 
+    def _take_away(self, task: serving.Task, data: Mapping[str, Any], consumer: str, *, force: bool) -> None:
+        """Take the device away, and before it what lies on it."""
+        if self._kernel is None:
+            return
+        where = self._where(task)
+        # Alone: or `activate` could find a pool with nothing on it in between.
+        with self._records.alone(task.volume) if data.get("thin") else nullcontext():
+            found = self._kernel.find(where, consumer) if data.get("thin") else None
+            if found and force:
+                thin.tear_down(found.device, task.volume)
+            elif found and _stacked(found.device):
+                thin.deactivate(found.device, task.volume)
+            self._kernel.detach(where, consumer, force=force)
+
     def _take_up(self, task: serving.Task) -> None:
         """Start what was killed: what its journal holds belongs into the store, and its lock given back."""
         if _journals(task) and task.discard:
@@ -147,7 +174,11 @@ class ServedConnector:
             return None
         if self._kernel is None:
             return Attached(consumer=consumer, device=uri(task))
-        return self._kernel.find(self._where(task), consumer)
+        found = self._kernel.find(self._where(task), consumer)
+        if found and data.get("thin"):
+            active = _stacked(found.device)
+            return msgspec.structs.replace(found, device=str(thin.node(task.volume))) if active else None
+        return found
 
     def grown(self, data: Mapping[str, Any], consumer: str = HERE) -> None:
         """Let the device have the length that the volume has now; no device = done."""
@@ -190,6 +221,23 @@ class ServedConnector:
         except BreezeblockError as error:
             return error
 
+    def activate(self) -> list[BreezeblockError]:
+        """Give thin volumes that belong here, and whose pools are devices again, theirs; return failures."""
+        failures = []
+        for record in self._records.all():
+            try:
+                if record.data.get("thin") and self._kernel is not None:
+                    self._activated(self._task(record.data), self._kernel)
+            except BreezeblockError as error:
+                failures.append(error)
+        return failures
+
+    def _activated(self, task: serving.Task, kernel: LinuxConnector) -> None:
+        with self._records.alone(task.volume):
+            found = kernel.find(self._where(task)) if self._records.get(task.volume) else None
+            if found and not _stacked(found.device):
+                thin.activate(found.device, task.volume)
+
     def lost(self) -> bool:
         """Tell whether a process that was there at the last `restore` is gone. Costs next to nothing."""
         return self._relays.ended() or not all(serving.kept(path) for path in self._sockets)
@@ -208,6 +256,21 @@ class ServedConnector:
         record = self._records.get(task.volume)
         socket = relays.path_of(task.socket) if record and record.relayed else task.socket
         return connection_data(str(Place(str(socket), task.volume)))
+
+
+def _check_thin(volume: str, *, whole: bool) -> None:
+    """Raise UnsupportedError, or ConfigError, if a thin volume cannot be used so, or not on this host."""
+    if not whole:
+        raise UnsupportedError(
+            f"Volume {volume} is in a thin pool, which the kernel has to open, for writing.",
+            remedy="Attach it as a device, without --no-device and --read-only.",
+        )
+    if lacks := lvm.missing():
+        raise ConfigError(" ".join(lacks), remedy="Mend that; then attach again.")
+
+
+def _stacked(device: str) -> bool:
+    return bool(lvm.stack(Path("/sys/block"), Path(device).name))
 
 
 def _set_endpoints(task: serving.Task, used: set[str]) -> None:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from breezeblock.errors import InvalidInputError
+from breezeblock.errors import InvalidInputError, UnsupportedError
 from breezeblock.images import formats
 from breezeblock.images.file import File, open_named
 from breezeblock.images.layer import Extent, Kind, Layer, Parent, corrupt
@@ -129,6 +129,15 @@ def _bare(path: str) -> str:
     """Return the file name that a path is but for its prefix; empty if it is more."""
     name = path[_PREFIX.match(path).end() :]  # type: ignore[union-attr]
     return name if _BARE.match(name) and name not in {".", ".."} else ""
+
+
+def require_room(below: Stack) -> None:
+    """Raise UnsupportedError if a chain with one more layer could not be read again."""
+    if len(below.layers) >= MAX_DEPTH:
+        raise UnsupportedError(
+            f"{below.top.file.name} is the last that can be: chains have at most {MAX_DEPTH} layers.",
+            remedy="Flatten or merge some of them first.",
+        )
 
 
 def check_name(name: str) -> str:

@@ -58,6 +58,7 @@ def create_child(
     """
     name = _beside(path, parent)
     with opened_stack(parent, parent_format) as below:
+        stack.require_room(below)
         kind = image_format or (below.top.format if below.top.format != "raw" else "qcow2")
         with _published(path, attempt or quiet(), durable=durable) as file:
             formats.named(kind).create_child(file, below.top, name, options or Options())
@@ -236,6 +237,7 @@ def reparent(
         locks.for_writing(file),
         opened_stack(parent, parent_format) as below,
     ):
+        stack.require_room(below)
         layer = formats.open_layer(file, image_format or formats.guess(file))
         if any(os.path.samestat(os.fstat(one.file.fd), os.fstat(file.fd)) for one in below.layers):
             raise InvalidInputError(f"{path.name} is an ancestor of {parent.name}.")

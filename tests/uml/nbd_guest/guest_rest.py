@@ -16,8 +16,8 @@ from breezeblock.app import attaching
 from breezeblock.app.control_files import ControlFiles
 from breezeblock.app.rest import Rest
 from breezeblock.attempt import Attempt
+from breezeblock.backends import registry
 from breezeblock.backends.contract import Snapshot, Volume
-from breezeblock.backends.rest import open_rest
 from breezeblock.config import Config, ServiceSection
 from breezeblock.connect.linux import LinuxConnector
 
@@ -44,7 +44,8 @@ class Host:
         config = self.config = Config(
             service=ServiceSection(state_dir=str(directory / "state")), backends={"rest": section}
         )
-        self.backend = open_rest("rest", attaching.rest_config(config, "rest"), directory / "state")
+        settings = attaching.rest_config(config, "rest")
+        self.backend = registry.open_backend("rest", settings, directory / "state")
         kernel = LinuxConnector(directory / "records", timeout_s=20, dead_timeout_s=120)
         # Relays are for kills, and a process more costs seconds in here.
         self.connector = attaching.connector(config, directory / "records", kernel=kernel, relayed=False)

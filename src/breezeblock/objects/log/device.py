@@ -15,11 +15,10 @@ from breezeblock.errors import CorruptError
 from breezeblock.objects.log.format import LEAF_PAGES, PAGE
 from breezeblock.objects.log.journal import Journal, Record
 from breezeblock.objects.log.pages import parts, unpacked
-from breezeblock.objects.log.pieces import cut, edges, runs, trimmed
+from breezeblock.objects.log.pieces import cut, edges, mapped, runs, trimmed
 from breezeblock.objects.log.reading import Ahead, Reader
 from breezeblock.objects.log.writer import Writer
 from breezeblock.objects.nbd.device import DATA, HOLE, Data, Extent, Soon
-from breezeblock.objects.nbd.wire import State
 from breezeblock.objects.stores.port import Store
 
 _ZEROS = memoryview(bytes(1 << 20))
@@ -348,23 +347,8 @@ class LogDevice:
     def extents(self, offset: int, length: int, limit: int) -> Soon[Sequence[Extent]]:
         """Tell what is a hole; a leaf that is not in memory is said to be data."""
         first, count = offset // PAGE, -(-(offset + length) // PAGE) - offset // PAGE
-        found: list[Extent] = []
-        for number, start, amount in parts(first, count):
-            for state, pages in self._states(number, start, amount):
-                if found and found[-1].state == state:
-                    found[-1] = Extent(found[-1].length + pages * PAGE, state)
-                elif len(found) == limit:
-                    return trimmed(found, offset)
-                else:
-                    found.append(Extent(pages * PAGE, state))
-        return trimmed(found, offset)
-
-    def _states(self, number: int, start: int, amount: int) -> list[tuple[State, int]]:
-        pages = self.writer.pages
-        leaf = pages.leaves.get(number)
-        if leaf is None or not leaf.ready:
-            return [(DATA if number in pages.refs or leaf is not None else HOLE, amount)]
-        return [(DATA if entry else HOLE, count) for entry, count in runs(leaf, start, amount)]
+        runs = mapped(self.writer.pages, first, count, limit)
+        return trimmed([Extent(pages * PAGE, DATA if data else HOLE) for data, pages in runs], offset)
 
     async def close(self) -> None:
         """Put everything into the store; nothing stays on this host."""

@@ -249,7 +249,7 @@ def open_chunk(segment: Segment, chunk: int, data: bytes) -> bytes:
 
 def is_page(segment: Segment, page: int, data: bytes) -> bool:
     """Tell whether these are the bytes of a segment's page that were written."""
-    return crc(data) == int.from_bytes(segment.sums[4 * page : 4 * page + 4], "little")
+    return len(data) == PAGE and crc(data) == int.from_bytes(segment.sums[4 * page : 4 * page + 4], "little")
 
 
 def damaged(key: str) -> CorruptError:

@@ -211,9 +211,8 @@ class Journal:
             file = self._roll()
         at, room = file.at, file.room
         assert room is not None  # noqa: S101 - a file that was begun has one
-        end = file.at = at + size
-        room[at:end] = b"".join((head, _SUM.pack(crc(head)), body))
-        file.last, file.dirty = sequence, True
+        room[at : at + size] = b"".join((head, _SUM.pack(crc(head)), body))
+        file.at, file.last, file.dirty = at + size, sequence, True
         self._last = sequence
         self._unsynced += size
         if self._unsynced > SYNC_BYTES:

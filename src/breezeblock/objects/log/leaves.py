@@ -15,7 +15,7 @@ from breezeblock.objects.stores.port import Store, judged
 _AT_ONCE = 4
 """So many are in memory beside those that the map keeps there."""
 _WARM = 16
-"""So many are fetched before anybody reads: the whole map of a small volume."""
+"""So many are fetched before anybody reads, the whole map of a small volume; half of what is kept at most."""
 
 
 async def fetch(store: Store, root: form.Root, ref: tuple[int, int]) -> "array[int]":
@@ -73,7 +73,7 @@ class Fetcher:
         self._warming = asyncio.ensure_future(self._warm())
 
     async def _warm(self) -> None:
-        for number in sorted(self._pages.refs)[:_WARM]:
+        for number in sorted(self._pages.refs)[: min(_WARM, self._pages.limit // 2)]:
             if self._pages.at(number) is None:
                 with contextlib.suppress(BreezeblockError):  # whoever reads it meets the error
                     await self.bring(number)

@@ -77,6 +77,11 @@ class Leaf:
         return self.blank or self.base is not None
 
     @property
+    def empty(self) -> bool:
+        """Whether all are holes, as far as that can be seen without looking at each."""
+        return self.blank and self.base is None and not self.changes and not self.frozen
+
+    @property
     def dirty(self) -> bool:
         """Whether it was changed since it was stored."""
         return bool(self.changes) or self.solid or self.dropped
@@ -163,7 +168,8 @@ class PageMap:
         self.refs = dict(refs)
         """Stored leaves. One that is dirty keeps its ref until the new one is stored."""
         self.leaves: OrderedDict[int, Leaf] = OrderedDict()
-        self._limit = limit
+        self.limit = limit
+        """So many leaves are kept in memory, and those that only we know."""
 
     def at(self, number: int) -> Leaf | None:
         """Return a leaf to read from; None: it must be fetched, by its ref."""
@@ -249,11 +255,11 @@ class PageMap:
         """How much of what may be kept unstored is: at 1, it is time to store it."""
         solid = sum(leaf.solid for leaf in self.leaves.values())
         changes = sum(len(leaf.changes) for leaf in self.leaves.values())
-        return max(2 * solid / self._limit, changes / _CHANGES)
+        return max(2 * solid / self.limit, changes / _CHANGES)
 
     def trim_memory(self, wanted: int = -1) -> None:
         """Forget leaves that can be fetched again, the longest unused first, but for `wanted`."""
-        spare = sum(leaf.base is not None for leaf in self.leaves.values()) - self._limit
+        spare = sum(leaf.base is not None for leaf in self.leaves.values()) - self.limit
         for number in list(self.leaves) if spare > 0 else ():
             leaf = self.leaves[number]
             # While it is being stored, only it knows what it is.

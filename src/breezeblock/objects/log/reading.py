@@ -106,7 +106,7 @@ class Reader:
         found = []
         for key, held, (_, first, amount) in zip(keys, self._fetch(keys), wanted, strict=True):
             # One reader that gives up must not take the others' answer away.
-            chunk = held if type(held) is _Chunk else await asyncio.shield(held)  # type: ignore[arg-type]
+            chunk = held if isinstance(held, _Chunk) else await asyncio.shield(held)
             if not chunk.sound(first, amount):
                 chunk = await self._mended(key, first, amount)
             found.append(chunk.view[first * PAGE : (first + amount) * PAGE])

@@ -26,14 +26,14 @@ class LeftError(Exception):
 def introduce(front: socket.socket, address: str | tuple[str, int]) -> tuple[socket.socket, str]:
     """Let a client negotiate with the server at an address; return the connection to that, and the export.
 
-    Both connections are then ready for requests, and blocking; replies are simple ones. Raises LeftError,
-    UnavailableError if no server comes in time, and OSError of the client's connection.
+    Both connections are then ready for requests, and blocking; replies are simple ones. Raises LeftError, and
+    UnavailableError if no server comes in time.
     """
     front.settimeout(_TIMEOUT_S)
     back = _server(address)
     try:
         export = _pass_on(front, back)
-    except EOFError as error:
+    except (EOFError, OSError) as error:
         back.close()
         raise LeftError(str(error)) from error
     except BaseException:

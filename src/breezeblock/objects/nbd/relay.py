@@ -10,7 +10,6 @@ until it is answered. Two threads for a client, one each way, wait in the kernel
 half as many system calls as an event loop, and which way a connection is stuck never matters to the other.
 """
 
-import select
 import signal
 import socket
 import threading
@@ -25,7 +24,8 @@ import structlog
 from breezeblock.errors import BreezeblockError
 from breezeblock.objects.nbd import client, wire
 from breezeblock.objects.nbd.passing import LeftError, introduce
-from breezeblock.objects.nbd.server import MAX_CONNECTIONS, listening
+from breezeblock.objects.nbd.server import MAX_CONNECTIONS
+from breezeblock.objects.nbd.sockets import hung_up, listening, roomy, send
 from breezeblock.objects.nbd.wire import Command
 
 log = structlog.get_logger()
@@ -38,11 +38,12 @@ _ROOM_BYTES = 1 << 15
 _SPARE = 8
 _WINDOW_BYTES = 64 << 20
 """With so much unanswered no more is taken from a client."""
-_SOCKET_BYTES = 1 << 20
-_SO_SNDBUFFORCE = 32
+_STALE_S = 0.3
+"""What a kernel asked is not given up for longer than that."""
 _LEAVE_S = 20.0
 """At the end, answers are waited for so long."""
 _READ, _WRITE, _LEAVE = int(Command.READ), int(Command.WRITE), int(Command.DISC)
+_TAKES_LEAVE = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, _LEAVE, bytes(8), 0, 0)
 _REQUEST, _REPLY = wire.REQUEST.size, wire.SIMPLE.size
 
 
@@ -116,7 +117,7 @@ class Relay:
         def work() -> None:
             try:
                 one.requests()
-            except LeftError:
+            except (LeftError, _GoneError):
                 pass
             except (_BadTalkError, BreezeblockError, OSError) as error:
                 log.warning("nbd.hung_up", why=str(error))
@@ -133,8 +134,10 @@ class _Client:
     def __init__(self, front: socket.socket, where: client.Place) -> None:
         self._front = front
         self._where = where
-        self._back: socket.socket | None = None
         self._newest: socket.socket | None = None
+        """The connection to the server."""
+        self._back: socket.socket | None = None
+        """The same, as soon as it was asked all that its predecessor did not answer."""
         self._lock = threading.Lock()
         """Held by who sends to the server, or gives us another connection to it."""
         self._asked: dict[bytes, _Asked] = {}
@@ -157,7 +160,7 @@ class _Client:
     def end(self) -> None:
         """Wait for answers, if anybody else does; then close."""
         self._leaving = True
-        if not self._asked:
+        if not self._asked or hung_up(self._front):
             self._hang_up()
         if self._replying is not None:
             self._replying.join()
@@ -167,10 +170,12 @@ class _Client:
     def _hang_up(self) -> None:
         self._gone = True
         with self._lock:
-            if self._back is not None:
+            if self._back is not None and not self._asked:
                 with suppress(OSError):
-                    self._back.sendall(wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, _LEAVE, bytes(8), 0, 0))
-                    self._back.shutdown(socket.SHUT_RDWR)
+                    self._back.send(_TAKES_LEAVE, socket.MSG_DONTWAIT)
+            if self._newest is not None:
+                with suppress(OSError):
+                    self._newest.shutdown(socket.SHUT_RDWR)
 
     # --- to the server -------------------------------------------------------------------------
 
@@ -178,18 +183,19 @@ class _Client:
         """Bring them to the server, until the client leaves. Raises what its connection raises."""
         back, export = introduce(self._front, self._where.address)
         self._where = client.Place(self._where.address, export)
-        self._back = _roomy(back)
-        _roomy(self._front)
+        self._back = self._newest = roomy(back)
+        roomy(self._front)
         self._replying = threading.Thread(target=self._replies, args=(back,), daemon=True)
         self._replying.start()
-        buffer, start, end = _Buffer(_BUFFER_BYTES), 0, 0
+        buffer, start, end, now = _Buffer(_BUFFER_BYTES), 0, 0, time.monotonic()
         while some := self._front.recv_into(buffer.view[end:]):
-            end += some
+            end, began = end + some, now
+            if (now := time.monotonic()) - began > _STALE_S and hung_up(self._front):
+                raise _GoneError
             with self._lock:
                 at, wanted = self._register(buffer, start, end)
                 if self._back is not None and at > start:
-                    with suppress(OSError):  # whoever reads the answers notices, and sends it again
-                        self._back.sendall(buffer.view[start:at])
+                    self._send(self._back, buffer.view[start:at])
             if wanted < 0:
                 return
             if at == end and buffer.taken == buffer.answered:
@@ -240,7 +246,9 @@ class _Client:
         while self._taken_bytes - self._answered_bytes > _WINDOW_BYTES and not self._gone:
             self._less.clear()
             if self._taken_bytes - self._answered_bytes > _WINDOW_BYTES:
-                self._less.wait(1)
+                self._less.wait(_STALE_S)
+                if hung_up(self._front):
+                    raise _GoneError
 
     # --- to the client -------------------------------------------------------------------------
 
@@ -250,8 +258,10 @@ class _Client:
             while True:
                 try:
                     self._pass_on(back)
-                except (_BadTalkError, OSError) as error:
+                except _BadTalkError as error:
                     log.warning("nbd.bad_reply", why=str(error))
+                except OSError:
+                    pass  # it was killed with something unread
                 if self._gone:
                     return
                 back = self._reconnected(back)
@@ -274,28 +284,38 @@ class _Client:
         log.warning("nbd.server_lost", server=str(self._where), waiting=len(self._asked))
         pause_s = _RETRY_S
         while True:
-            if self._leaving and (not self._asked or _hung_up(self._front)):
+            if self._leaving and (not self._asked or hung_up(self._front)):
                 raise _GoneError
             try:
-                new = _roomy(client.connect(self._where)[0])
+                new = roomy(client.connect(self._where)[0])
             except BreezeblockError:
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 1.5, _MAX_RETRY_S)
             else:
                 break
-        self._newest = new
+        with self._lock:
+            self._newest = new
+            if self._gone:
+                new.close()
+                raise _GoneError
         # By somebody else: the server may want its answers read before it takes more.
         threading.Thread(target=self._ask_again, args=(new,), daemon=True).start()
         log.info("nbd.server_back", server=str(self._where))
         return new
 
     def _ask_again(self, back: socket.socket) -> None:
-        with self._lock, suppress(OSError):
-            if back is not self._newest:
-                return  # lost before it was of any use
+        with self._lock, suppress(_GoneError):  # who reads the requests notices that too
+            if back is not self._newest or self._gone or hung_up(self._front):
+                return  # lost before it was of any use, or of no use any more
             self._back = back
             for buffer, start, end, _read_bytes in list(self._asked.values()):
-                back.sendall(buffer.view[start:end])
+                self._send(back, buffer.view[start:end])
+
+    def _send(self, back: socket.socket, data: memoryview) -> None:
+        """Send to the server. Raises _GoneError if the client hangs up before there is room for that."""
+        with suppress(OSError):  # whoever reads the answers notices, and sends it again
+            if not send(back, data, self._front):
+                raise _GoneError
 
     def _pass_on(self, back: socket.socket) -> None:
         buffer = bytearray(_BUFFER_BYTES)
@@ -310,6 +330,8 @@ class _Client:
                     raise _GoneError from error
                 if self._leaving and not self._asked:
                     self._hang_up()
+            if wanted < 0:
+                raise _BadTalkError("an answer to nothing")
             rest = end - at
             if wanted > len(buffer):
                 larger = bytearray(wanted + _ROOM_BYTES)
@@ -320,14 +342,15 @@ class _Client:
             end = rest
 
     def _settle(self, buffer: bytearray, end: int) -> tuple[int, int]:
-        """Forget what is answered; return where the last whole answer ends, and the bytes of the next."""
+        """Forget what is answered; return where that ends, and how long the next answer is: -1 for none."""
         asked, unpack = self._asked, wire.SIMPLE.unpack_from
         at, wanted, settled = 0, _REPLY, 0
         while end - at >= _REPLY:
             magic, error, cookie = unpack(buffer, at)
             request = asked.get(cookie)
             if magic != wire.SIMPLE_MAGIC or request is None:
-                raise _BadTalkError("an answer to nothing")
+                wanted = -1
+                break
             held, start, stop, read_bytes = request
             past = at + _REPLY if error else at + _REPLY + read_bytes
             if past > end:
@@ -341,16 +364,3 @@ class _Client:
         if not self._less.is_set():
             self._less.set()
         return at, wanted
-
-
-def _roomy(connected: socket.socket) -> socket.socket:
-    """Let a connection take more at a time, if we may."""
-    with suppress(OSError):
-        connected.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SOCKET_BYTES)
-    return connected
-
-
-def _hung_up(connected: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(connected, 0)
-    return bool(poll.poll(0))

@@ -1,7 +1,6 @@
 """Listening, and what belongs to all connections: how many there may be, and their end."""
 
 import asyncio
-import os
 import socket
 import ssl
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import structlog
 
 from breezeblock.objects.nbd.connection import Connection
 from breezeblock.objects.nbd.device import Device
+from breezeblock.objects.nbd.sockets import listening
 
 log = structlog.get_logger()
 
@@ -125,22 +125,6 @@ class Server:
         for connection in list(self._connections):
             connection.hang_up_if_stuck()
         self._ticker = asyncio.get_running_loop().call_later(self._stuck_s, self._tick)
-
-
-def listening(path: Path) -> socket.socket:
-    """Return a socket at which clients of our own user (and root) are waited for. Raises OSError."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        listener.bind(str(new))
-        new.chmod(0o600)  # before it listens: whatever the umask, nobody else was ever let in
-        listener.listen(64)
-        new.rename(path)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
 
 
 def _inode(path: Path) -> int:

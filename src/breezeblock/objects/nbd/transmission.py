@@ -20,6 +20,7 @@ from breezeblock.objects.nbd.bounds import refusal
 from breezeblock.objects.nbd.device import Data, Device
 from breezeblock.objects.nbd.handshake import Agreed
 from breezeblock.objects.nbd.replies import Replies
+from breezeblock.objects.nbd.sockets import hung_up
 from breezeblock.objects.nbd.wire import Command, Error, Flag
 
 log = structlog.get_logger()
@@ -121,14 +122,17 @@ class Transmission(asyncio.BufferedProtocol):
         if more:
             # The transport says that it has too much only after this turn of the loop.
             self._transport.pause_reading()
-            self._loop.call_soon(self._go_on_if_writable)
+            self._loop.call_soon(self._resume)
         elif self._has_room() and not self._leaving:
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
 
-    def _go_on_if_writable(self) -> None:
+    def _resume(self) -> None:
+        """Go on after a pause; a client that has gone may have asked the same over another connection."""
         if self._writable and not self._lost:
+            if hung_up(self._transport.get_extra_info("socket")):
+                self._leave()
             self._go_on()
 
     def _has_room(self) -> bool:
@@ -337,7 +341,7 @@ class Transmission(asyncio.BufferedProtocol):
         if self._lost or self._leaving:
             self._close_if_done()
         elif stalled and self._has_room():
-            self._go_on()
+            self._resume()
 
     # --- the connection ------------------------------------------------------------------------
 
@@ -349,8 +353,7 @@ class Transmission(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Go on with what was left lying."""
         self._writable = True
-        if not self._lost:
-            self._go_on()
+        self._resume()
 
     def eof_received(self) -> bool:
         """Finish what is under way although the client said no word of leaving."""

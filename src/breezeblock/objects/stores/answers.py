@@ -16,6 +16,7 @@ from breezeblock.objects.stores.port import ChangedError, ExistsError, Item, sam
 
 CLOCKS_AGREE = dt.timedelta(minutes=1)
 """Differences below this are not why a signature is refused."""
+_MAX_STAMP = 1 << 10
 _LATER = {408, 409, 423, 425, 500, 502, 504}
 
 
@@ -78,9 +79,13 @@ def clock_ahead(reply: Reply) -> dt.timedelta:
 
 
 def seen(reply: Reply, key: str, length: int) -> Item:
-    """Return the object of so many bytes that an answer is from; a weak tag counts as none."""
-    tag = reply.headers.get("etag", "")
-    return Item(key, length, "" if tag.startswith("W/") else tag, reply.headers.get("last-modified", ""))
+    """Return the object of so many bytes that an answer is from; a weak tag counts as none.
+
+    So does what is too long to be kept.
+    """
+    tag, modified = (reply.headers.get(name, "") for name in ("etag", "last-modified"))
+    told = [one if len(one) <= _MAX_STAMP else "" for one in (tag, modified)]
+    return Item(key, length, "" if tag.startswith("W/") else told[0], told[1])
 
 
 def part_of(reply: Reply, item: Item, first: int, length: int) -> bytes:
