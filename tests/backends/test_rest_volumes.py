@@ -313,6 +313,13 @@ def test_a_pool_that_was_exchanged_is_refused(backend: RestBackend, storage: Res
         ({"pools": {"p": {"store": "cdmi", "urls": []}}}, "urls"),
         ({"pools": {"p": {"store": "cdmi", "urls": ["https://a"], "user": "u"}}}, "needs `secret`"),
         ({"pools": {"p": {"store": "cdmi", "urls": ["http://a"], "user": "u", "secret": "s"}}}, "use https"),
+        *(
+            (
+                {"pools": {"p": {"store": "cdmi", "urls": [url], "user": "u", "secret": "s"}}},
+                "password would be readable",
+            )
+            for url in ("HTTP://a", "http://127.a.example/", "http://localhost.example", "http://[::2]/")
+        ),
         (
             {"pools": {name: {"store": "directory", "urls": ["/a/"]} for name in "pq"}},
             "names one store twice",

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -88,8 +89,9 @@ def test_volumes_in_the_object_store_are_served_to_this_host(service: Deployed) 
     _available(service, "volume", "r")
     config = ("--config", str(service.data / "breezeblock.toml"))
     place = ("--state", str(service.data / "attachments"), "--no-device", *config)
-    uri = service.call("breezeblock", "attach", "r", *place).stdout.strip()
-    assert service.call("breezeblock", "attach", "r", *place).stdout.strip() == uri
+    with ThreadPoolExecutor() as threads:  # several at a time are as good as one
+        told = threads.map(lambda _: service.call("breezeblock", "attach", "r", *place).stdout, range(3))
+        (uri,) = {one.strip() for one in told}
     assert _look(service, "volume", "show", "r")["status"] == "in-use"
     assert "wrote 65536" in _qemu_io(uri, "write -P 7 1M 64k", "flush")
     service.call("breezeblock", "snapshot", "create", "r", "while-in-use")

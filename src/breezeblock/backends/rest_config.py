@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from breezeblock import vault
+from breezeblock.backends.clear_text import readable
 from breezeblock.backends.local import AbsolutePath, PoolName
 from breezeblock.errors import ConfigError
 from breezeblock.objects.log.format import PAGE, SEGMENT_PAGES
@@ -27,7 +28,6 @@ _IMPOSSIBLE = {
     ("flat", "web"): 'the store web is only read: layout = "read-only"',
     ("read-only", "directory"): "a directory of images is what the back end local is for",
 }
-LOOPBACK = ("http://127.", "http://localhost:", "http://localhost/", "http://[::1]")
 
 
 class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,7 +79,7 @@ class RestPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError("a URL has no user or password in it, and nothing after its path")
         named = self.user or self.credentials_file
         for url in self.urls if named and self.store in {"cdmi", "webdav", "web"} else ():
-            if url.startswith("http:") and not url.startswith(LOOPBACK):
+            if readable(url):
                 raise ValueError(f"{url}: without TLS the password would be readable; use https")
         if self.store == "directory" and (len(self.urls) > 1 or not self.urls[0].startswith("/")):
             raise ValueError("a directory is one absolute path")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from breezeblock.backends.clear_text import readable
 from breezeblock.backends.local import AbsolutePath, PoolName
 from breezeblock.errors import ConfigError
 from breezeblock.xenapi import srkinds
@@ -14,7 +15,6 @@ from breezeblock.xenapi.wire import Trust
 
 Url = Annotated[str, Meta(pattern=r"^https?://[A-Za-z0-9._:\[\]-]+$", max_length=255)]
 Cloning = Literal["linked", "full"]
-LOOPBACK = ("http://127.", "http://localhost", "http://[::1]")
 
 
 class XenPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,7 +66,7 @@ class XenServerConfig(
 
     def __post_init__(self) -> None:
         for url in (self.url, *self.more_hosts):
-            if url.startswith("http:") and not url.startswith(LOOPBACK):
+            if readable(url):
                 raise ValueError(f"{url}: without TLS the password would be readable; use https")
         if self.ca_file and self.certificate_sha256:
             raise ValueError("at most one of `ca_file` and `certificate_sha256` is needed")

@@ -2,6 +2,7 @@
 
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import NAMESPACE_DNS, uuid5
@@ -9,12 +10,13 @@ from uuid import NAMESPACE_DNS, uuid5
 import typer
 
 from breezeblock.cli import options
-from breezeblock.errors import UnavailableError
+from breezeblock.errors import BreezeblockError, UnavailableError
 
 if TYPE_CHECKING:
     from breezeblock.cli.client import Client
     from breezeblock.connect.served import ServedConnector
 
+_MADE_S = 10.0
 What = Annotated[
     str,
     typer.Argument(
@@ -154,13 +156,8 @@ def _attach(service: "Client", served: "ServedConnector", what: str, *, read_onl
         wanted = {"volume_uuid": volume["id"], "instance_uuid": _host(), "connector": connector}
         wanted["mode"] = "ro" if read_only else "rw"
         made = service.post("/attachments", {"attachment": wanted})["attachment"]
-    elif not held["connection_info"]:
-        raise UnavailableError(
-            f"The attachment of {what} to this host is still being made.",
-            remedy="It goes on when its pool is up, which `breezeblock pool list` tells; then attach again.",
-        )
     else:
-        made = held
+        made = _made(service, held)
     try:
         attached = served.attach(made["connection_info"], read_only=read_only)
     except BaseException:
@@ -168,8 +165,31 @@ def _attach(service: "Client", served: "ServedConnector", what: str, *, read_onl
             service.delete(f"/attachments/{made['id']}")
         raise
     if made["status"] != "attached":
-        service.post(f"/attachments/{made['id']}/action", {"os-complete": None})
+        _complete(service, made["id"])
     return attached.device
+
+
+def _made(service: "Client", held: dict[str, Any]) -> dict[str, Any]:
+    """Return an attachment that another command asked for. Raises UnavailableError if it takes too long."""
+    until = time.monotonic() + _MADE_S
+    while not held["connection_info"]:
+        if time.monotonic() > until:
+            raise UnavailableError(
+                f"The attachment {held['id']} to this host is still being made.",
+                remedy="It goes on when its pool is up (`breezeblock pool list`); then attach again.",
+            )
+        time.sleep(0.2)
+        held = service.get(f"/attachments/{held['id']}")["attachment"]
+    return held
+
+
+def _complete(service: "Client", attachment: str) -> None:
+    """Say that the volume is in use; said already by another command, which attached it too = done."""
+    try:
+        service.post(f"/attachments/{attachment}/action", {"os-complete": None})
+    except BreezeblockError:
+        if service.get(f"/attachments/{attachment}")["attachment"]["status"] != "attached":
+            raise
 
 
 def _detach(service: "Client", served: "ServedConnector", what: str, *, force: bool) -> None:
