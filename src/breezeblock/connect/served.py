@@ -21,6 +21,7 @@ from breezeblock.errors import (
     BreezeblockError,
     ConfigError,
     ConflictError,
+    CorruptError,
     NotFoundError,
     UnsupportedError,
 )
