@@ -21,6 +21,7 @@ from breezeblock.errors import (
     BreezeblockError,
     ConfigError,
     ConflictError,
+    CorruptError,
     NotFoundError,
     UnsupportedError,
 )
@@ -159,7 +160,8 @@ class ServedConnector:
     def _take_up(self, task: serving.Task) -> None:
         """Start what was killed: what its journal holds belongs into the store, and its lock given back."""
         if _journals(task) and task.discard:
-            with suppress(ConflictError, NotFoundError):  # somebody else had it since, or removed it
+            # Somebody else had it since, or removed it, or what it needs is lost.
+            with suppress(ConflictError, NotFoundError, CorruptError):
                 serving.start(msgspec.structs.replace(_resumed(task), discard=False), log=_log(task))
         elif _journals(task):
             serving.start(task, log=_log(task))
