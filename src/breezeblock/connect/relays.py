@@ -19,6 +19,7 @@ from pathlib import Path
 
 from breezeblock.errors import UnavailableError
 from breezeblock.objects.nbd.client import Place
+from breezeblock.objects.serving.client import private
 
 START_S = 30.0
 _END_S = 30.0
@@ -39,7 +40,7 @@ def ensured(where: Place, path: Path, log: Path) -> Iterator[None]:
     if _process(path) is not None:
         yield
         return
-    with log.open("ab") as errors:
+    with private(log) as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "breezeblock", "nbd", "relay", str(where), "--socket", str(path)],
             stdin=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ MAX_PAYLOAD = 4096
 SLOT_BYTES = 4096
 """What both payloads together have room in; an image of ours has two such slots, one in use."""
 _SPACE = SLOT_BYTES // 2
+_KEPT_BYTES = 2048
 _ORDER = (b"W2ru", b"MacX", b"W2ku")
 
 
@@ -34,7 +35,7 @@ def recorded(file: File, header: Header, head: bytes = b"") -> Parent:
 
     `head`: the file's first bytes, as far as they were read already.
     """
-    found = []
+    found, total = [], 0
     for one in header.locators:
         if one.code in _ORDER:
             end = one.offset + one.length
@@ -42,7 +43,11 @@ def recorded(file: File, header: Header, head: bytes = b"") -> Parent:
                 raise corrupt(file, f"a parent locator of {one.length} bytes at {one.offset}", one.offset)
             raw = head[one.offset : end] if end <= len(head) else file.read(one.offset, one.length)
             found.append((one.code, raw))
-    return _parent(header.parent_id, header.parent_name, *found)
+            total += one.length
+    # Large ones are not kept: a file from outside may have them, and many such files may come.
+    return (_parent if total <= _KEPT_BYTES else _parent.__wrapped__)(
+        header.parent_id, header.parent_name, *found
+    )
 
 
 @lru_cache(1024)

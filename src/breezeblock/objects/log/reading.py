@@ -221,7 +221,8 @@ class Reader:
         def judge(data: bytes) -> _Chunk:
             found = _Chunk(head, chunk, data)
             if not found.sound(first, amount):
-                raise form.damaged(f"Page {found.first + first} or one of {amount} from it on in {name}")
+                begin = found.first + first
+                raise form.damaged(f"A page from {begin} to {begin + amount - 1} of {name}")
             return found
 
         try:

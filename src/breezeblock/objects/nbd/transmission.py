@@ -64,8 +64,7 @@ class Transmission(asyncio.BufferedProtocol):
         # The buffer, and what of it is not parsed yet.
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
-        self._start = 0
-        self._end = 0
+        self._start = self._end = 0
         self._kept = False
         """Whether a request under way reads from the buffer, so that nothing in it may be overwritten."""
         # A payload that is received into a buffer of its own.
@@ -296,7 +295,6 @@ class Transmission(asyncio.BufferedProtocol):
         cookie: bytes,
         verb: Callable[[], Awaitable[_T] | _T],
         reply: Callable[[_T], None] | None = None,
-        *,
         length: int = 0,
     ) -> None:
         """Call a verb that moves so many bytes and reply, now or later; without `reply`, of success."""

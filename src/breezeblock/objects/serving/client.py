@@ -46,7 +46,7 @@ def start(task: Task, *, timeout_s: float = START_S, log: Path | None = None) ->
     Its log is added to that file, or goes where ours does. Raises what the attaching raised, ConflictError
     if the volume is served here already, and UnavailableError if it takes longer than that.
     """
-    with _private(log) if log else nullcontext() as errors:
+    with private(log) if log else nullcontext() as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "breezeblock.objects.serving"],
             stdin=subprocess.PIPE,
@@ -71,7 +71,8 @@ def start(task: Task, *, timeout_s: float = START_S, log: Path | None = None) ->
     return process.pid
 
 
-def _private(log: Path) -> IO[bytes]:
+def private(log: Path) -> IO[bytes]:
+    """Open a log to add to it; nobody else may read it. Raises OSError."""
     return open(log, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o600))
 
 
