@@ -200,3 +200,14 @@ def test_a_requeued_operation_fences_its_last_attempt(database: Database) -> Non
         assert adopted.executor == "alive"
         assert not operations.finish(connection, operation, 1, "error", error="too late")
         assert operations.finish(connection, operation, 2, "done")
+
+
+def test_a_reader_sees_one_state_while_others_write(database: Database) -> None:
+    count = sa.select(sa.func.count()).select_from(tables.volumes)
+    with database.read() as reading:
+        assert reading.execute(count).scalar_one() == 0
+        with database.write() as writing:
+            add_volume(writing, ordered_id(), "available")
+        assert reading.execute(count).scalar_one() == 0
+    with database.read() as reading:
+        assert reading.execute(count).scalar_one() == 1

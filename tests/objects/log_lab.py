@@ -152,6 +152,13 @@ async def reopened(left: Cut, directory: Path | None) -> tuple[LogDevice, bytes]
     return device, await content(device)
 
 
+async def let_go(device: LogDevice) -> None:
+    """End like a process that is killed: what it holds is closed, and nothing else is done."""
+    await device.writer.stop()
+    if device._journal:
+        await device._journal.close(stored=-1)
+
+
 def _put_down(files: dict[str, bytes], directory: Path) -> None:
     directory.mkdir()
     for name, data in files.items():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from log_lab import PAGE, VOLUME, Cut, Disk, SlowStore, Workload, cut, soon
+from log_lab import PAGE, VOLUME, Cut, Disk, SlowStore, Workload, cut, let_go, soon
 
 from breezeblock.objects.log import volumes
 from breezeblock.objects.log.device import LogDevice
@@ -156,7 +156,7 @@ async def play(
             crashed(number, cut(store, work, disk.left(journal, work.dice), work.dice))
         for _ in range(work.dice.randrange(6)):
             await asyncio.sleep(0)
-    await device.writer.stop()
+    await let_go(device)
 
 
 async def _done(device: LogDevice, change: Change) -> None:

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from log_lab import LENGTH, VOLUME, Cut, Disk, SlowStore, Workload, content, cut, reopened
+from log_lab import LENGTH, VOLUME, Cut, Disk, SlowStore, Workload, content, cut, let_go, reopened
 
 from breezeblock.objects.log import volumes
 
@@ -31,7 +31,7 @@ async def crashes(seed: int, journal: Path | None, disk: Disk) -> tuple[Workload
             await device.writer.checkpoint()
         if dice.random() < 0.3:
             found.append(cut(store, work, disk.left(journal, dice), dice))
-    await device.writer.stop()
+    await let_go(device)
     return work, dice.sample(found, min(CUTS, len(found)))
 
 
@@ -99,7 +99,7 @@ def test_what_comes_back_can_be_written_and_crash_again(
             assert await content(device) == work.model
             files = {path.name: path.read_bytes() for path in (tmp_path / f"round-{round_}").glob("*.log")}
             left = Cut(dict(device.store.objects), files, 0, 0)  # type: ignore[attr-defined]
-            await device.writer.stop()
+            await let_go(device)
             device, seen = await reopened(left, tmp_path / f"round-{round_}-again")
             assert seen == work.model
             await device.close()

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from log_lab import Cut, Disk, reopened
+from log_lab import Cut, Disk, let_go, reopened
 from nbd_lab import serving, tool
 from replay_lab import Change, Recorder, Replay, play, prefix
 
@@ -51,7 +51,7 @@ def test_behind_every_write_and_flush_a_crash_leaves_a_prefix(
         )
         for number, left in enumerate(cuts):
             device, seen = await reopened(left, tmp_path / f"after-{number}" if kept == "journal" else None)
-            await device.writer.stop()
+            await let_go(device)
             prefix(work, left, seen, flushed=kept != "journal lost")
 
     asyncio.run(run())

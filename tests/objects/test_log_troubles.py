@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from log_lab import PAGE, content, soon
+from log_lab import PAGE, content, let_go, soon
 
 from breezeblock.errors import ForbiddenError, UnavailableError
 from breezeblock.objects.log import opening, volumes, writer
@@ -158,7 +158,7 @@ def test_a_writer_ends_if_nobody_can_tell_whether_its_root_is_the_newest() -> No
                 await device.writer.checkpoint()
         with pytest.raises(ForbiddenError):
             device.write(0, memoryview(b"b" * PAGE))
-        await device.writer.stop()
+        await let_go(device)
 
     asyncio.run(run())
 
@@ -196,7 +196,7 @@ def test_a_volume_grows_though_somebody_takes_the_number_of_its_claim() -> None:
         await volumes.create(store, ONE, MIB)
         store.other = dying = await volumes.attach(store, ONE, memory=QUIET)
         await volumes.extend(store, ONE, 2 * MIB)
-        await dying.writer.stop()
+        await let_go(dying)
         device = await volumes.attach(store, ONE, memory=QUIET)
         assert device.length == 2 * MIB
         assert (await content(device))[: PAGE + 1] == b"a" * PAGE + b"\0"
@@ -213,8 +213,7 @@ def test_an_attachment_that_is_given_up_leaves_nothing_at_work(tmp_path: Path) -
         store.down = True
         for number in range(3):
             await soon(device.write(4 * number * MIB, memoryview(b"a" * 4 * MIB)))
-        await device.writer.stop()
-        device._journal.abandon()  # type: ignore[union-attr]
+        await let_go(device)
         store.down = False
         before = asyncio.all_tasks()
         memory = volumes.Memory(age_s=3600, dirty_segments=1)
@@ -264,7 +263,7 @@ def test_reads_that_fail_together_are_all_heard() -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         gc.collect()
-        await device.writer.stop()
+        await let_go(device)
         return heard
 
     assert not asyncio.run(run())

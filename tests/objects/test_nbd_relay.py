@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -118,13 +119,17 @@ class Cutter(threading.Thread):
         with near, socket.socket(socket.AF_UNIX) as far:
             far.connect(str(self._server))
             left = self._dice.randrange(1, 12) * self._dice.choice((1, 100, 20_000, 400_000))
-            ways = {near: far, far: near}
+            ways = {near.fileno(): (near, far), far.fileno(): (far, near)}
+            poll = select.poll()
+            for one in ways:
+                poll.register(one, select.POLLIN)
             while left > 0:
-                for one in select.select(list(ways), [], [])[0]:
-                    data = one.recv(min(left, 1 << 16))
+                for one, _event in poll.poll():
+                    here, there = ways[one]
+                    data = here.recv(min(left, 1 << 16))
                     if not data:
                         return
-                    ways[one].sendall(data)
+                    there.sendall(data)
                     left -= len(data)
             self.cuts += 1
 
@@ -181,6 +186,29 @@ def patiently(where: client.Place) -> Iterator[socket.socket]:
     connected.settimeout(60)
     with connected:
         yield connected
+
+
+def test_a_relay_that_may_open_no_more_files_goes_on_with_the_clients_it_has(tmp_path: Path) -> None:
+    front = tmp_path / "front"
+    with serving({"disk": MemoryDevice(MIB)}, tmp_path) as served:
+        back = client.Place(str(served.socket), "disk")
+        with running("relay", str(back), "--socket", str(front), until=front) as relay:
+            where = client.Place(str(front), "disk")
+            first, _export = client.connect(where)
+            opened = len(list(Path(f"/proc/{relay.pid}/fd").iterdir()))
+            resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (opened, 64))
+            waiting = socket.socket(socket.AF_UNIX)
+            waiting.settimeout(20)
+            waiting.connect(str(front))
+            with first, waiting:
+                request = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.Command.READ, b"cookie 1", 0, 1)
+                for _ in range(5):
+                    first.sendall(request)
+                    client.receive(first, wire.SIMPLE.size + 1)
+                    time.sleep(0.1)
+                resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (64, 64))
+                client.receive(waiting, wire.GREETING.size)
+            assert relay.poll() is None
 
 
 class Full(MemoryDevice):

@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "objects"))
 
-from log_lab import Cut, Disk, reopened
+from log_lab import Cut, Disk, let_go, reopened
 from replay_lab import Change, Replay, play, prefix
 
 RECORDING = kernel.HERE / "replay_guest" / "guest_recording.py"
@@ -90,7 +90,7 @@ class Replayed:
         self._cuts += 1
         place = self._place / f"after-{number}" if self._kept == "journal" else None
         device, seen = await reopened(left, place)
-        await device.writer.stop()
+        await let_go(device)
         last = prefix(self._work, left, seen, flushed=self._kept != "lost")
         made = [at for at, word in self._work.marks if word == "made"]
         if number in self._checked and made and last >= made[0]:

@@ -20,7 +20,7 @@ SQLITE_BUSY_MS = 30_000
 
 
 class Database:
-    """An engine for writing and one for reading; the same one where the database does not care."""
+    """An engine for writing and one for reading; they share connections where the database does not care."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -40,11 +40,11 @@ class Database:
                 )
             self.writer = _sqlite_engine(self.url, size=1)
             self.reader = _sqlite_engine(self.url, size=16)
+            sa.event.listen(self.reader, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
         elif self.dialect == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
-            self.writer = self.reader = sa.create_engine(
-                self.url, pool_size=20, max_overflow=10, pool_pre_ping=True
-            )
+            self.writer = sa.create_engine(self.url, pool_size=20, max_overflow=10, pool_pre_ping=True)
+            self.reader = self.writer.execution_options(isolation_level="REPEATABLE READ")
         else:
             raise ConfigError(
                 f"database.url names the database {self.dialect!r}",

@@ -246,7 +246,9 @@ def _tell(notes: int, data: bytes) -> None:
 def _wait(pid: int) -> int:
     ends = os.pidfd_open(pid)
     try:
-        in_time, *_others = select.select([ends], [], [], _LIMIT_SECONDS)
+        poll = select.poll()
+        poll.register(ends, select.POLLIN)
+        in_time = poll.poll(_LIMIT_SECONDS * 1000)
     finally:
         os.close(ends)
     if not in_time:

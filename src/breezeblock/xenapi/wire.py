@@ -145,10 +145,16 @@ class Wire:
     def _connection(self) -> http.client.HTTPConnection:
         held: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         # An idle connection that has something to read has ended: looking costs less than a lost answer.
-        if held is None or held.sock is None or select.select([held.sock], [], [], 0)[0]:
+        if held is None or held.sock is None or _has_something(held.sock):
             self.close()
             held = self._local.connection = self.connect()
         return held
+
+
+def _has_something(connected: socket.socket) -> bool:
+    poll = select.poll()  # not select(): a service may have more than 1,024 descriptors
+    poll.register(connected, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _json_request(method: str, params: list[Any]) -> bytes:

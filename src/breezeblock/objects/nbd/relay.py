@@ -40,6 +40,7 @@ _WINDOW_BYTES = 64 << 20
 """With so much unanswered no more is taken from a client."""
 _STALE_S = 0.3
 """What a kernel asked is not given up for longer than that."""
+_UNABLE_S = 0.1
 _LEAVE_S = 20.0
 """At the end, answers are waited for so long."""
 _READ, _WRITE, _LEAVE = int(Command.READ), int(Command.WRITE), int(Command.DISC)
@@ -95,8 +96,12 @@ class Relay:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # lengths are asked for with each connection
         with self._listener, suppress(SystemExit):
             while True:
-                connected, _address = self._listener.accept()
-                self._take(connected)
+                try:
+                    connected, _address = self._listener.accept()
+                    self._take(connected)
+                except (OSError, RuntimeError) as error:  # no descriptor or thread is to be had
+                    log.warning("nbd.not_taken", why=str(error))
+                    time.sleep(_UNABLE_S)
         with suppress(FileNotFoundError):
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
@@ -125,7 +130,12 @@ class Relay:
                 one.end()
                 self._clients.discard(one)
 
-        threading.Thread(target=work, daemon=True).start()
+        try:
+            threading.Thread(target=work, daemon=True).start()
+        except BaseException:
+            self._clients.discard(one)
+            connected.close()
+            raise
 
 
 class _Client:
