@@ -298,7 +298,7 @@ def test_helpers_end_with_their_parent(tmp_path: Path) -> None:
 
 # ── the kill schedule through a helper ───────────────────────────────────────────────────────────────
 
-STRIDE = int(os.environ.get("KILL_STRIDE", "0"))
+STRIDE = int(os.environ.get("BREEZEBLOCK_KILL_STRIDE", "0"))
 """Kill before each so many'th line; 0: before fewer and fewer the longer the verb is at work."""
 
 

@@ -13,8 +13,8 @@ from breezeblock.backends.rest_config import RestPool
 from breezeblock.testing import Case, Ending, Scenario, cases, kill_everywhere, kills
 from cdmi_process import PASSWORD, USER, cdmi_server
 
-STRIDE = int(os.environ.get("KILL_STRIDE", "8"))
-"""KILL_STRIDE=1 kills before every line."""
+STRIDE = int(os.environ.get("BREEZEBLOCK_KILL_STRIDE", "8"))
+"""BREEZEBLOCK_KILL_STRIDE=1 kills before every line."""
 
 
 @pytest.fixture

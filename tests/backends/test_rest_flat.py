@@ -34,8 +34,8 @@ from breezeblock.objects.stores.port import Snapshots, Store
 from breezeblock.testing import Case, Ending, Scenario, cases, kill_everywhere, kills
 from cdmi_process import PASSWORD, USER, cdmi_server
 
-STRIDE = int(os.environ.get("KILL_STRIDE", "8"))
-"""KILL_STRIDE=1 kills before every line."""
+STRIDE = int(os.environ.get("BREEZEBLOCK_KILL_STRIDE", "8"))
+"""BREEZEBLOCK_KILL_STRIDE=1 kills before every line."""
 
 
 @pytest.fixture
