@@ -125,7 +125,12 @@ def keep(served: ServedConnector, kernel: LinuxConnector, stopped: Callable[[], 
 
 def tell(served: ServedConnector) -> int:
     """Bring back what is not served; log, and count, what cannot be."""
-    failures = [*served.restore(), *served.activate()]
+    failures: list[Exception] = []
+    try:
+        failures += served.restore()
+        failures += served.activate()
+    except Exception as error:  # noqa: BLE001 - whoever watches goes on, whatever happens to one look
+        failures.append(error)
     for failure in failures:
         log.warning("attach.not_served", why=str(failure))
     return len(failures)

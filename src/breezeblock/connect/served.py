@@ -225,11 +225,19 @@ class ServedConnector:
 
     def activate(self) -> list[BreezeblockError]:
         """Give thin volumes that belong here, and whose pools are devices again, theirs; return failures."""
-        failures = []
-        for record in self._records.all():
+        failures: list[BreezeblockError] = []
+        if (kernel := self._kernel) is None:
+            return failures
+        try:
+            with files.storage_errors("The records of served volumes"):
+                thin_ones = [record for record in self._records.all() if record.data.get("thin")]
+        except BreezeblockError as error:
+            return [error]
+        for record in thin_ones:
             try:
-                if record.data.get("thin") and self._kernel is not None:
-                    self._activated(self._task(record.data), self._kernel)
+                task = self._task(record.data)
+                with files.storage_errors(f"Volume {task.volume}"):
+                    self._activated(task, kernel)
             except BreezeblockError as error:
                 failures.append(error)
         return failures

@@ -119,7 +119,7 @@ def negotiate(connected: socket.socket, where: Place) -> Export:
             raise NotFoundError(f"{where}: the server has no export of that name.")
         if kind < 0:
             raise UnavailableError(
-                f"{where} refuses: {reply[:200].decode(errors='replace') or Rep(kind).name}"
+                f"{where} refuses: {reply[:200].decode(errors='replace') or hex(kind & 0xFFFFFFFF)}"
             )
         if kind == Rep.INFO and reply[:2] == Info.EXPORT.to_bytes(2) and len(reply) == 12:
             _info, length, number = wire.INFO_EXPORT.unpack(reply)
