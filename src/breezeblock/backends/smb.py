@@ -20,10 +20,11 @@ from breezeblock.shares.smb import SmbShare
 
 EXTENSIONS = ("raw", "qcow2", "vhd", "vhdx")
 """Every volume has its format's: Windows goes by it."""
-_GONE = frozenset({errno.ESTALE, errno.EACCES, errno.EAGAIN, 126, 127, 128, 129})
+_GONE = frozenset({errno.ESTALE, errno.EACCES, errno.EAGAIN, errno.ENOENT, 126, 127, 128, 129})
 """Besides ESTALE: the session ended and the kernel could not log in again (EACCES, ENOKEY, EKEYEXPIRED,
 EKEYREVOKED, EKEYREJECTED). It keeps the password of the first time; a new mount takes the present one.
-EAGAIN: the share was taken away; Linux 6.1 does not find it again by itself when it is back."""
+EAGAIN: the share was taken away; Linux 6.1 does not find it again by itself when it is back, and 6.8 says
+ENOENT."""
 
 
 class SmbConfig(ShareConfig, frozen=True, kw_only=True, tag_field="kind", tag="smb"):
