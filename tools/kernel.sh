@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the kernel that tests run inside (tests/uml) of the distribution's own sources, where it has no
-# package of one: Ubuntu. Takes some 20 minutes of two processors, once for each version of the sources.
+# package of one: Ubuntu. Takes some 5 minutes of two processors, once for each version of the sources.
 #
 #   tools/kernel.sh    into .uml/linux.uml and .uml/lib/modules
 set -euo pipefail
