@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,20 @@ def test_a_relay_to_what_cannot_be_made_is_not_left(export: client.Place, tmp_pa
     ):
         pass
     assert "Cannot listen" in log.read_text()
+
+
+def test_a_relay_that_takes_no_connections_holds_nobody_up(tmp_path: Path) -> None:
+    front, log = tmp_path / "front", tmp_path / "log"
+    where = client.Place(str(tmp_path / "server"), "disk")
+    with ExitStack() as stack:
+        stopped = stack.enter_context(socket.socket(socket.AF_UNIX))
+        stopped.bind(str(front))
+        stopped.listen(0)
+        waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+        waiting.connect(str(front))
+        with pytest.raises(UnavailableError, match="stopped"), relays.ensured(where, front, log):
+            pass
+        with pytest.raises(UnavailableError, match="stopped"):
+            relays.end(front)
+        assert not relays.Watch([front]).ended()
+        assert front.exists()

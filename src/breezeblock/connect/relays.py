@@ -65,10 +65,11 @@ class Watch:
     def __init__(self, paths: Iterable[Path]) -> None:
         """Look who they are now."""
         self._poll, self._fds = select.poll(), list[int]()
-        for process in filter(None, map(_process, paths)):
-            with suppress(ProcessLookupError):
-                self._fds.append(os.pidfd_open(process))
-                self._poll.register(self._fds[-1], select.POLLIN)
+        for path in paths:
+            with suppress(ProcessLookupError, UnavailableError):
+                if process := _process(path):
+                    self._fds.append(os.pidfd_open(process))
+                    self._poll.register(self._fds[-1], select.POLLIN)
 
     def ended(self) -> bool:
         """Tell whether one has ended since."""
@@ -97,12 +98,17 @@ def _begun(process: "subprocess.Popen[bytes]", path: Path, log: Path) -> None:
 
 
 def _process(path: Path) -> int | None:
-    """Return who listens there."""
+    """Return who listens there. Raises UnavailableError if it has not listened for long."""
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(0)
         try:
             connection.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError):
             return None
+        except BlockingIOError as error:  # as many wait as may
+            raise UnavailableError(
+                f"The relay at {path} takes no connections.", remedy="Look whether its process is stopped."
+            ) from error
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
         return int(_PEER.unpack(peer)[0])
 
