@@ -67,9 +67,12 @@ def serving(
 
 
 def tool(*argv: str, code: int | None = 0) -> str:
-    """Run a client program and return what it said; it must end with `code`, unless that is None."""
+    """Run a client program, which must end with `code`, unless that is None.
+
+    Return what it printed; of one that may fail, its complaints too.
+    """
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert code is None or done.returncode == code, (
         f"{' '.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}"
     )
-    return done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stdout + done.stderr
