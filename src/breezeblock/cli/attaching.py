@@ -150,23 +150,31 @@ def detach(
 
 def _attach(service: "Client", served: "ServedConnector", what: str, *, read_only: bool) -> str:
     volume = service.find("volume", what)
-    held = _here(service, volume["id"])
-    if held is None:
-        connector = {"host": socket.gethostname(), "platform": "linux", "os_type": "linux"}
-        wanted = {"volume_uuid": volume["id"], "instance_uuid": _host(), "connector": connector}
-        wanted["mode"] = "ro" if read_only else "rw"
-        made = service.post("/attachments", {"attachment": wanted})["attachment"]
-    else:
-        made = _made(service, held)
+    made, ours = _attachment(service, volume["id"], "ro" if read_only else "rw")
     try:
         attached = served.attach(made["connection_info"], read_only=read_only)
     except BaseException:
-        if held is None:
+        if ours:
             service.delete(f"/attachments/{made['id']}")
         raise
     if made["status"] != "attached":
         _complete(service, made["id"])
     return attached.device
+
+
+def _attachment(service: "Client", volume_id: str, mode: str) -> tuple[dict[str, Any], bool]:
+    """Return the volume's attachment to this host, and whether it is ours and not another command's."""
+    if held := _here(service, volume_id):
+        return _made(service, held), False
+    connector = {"host": socket.gethostname(), "platform": "linux", "os_type": "linux"}
+    wanted = {"volume_uuid": volume_id, "instance_uuid": _host(), "connector": connector, "mode": mode}
+    try:
+        return service.post("/attachments", {"attachment": wanted})["attachment"], True
+    except BreezeblockError:
+        held = _here(service, volume_id)  # another command may have been quicker
+        if held is None:
+            raise
+    return _made(service, held), False
 
 
 def _made(service: "Client", held: dict[str, Any]) -> dict[str, Any]:
