@@ -158,8 +158,14 @@ def _watch(command: Sequence[str], scratch: Path, say: Callable[[str], None], li
         stderr=subprocess.STDOUT,
         cwd=scratch,
         start_new_session=True,
-        # UML keeps its memory in a file there and its control socket below HOME.
-        env={**os.environ, "TMPDIR": "/dev/shm", "HOME": str(scratch)},
+        # UML keeps its memory in a file there and its control socket below HOME. The guest's processes begin
+        # as clones of its own: where glibc's rseq area was, which the host writes to, is then their memory.
+        env={
+            **os.environ,
+            "TMPDIR": "/dev/shm",
+            "HOME": str(scratch),
+            "GLIBC_TUNABLES": "glibc.pthread.rseq=0",
+        },
     )
     overdue = threading.Timer(limit_s, lambda: os.killpg(process.pid, 9))
     overdue.start()
