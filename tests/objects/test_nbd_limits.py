@@ -224,3 +224,13 @@ def test_the_client_tells_what_is_wrong(served: Served, tmp_path: Path) -> None:
         client.connect(client.Place(str(served.socket), "none"))
     with pytest.raises(UnavailableError, match="does not answer"):
         client.connect(client.Place(str(tmp_path / "nobody"), ""))
+
+
+def test_a_refusal_that_nobody_knows_is_a_refusal() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        far.sendall(wire.GREETING.pack(wire.GREETING_MAGIC, wire.OPTION_MAGIC, 3))
+        unknown = 0x80000099 - (1 << 32)
+        far.sendall(wire.OPTION_REPLY.pack(wire.OPTION_REPLY_MAGIC, wire.Option.GO, unknown, 0))
+        with pytest.raises(UnavailableError, match="0x80000099"):
+            client.negotiate(near, client.Place("/socket", "disk"))

@@ -20,7 +20,7 @@ import pytest
 from nbd_lab import Served, serving, tool
 
 from breezeblock.errors import UnavailableError
-from breezeblock.objects.nbd import MemoryDevice, client, wire
+from breezeblock.objects.nbd import MemoryDevice, client, relay, wire
 
 MIB = 1 << 20
 BLOCK = 64 << 10
@@ -192,11 +192,11 @@ def test_a_relay_that_may_open_no_more_files_goes_on_with_the_clients_it_has(tmp
     front = tmp_path / "front"
     with serving({"disk": MemoryDevice(MIB)}, tmp_path) as served:
         back = client.Place(str(served.socket), "disk")
-        with running("relay", str(back), "--socket", str(front), until=front) as relay:
+        with running("relay", str(back), "--socket", str(front), until=front) as process:
             where = client.Place(str(front), "disk")
             first, _export = client.connect(where)
-            opened = len(list(Path(f"/proc/{relay.pid}/fd").iterdir()))
-            resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (opened, 64))
+            opened = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (opened, 64))
             waiting = socket.socket(socket.AF_UNIX)
             waiting.settimeout(20)
             waiting.connect(str(front))
@@ -206,9 +206,30 @@ def test_a_relay_that_may_open_no_more_files_goes_on_with_the_clients_it_has(tmp
                     first.sendall(request)
                     client.receive(first, wire.SIMPLE.size + 1)
                     time.sleep(0.1)
-                resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (64, 64))
+                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (64, 64))
                 client.receive(waiting, wire.GREETING.size)
-            assert relay.poll() is None
+            assert process.poll() is None
+
+
+def test_a_client_for_whom_there_is_no_thread_is_not_left_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def lacking(thread: threading.Thread) -> None:
+        if getattr(thread, "_target").__name__ == "_replies":  # noqa: B009 - it is not public
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with serving({"disk": MemoryDevice(MIB)}, tmp_path) as served:
+        one = relay.Relay(client.Place(str(served.socket), "disk"), tmp_path / "front")
+        monkeypatch.setattr(threading.Thread, "start", lacking)
+        near, front = socket.socketpair()
+        with one._listener, near:
+            near.settimeout(20)
+            one._take(front)
+            client.negotiate(near, client.Place(str(served.socket), "disk"))
+            assert near.recv(1) == b""
 
 
 class Full(MemoryDevice):

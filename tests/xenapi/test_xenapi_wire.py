@@ -1,5 +1,8 @@
 """The client against what goes wrong: protocols, certificates, sessions, masters, tasks, faults."""
 
+import fcntl
+import resource
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -29,7 +32,7 @@ from breezeblock.xenapi.failures import (
 from breezeblock.xenapi.mirror import Mirror
 from breezeblock.xenapi.records import NULL
 from breezeblock.xenapi.session import Account, Session
-from breezeblock.xenapi.wire import Trust, Wire
+from breezeblock.xenapi.wire import Trust, Wire, _has_something
 
 MIB = 1 << 20
 
@@ -356,3 +359,14 @@ def test_calls_share_one_connection(shared: Simulator, monkeypatch: pytest.Monke
         client.call("secret.get_all_records")
     assert opened == [shared.url]
     client.close()
+
+
+def test_an_idle_connection_is_looked_at_whatever_its_descriptor() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard) if soft < 2048 else (soft, hard))
+    one, other = socket.socketpair()
+    with one, other, socket.socket(fileno=fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 1500)) as high:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert not _has_something(high)
+        other.close()
+        assert _has_something(high)

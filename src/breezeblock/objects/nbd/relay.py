@@ -124,7 +124,7 @@ class Relay:
                 one.requests()
             except (LeftError, _GoneError):
                 pass
-            except (_BadTalkError, BreezeblockError, OSError) as error:
+            except (_BadTalkError, BreezeblockError, OSError, RuntimeError) as error:
                 log.warning("nbd.hung_up", why=str(error))
             finally:
                 one.end()
@@ -195,8 +195,9 @@ class _Client:
         self._where = client.Place(self._where.address, export)
         self._back = self._newest = roomy(back)
         roomy(self._front)
-        self._replying = threading.Thread(target=self._replies, args=(back,), daemon=True)
-        self._replying.start()
+        replying = threading.Thread(target=self._replies, args=(back,), daemon=True)
+        replying.start()
+        self._replying = replying  # not before: one that did not start cannot be waited for
         buffer, start, end, now = _Buffer(_BUFFER_BYTES), 0, 0, time.monotonic()
         while some := self._front.recv_into(buffer.view[end:]):
             end, began = end + some, now
